@@ -1,0 +1,228 @@
+//! What a schema cannot say: names that must exist, ids that must differ, keys that go together, sweeps that have points.
+//!
+//! Works on the located tree, so these mistakes are told together with those of the schema.
+
+use serde_json::{Number, Value};
+
+use crate::check::check as check_schema;
+use crate::envelope::Sweep;
+use crate::error::{Mistake, did_you_mean};
+use crate::located::{At, Content, Entry, Node, join};
+use crate::overlay::put;
+use crate::profile::{ExperimentId, is_name};
+
+/// The experiments that there are, and the one that is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) own: &'a ExperimentId,
+    pub(crate) all: &'a [ExperimentId],
+}
+
+/// What is wrong with the tree beyond its schema; `value` is what the schema left of it.
+pub(crate) fn check(tree: &Node, value: &Value, schema: &Value, known: Option<Known<'_>>) -> Vec<Mistake> {
+    let mut rules = Rules { tree, mistakes: Vec::new() };
+    rules.needs(known);
+    ["artefacts", "claims", "figures"].into_iter().for_each(|list| rules.ids(list));
+    ["claims", "figures", "published"].into_iter().for_each(|list| rules.artefacts(list));
+    rules.bars();
+    rules.figures();
+    rules.sweep(value, schema);
+    rules.mistakes
+}
+
+struct Rules<'t> {
+    tree: &'t Node,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'t> Rules<'t> {
+    /// The items of a list of the body, with their paths.
+    fn items(&self, list: &str) -> impl Iterator<Item = (String, &'t Node)> + use<'t> {
+        let items = self.tree.get(list).map(Node::items).unwrap_or_default();
+        let list = list.to_owned();
+        items.iter().enumerate().map(move |(index, item)| (format!("{list}.{index}"), item))
+    }
+
+    fn tell(&mut self, at: &At, path: &str, what: impl Into<String>) {
+        self.mistakes.push(at.mistake(path, what));
+    }
+
+    fn needs(&mut self, known: Option<Known<'_>>) {
+        for (path, item) in self.items("needs") {
+            let Some(text) = item.text() else { continue };
+            match (text.parse::<ExperimentId>(), known) {
+                (Err(error), _) => self.tell(&item.at, &path, error.to_string()),
+                (Ok(id), Some(known)) if id == *known.own => {
+                    self.tell(&item.at, &path, "an experiment cannot need itself")
+                }
+                (Ok(id), Some(known)) if !known.all.contains(&id) => {
+                    let names: Vec<String> = known.all.iter().map(ToString::to_string).collect();
+                    let guess = did_you_mean(text, names.iter().map(String::as_str));
+                    self.tell(&item.at, &path, format!("unknown experiment `{text}`{guess}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Ids are unique; those of figures become file names.
+    fn ids(&mut self, list: &str) {
+        let mut seen: Vec<&str> = Vec::new();
+        for (path, item) in self.items(list) {
+            let Some((id, node)) = item.get("id").and_then(|node| Some((node.text()?, node))) else { continue };
+            let path = join(&path, "id");
+            if seen.contains(&id) {
+                self.tell(&node.at, &path, format!("`{id}` is there already"));
+            } else if list == "figures" && !is_name(id) {
+                self.tell(&node.at, &path, "becomes a file name: letters, digits, `-` and `_` only");
+            }
+            seen.push(id);
+        }
+    }
+
+    /// What a claim, figure or published number rests on is in the list of artefacts.
+    fn artefacts(&mut self, list: &str) {
+        let ids: Vec<&str> = self.items("artefacts").filter_map(|(_, item)| item.get("id")?.text()).collect();
+        for (path, item) in self.items(list) {
+            let Some((id, node)) = item.get("artefact").and_then(|node| Some((node.text()?, node))) else { continue };
+            if !ids.contains(&id) {
+                let guess = did_you_mean(id, ids.iter().copied());
+                self.tell(&node.at, &join(&path, "artefact"), format!("`{id}` is not among `artefacts`{guess}"));
+            }
+        }
+    }
+
+    fn bars(&mut self) {
+        for (path, item) in self.items("claims") {
+            if let Some(pair) = item.get("bar").and_then(|bar| bar.get("between")) {
+                self.rising(pair, &join(&path, "bar.between"), true);
+            }
+        }
+    }
+
+    /// Two numbers, the second larger.
+    fn rising(&mut self, pair: &Node, path: &str, may_be_equal: bool) {
+        let [low, high] = pair.items() else { return };
+        let (Some(low), Some(high)) = (low.number(), high.number()) else { return };
+        if low > high || (low == high && !may_be_equal) {
+            self.tell(&pair.at, path, format!("the first number must be the smaller one, found {low} and {high}"));
+        }
+    }
+
+    fn figures(&mut self) {
+        for (path, figure) in self.items("figures") {
+            self.figure_keys(&path, figure);
+            for range in ["x_range", "y_range", "value_range"] {
+                if let Some(pair) = figure.get(range) {
+                    self.rising(pair, &join(&path, range), false);
+                }
+            }
+            let rules = figure.get("rules").map(Node::items).unwrap_or_default();
+            for (index, rule) in rules.iter().enumerate() {
+                self.rule(&format!("{path}.rules.{index}"), rule);
+            }
+        }
+    }
+
+    /// The keys that a kind of figure needs, and those that would do nothing.
+    fn figure_keys(&mut self, path: &str, figure: &Node) {
+        let Some(kind) = figure.get("kind").and_then(Node::text) else { return };
+        let heat_map = ["value", "value_label", "value_range", "value_scale", "annotate"];
+        let (needed, useless): (&[&str], Vec<&str>) = match kind {
+            "histogram" => (&[], [&["y"][..], &heat_map].concat()),
+            "heat_map" => (&["y", "value"], vec!["bins", "series"]),
+            "line" | "scatter" | "bar" => (&["y"], [&["bins"][..], &heat_map].concat()),
+            _ => return,
+        };
+        for key in needed.iter().filter(|key| present(figure, key).is_none()) {
+            self.tell(&figure.at, path, format!("a figure of kind `{kind}` needs `{key}`"));
+        }
+        for entry in useless.into_iter().filter_map(|key| present(figure, key)) {
+            let what = format!("means nothing in a figure of kind `{kind}`");
+            self.tell(&entry.at, &join(path, &entry.key), what);
+        }
+    }
+
+    fn rule(&mut self, path: &str, rule: &Node) {
+        let diagonal = matches!(rule.get("diagonal"), Some(Node { content: Content::Bool(true), .. }));
+        let count = usize::from(diagonal) + ["x", "y"].iter().filter(|key| present(rule, key).is_some()).count();
+        if count != 1 && matches!(rule.content, Content::Map(_)) {
+            self.tell(&rule.at, path, "exactly one of `x`, `y`, `diagonal: true` must say where the line is");
+        }
+    }
+
+    /// Every point of a sweep is a configuration without mistakes.
+    fn sweep(&mut self, value: &Value, schema: &Value) {
+        let Some(entry) = self.tree.entry("sweep") else { return };
+        if let Ok(sweep) = serde_json::from_value::<Sweep>(value["sweep"].clone())
+            && let Err(error) = sweep.points()
+        {
+            self.tell(&entry.at, "sweep", error.to_string());
+        }
+        let without = check_schema(self.tree, schema).1;
+        for (key, node) in swept(&entry.node) {
+            if !is_sweepable(&key.key) {
+                self.tell(&key.at, &key.key, "only `seed` and keys below `params` can be swept");
+                continue;
+            }
+            let mut tree = self.tree.clone();
+            match put(&mut tree, &key.key, node, &key.at, usize::MAX) {
+                Err(mistake) => self.mistakes.push(mistake),
+                Ok(()) => {
+                    let told = check_schema(&tree, schema).1;
+                    self.mistakes.extend(told.into_iter().filter(|mistake| !without.contains(mistake)));
+                }
+            }
+        }
+    }
+}
+
+/// The entry of a key that is there and not `null`.
+fn present<'t>(node: &'t Node, key: &str) -> Option<&'t Entry> {
+    node.entry(key).filter(|entry| !matches!(entry.node.content, Content::Null))
+}
+
+fn is_sweepable(key: &str) -> bool {
+    key == "seed" || key.strip_prefix("params.").is_some_and(|rest| rest.split('.').all(|part| !part.is_empty()))
+}
+
+/// Each key of a sweep with each value that it takes; of a draw, with values of the kind that it gives.
+fn swept(sweep: &Node) -> Vec<(&Entry, Node)> {
+    let mut pairs = Vec::new();
+    let top = sweep.entries().iter().map(|entry| entry.layer).max();
+    for kind in sweep.entries().iter().filter(|entry| Some(entry.layer) == top) {
+        match kind.key.as_str() {
+            "grid" => pairs.extend(kind.node.entries().iter().flat_map(|key| each(key, key.node.items()))),
+            "list" => {
+                let points = kind.node.items().iter().flat_map(Node::entries);
+                pairs.extend(points.map(|key| (key, key.node.clone())));
+            }
+            "random" => {
+                let keys = kind.node.get("keys").map(Node::entries).unwrap_or_default();
+                pairs.extend(keys.iter().flat_map(drawn));
+            }
+            _ => {}
+        }
+    }
+    pairs
+}
+
+fn each<'t>(key: &'t Entry, values: &[Node]) -> Vec<(&'t Entry, Node)> {
+    values.iter().map(|node| (key, node.clone())).collect()
+}
+
+fn drawn(key: &Entry) -> Vec<(&Entry, Node)> {
+    let Some(draw) = key.node.entries().last() else { return Vec::new() };
+    let mut pairs = each(key, draw.node.items());
+    if matches!(draw.key.as_str(), "uniform" | "log_uniform") {
+        // Whole bounds, but draws between them.
+        pairs.iter_mut().for_each(|(_, node)| as_float(node));
+    }
+    pairs
+}
+
+fn as_float(node: &mut Node) {
+    if let Some(float) = node.number().and_then(Number::from_f64) {
+        node.content = Content::Number(float);
+    }
+}

@@ -1,0 +1,6 @@
+//! Data that is made on the spot from a seed: the same seed gives the same bytes, on any machine.
+
+pub mod multiplication;
+mod streams;
+
+pub use streams::at;

@@ -1,0 +1,346 @@
+//! One run of one experiment: what it may use, and what it leaves behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use candle_core::Device;
+use config::claims::Measure;
+use config::{Code, Envelope, MANIFEST, Manifest};
+use rand_chacha::ChaCha12Rng;
+use storage::Lock;
+use tables::Table;
+
+use crate::progress::{self, Progress, Task};
+use crate::{machine, results, streams};
+
+/// A run that was asked to stop and has saved what is needed to go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted; the same command continues where it stopped")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// What an experiment may use, and where it leaves its results. Shared freely between threads.
+#[derive(Debug)]
+pub struct Run {
+    config: Envelope,
+    device: Device,
+    rehearsal: bool,
+    folder: PathBuf,
+    work: PathBuf,
+    needs: BTreeMap<String, PathBuf>,
+    code: Code,
+    progress: Progress,
+    started: Instant,
+    collected: Mutex<Collected>,
+    _locks: [Lock; 2],
+}
+
+/// What has been reported so far.
+#[derive(Debug, Default)]
+struct Collected {
+    tables: Vec<Table>,
+    measures: Vec<Measure>,
+    streams: BTreeSet<String>,
+    inputs: BTreeMap<String, String>,
+    models: BTreeSet<String>,
+    needed: BTreeMap<String, String>,
+}
+
+/// Where and how a run works; the command line says it.
+pub(crate) struct Setting {
+    pub(crate) config: Envelope,
+    pub(crate) device: Device,
+    pub(crate) rehearsal: bool,
+    pub(crate) folder: PathBuf,
+    pub(crate) work: PathBuf,
+    pub(crate) needs: BTreeMap<String, PathBuf>,
+    pub(crate) code: Code,
+    pub(crate) progress: Progress,
+    pub(crate) fresh: bool,
+}
+
+impl Run {
+    pub(crate) fn open(setting: Setting) -> Result<Self> {
+        let Setting { config, device, rehearsal, folder, work, needs, code, progress, fresh } = setting;
+        let locks = [Lock::acquire(&folder)?, Lock::acquire(&work)?];
+        if fresh {
+            clear(&work)?;
+        }
+        let collected = Mutex::default();
+        Ok(Self {
+            config,
+            device,
+            rehearsal,
+            folder,
+            work,
+            needs,
+            code,
+            progress,
+            started: Instant::now(),
+            collected,
+            _locks: locks,
+        })
+    }
+
+    fn collected(&self) -> MutexGuard<'_, Collected> {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The resolved configuration.
+    #[must_use]
+    pub fn config(&self) -> &Envelope {
+        &self.config
+    }
+
+    /// The device to compute on.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The random stream called `name`, split from the configuration's one seed.
+    #[must_use]
+    pub fn rng(&self, name: &str) -> ChaCha12Rng {
+        self.collected().streams.insert(name.to_owned());
+        streams::stream(self.config.body.seed, name)
+    }
+
+    /// `steps`, or two in a rehearsal.
+    #[must_use]
+    pub fn steps(&self, steps: u64) -> u64 {
+        if self.rehearsal { steps.min(2) } else { steps }
+    }
+
+    /// `samples`, or four in a rehearsal.
+    #[must_use]
+    pub fn samples(&self, samples: usize) -> usize {
+        if self.rehearsal { samples.min(4) } else { samples }
+    }
+
+    /// Whether only the plumbing is tried.
+    #[must_use]
+    pub fn is_rehearsal(&self) -> bool {
+        self.rehearsal
+    }
+
+    /// Folder for the checkpoints of a part of the run; removed when the run is finished.
+    #[must_use]
+    pub fn work(&self, part: &str) -> PathBuf {
+        self.work.join(part)
+    }
+
+    /// Hash of everything in the configuration that moves a number, the rehearsal flag included.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let rehearsal = if self.rehearsal { " rehearsal" } else { "" };
+        storage::hash_bytes(format!("{}{rehearsal}", self.config.identity()).as_bytes())
+    }
+
+    /// A progress bar for one piece of work.
+    #[must_use]
+    pub fn task(&self, label: &str, total: u64, unit: &str) -> Task {
+        self.progress.task(label, total, unit)
+    }
+
+    /// Stops the run when a signal has asked for it; for loops without a trainer.
+    ///
+    /// # Errors
+    /// [`Interrupted`].
+    pub fn go_on(&self) -> Result<()> {
+        if progress::stopped() { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Hands in a table; it is written when the run is finished.
+    pub fn record(&self, table: Table) {
+        self.collected().tables.push(table);
+    }
+
+    /// Hands in a number that claims and published values are held against.
+    pub fn measure(&self, name: &str, value: f64, unit: &str) {
+        self.collected().measures.push(Measure { name: name.to_owned(), value, unit: unit.to_owned() });
+    }
+
+    /// Notes the hash of a file that the run reads.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_input(&self, path: &Path) -> Result<()> {
+        let hash = storage::hash_file(path)?;
+        self.collected().inputs.insert(path.display().to_string(), hash);
+        Ok(())
+    }
+
+    /// Path of a model file that stays with the results; note it by asking for it.
+    #[must_use]
+    pub fn model_path(&self, name: &str) -> PathBuf {
+        let file = format!("models/{name}.safetensors");
+        let path = self.folder.join(&file);
+        self.collected().models.insert(file);
+        path
+    }
+
+    /// The finished results of an experiment that the configuration `needs:`.
+    ///
+    /// # Errors
+    /// When it was not declared or has not been run.
+    pub fn need(&self, name: &str) -> Result<Needed> {
+        let folder = self.needs.get(name).ok_or_else(|| {
+            anyhow!("results of `{name}` were not handed in: list it under `needs:` in the configuration")
+        })?;
+        let path = folder.join(MANIFEST);
+        let text = storage::read_text(&path)
+            .with_context(|| format!("`{name}` has no finished run; run it first: cargo xtask reproduce {name}"))?;
+        let manifest: Manifest = config::yaml::from_str(&text, &path.display().to_string())?;
+        if manifest.rehearsal && !self.rehearsal {
+            bail!("{} is a rehearsal: its numbers mean nothing; run `{name}` itself", folder.display());
+        }
+        self.collected().needed.insert(name.to_owned(), manifest.run_id.clone());
+        Ok(Needed { folder: folder.clone(), manifest })
+    }
+
+    /// Writes tables, measures, verdicts and, last of all, the manifest; then forgets the checkpoints.
+    pub(crate) fn finish(self) -> Result<()> {
+        let collected = std::mem::take(&mut *self.collected());
+        for need in &self.config.body.needs {
+            if !collected.needed.contains_key(need) {
+                bail!("the configuration needs `{need}`, but the experiment never read it");
+            }
+        }
+        let standard = results::standard(&self.config, &collected.measures)?;
+        let tables: Vec<&Table> = collected.tables.iter().chain(&standard).collect();
+        let mut outputs = BTreeMap::new();
+        // a folder without a manifest is an unfinished run, whatever lies in it
+        let manifest_path = self.folder.join(MANIFEST);
+        let before = previous_outputs(&manifest_path);
+        remove(&manifest_path)?;
+        for table in &tables {
+            let path = table.write(&self.folder)?;
+            outputs.insert(format!("{}.csv", table.schema().name), storage::hash_file(&path)?);
+        }
+        let index: Vec<_> = tables.iter().map(|table| (table.schema(), table.len())).collect();
+        tables::write_index(&self.folder, &index)?;
+        for model in collected.models {
+            let hash = storage::hash_file(&self.folder.join(&model))?;
+            outputs.insert(model, hash);
+        }
+        for gone in before.iter().filter(|name| !outputs.contains_key(*name)) {
+            remove(&self.folder.join(gone))?;
+        }
+        let inputs: Vec<String> = collected.inputs.iter().map(|(path, hash)| format!("{path} {hash}")).collect();
+        let needs: Vec<String> = collected.needed.iter().map(|(name, id)| format!("{name} {id}")).collect();
+        let everything = format!("{} {} {inputs:?} {needs:?}", self.identity(), self.code.hash);
+        let run_id = storage::hash_bytes(everything.as_bytes())[..12].to_owned();
+        let manifest = Manifest {
+            run_id,
+            rehearsal: self.rehearsal,
+            points: Vec::new(),
+            needs: collected.needed,
+            inputs: collected.inputs,
+            outputs,
+            streams: collected.streams.into_iter().collect(),
+            code: self.code.clone(),
+            machine: machine::describe(&self.device),
+            wall_seconds: ((self.started.elapsed().as_secs_f64() + self.earlier_seconds()) * 10.).round() / 10.,
+            peak_mib: machine::peak_mib(),
+            config: self.config.clone(),
+        };
+        storage::write_atomic(&manifest_path, config::yaml::to_string(&manifest)?.as_bytes())?;
+        clear(&self.work)
+    }
+
+    /// Notes how long an interrupted run has worked, for the manifest of the finished one.
+    pub(crate) fn interrupted(&self) {
+        let seconds = self.started.elapsed().as_secs_f64() + self.earlier_seconds();
+        // the time is only informative: a disk that is full must not hide why the run stopped
+        let _ = storage::write_atomic(&self.work.join("seconds"), seconds.to_string().as_bytes());
+    }
+
+    fn earlier_seconds(&self) -> f64 {
+        storage::read_text(&self.work.join("seconds")).ok().and_then(|text| text.parse().ok()).unwrap_or(0.)
+    }
+}
+
+fn previous_outputs(manifest: &Path) -> Vec<String> {
+    let text = storage::read_text(manifest).unwrap_or_default();
+    let manifest = config::yaml::from_str::<Manifest>(&text, "run.yaml");
+    manifest.map(|manifest| manifest.outputs.into_keys().collect()).unwrap_or_default()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Empties a work folder, all but the lock that this process holds in it.
+fn clear(work: &Path) -> Result<()> {
+    let entries = fs::read_dir(work).with_context(|| format!("cannot list {}", work.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name == ".lock") {
+            continue;
+        }
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The finished results of another experiment.
+#[derive(Debug)]
+pub struct Needed {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
+impl Needed {
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// One of its tables.
+    ///
+    /// # Errors
+    /// When it has no such table.
+    pub fn table(&self, name: &str) -> Result<Table> {
+        Ok(Table::read(&self.folder, name)?)
+    }
+
+    /// Path of one of its models, checked to be the file that the manifest names.
+    ///
+    /// # Errors
+    /// When there is none of that name (the message lists those there are), or the file has changed.
+    pub fn model(&self, name: &str) -> Result<PathBuf> {
+        let file = format!("models/{name}.safetensors");
+        let Some(expected) = self.manifest.outputs.get(&file) else {
+            let known: Vec<&str> = self
+                .manifest
+                .outputs
+                .keys()
+                .filter_map(|file| file.strip_prefix("models/")?.strip_suffix(".safetensors"))
+                .collect();
+            bail!("{} has no model `{name}`; it has {}", self.folder.display(), known.join(", "));
+        };
+        let path = self.folder.join(&file);
+        if storage::hash_file(&path)? != *expected {
+            bail!("{} is not the file that {MANIFEST} beside it names: run the experiment again", path.display());
+        }
+        Ok(path)
+    }
+}

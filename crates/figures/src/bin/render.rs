@@ -1,0 +1,125 @@
+//! `render`: draws run folders, joins sweeps, writes the page over all results and prints the scoreboard.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use config::Envelope;
+use figures::PointFolder;
+
+/// Draws what the experiments measured; measures nothing itself.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  render experiment --folder results/icot-mult/train
+  render index --root results
+  render scoreboard --root results --only icot-mult"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Draw the figures of one run folder (SVG and PNG) and write its report.md.
+    Experiment {
+        /// The run folder.
+        #[arg(long)]
+        folder: PathBuf,
+        /// Resolved configuration whose titles, claims, published numbers and figures are current.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Folder of the configuration file, where overlay files are looked for.
+        #[arg(long)]
+        configs_dir: Option<PathBuf>,
+        /// Accept a run that is still going, and leave out what is not there yet.
+        #[arg(long)]
+        partial: bool,
+    },
+    /// Write index.html and index.json over every finished run below a folder.
+    Index {
+        /// The results folder.
+        #[arg(long)]
+        root: PathBuf,
+    },
+    /// Make one run folder of the points of a sweep.
+    Join {
+        /// Resolved configuration of the sweep.
+        #[arg(long)]
+        config: PathBuf,
+        /// The folder to write.
+        #[arg(long)]
+        out: PathBuf,
+        /// A finished point; once for each.
+        #[arg(long = "point", value_name = "ID=FOLDER", value_parser = point, required = true)]
+        points: Vec<PointFolder>,
+        /// Hash of the sources, for the manifest.
+        #[arg(long)]
+        code_hash: Option<String>,
+    },
+    /// Print the claims of all runs below a folder.
+    Scoreboard {
+        /// The results folder.
+        #[arg(long)]
+        root: PathBuf,
+        /// Only this paper or paper/experiment; may be repeated.
+        #[arg(long, value_name = "PAPER[/EXPERIMENT]")]
+        only: Vec<String>,
+    },
+}
+
+fn point(text: &str) -> Result<PointFolder, String> {
+    match text.split_once('=') {
+        Some((id, folder)) if !id.is_empty() && !folder.is_empty() => {
+            Ok(PointFolder { id: id.into(), folder: folder.into() })
+        }
+        _ => Err("wanted ID=FOLDER".into()),
+    }
+}
+
+fn load(path: &Path) -> Result<Envelope> {
+    Ok(config::load_file(path, None, &[])?)
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Experiment { folder, config, configs_dir, partial } => {
+            let config = config.as_deref().map(load).transpose()?;
+            if !folder.is_dir() {
+                bail!("there is no folder {}", folder.display());
+            }
+            for line in figures::experiment(&folder, config, configs_dir.as_deref(), partial)? {
+                eprintln!("{line}");
+            }
+        }
+        Command::Index { root } => {
+            let pages = figures::index(&root)?;
+            eprintln!("{} runs in {}", pages, root.join("index.html").display());
+        }
+        Command::Join { config, out, points, code_hash } => {
+            figures::join(&load(&config)?, &out, &points, code_hash.as_deref())?;
+        }
+        Command::Scoreboard { root, only } => {
+            let text = figures::scoreboard(&root, &only).context("no scoreboard")?;
+            print!("{text}");
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

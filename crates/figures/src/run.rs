@@ -1,0 +1,218 @@
+//! Run folders: what is in one, and which there are below a root.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use config::{Envelope, MANIFEST, Manifest};
+use tables::{Schema, Table, read_index};
+
+use crate::error::Error;
+
+/// A run folder, read.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The folder relative to the results root, with `/`; empty where there is no root.
+    pub place: String,
+    /// The configuration: the manifest's, or for a run that is still going the resolved one.
+    pub config: Envelope,
+    /// The manifest; missing while the run is still going.
+    pub manifest: Option<Manifest>,
+    /// Its tables with their numbers of rows.
+    pub tables: Vec<(Schema, usize)>,
+    /// `claims.csv`, where there is one.
+    pub claims: Option<Table>,
+    /// `published.csv`, where there is one.
+    pub published: Option<Table>,
+}
+
+impl Run {
+    /// Reads a folder with a manifest.
+    ///
+    /// # Errors
+    /// When there is none, or it or a table cannot be read.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(MANIFEST);
+        if !path.exists() {
+            let what = format!("there is no {MANIFEST}, so this is no finished run");
+            return Err(Error::Run { folder: folder.into(), what });
+        }
+        let manifest = read_manifest(folder)?;
+        Self::with(folder, manifest.config.clone(), Some(manifest))
+    }
+
+    /// Reads a folder of a run that may still be going, under a resolved configuration.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn partial(folder: &Path, config: Envelope) -> Result<Self, Error> {
+        let manifest = if folder.join(MANIFEST).exists() { Some(read_manifest(folder)?) } else { None };
+        Self::with(folder, config, manifest)
+    }
+
+    fn with(folder: &Path, config: Envelope, manifest: Option<Manifest>) -> Result<Self, Error> {
+        let partial = manifest.is_none();
+        let tables = match read_index(folder) {
+            Err(tables::Error::Storage(e)) if partial && e.is_not_found() => Vec::new(),
+            tables => tables?,
+        };
+        let standard = |name: &str| match tables.iter().any(|(s, _)| s.name == name) {
+            true => Table::read(folder, name).map(Some),
+            false => Ok(None),
+        };
+        let (claims, published) = (standard("claims")?, standard("published")?);
+        Ok(Self { folder: folder.into(), place: String::new(), config, manifest, tables, claims, published })
+    }
+
+    /// True when the numbers are without meaning.
+    pub fn is_rehearsal(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|m| m.rehearsal)
+    }
+
+    /// `paper/experiment`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.config.paper, self.config.experiment)
+    }
+
+    /// Tables that only this experiment has: not measures, claims and published numbers.
+    pub fn own_tables(&self) -> impl Iterator<Item = &(Schema, usize)> {
+        self.tables.iter().filter(|(s, _)| !matches!(s.name.as_str(), "measures" | "claims" | "published"))
+    }
+
+    /// The scoreboard's rows.
+    ///
+    /// # Errors
+    /// When `claims.csv` lacks a column.
+    pub fn verdicts(&self) -> Result<Vec<Row>, Error> {
+        let Some(table) = &self.claims else { return Ok(Vec::new()) };
+        let texts = |column: &str| -> Result<Vec<String>, Error> {
+            Ok(table.texts(column)?.into_iter().map(Option::unwrap_or_default).collect())
+        };
+        let floats = |column: &str| -> Result<Vec<Option<f64>>, Error> {
+            Ok(table.floats(column)?.into_iter().map(|v| (!v.is_nan()).then_some(v)).collect())
+        };
+        let (id, artefact, claim) = (texts("id")?, texts("artefact")?, texts("claim")?);
+        let (bar, holds, unit, source) = (texts("bar")?, texts("holds")?, texts("unit")?, texts("source")?);
+        let (measured, published) = (floats("measured")?, floats("published")?);
+        let n = table.ints("n")?;
+        Ok((0..table.len())
+            .map(|i| Row {
+                id: id[i].clone(),
+                artefact: artefact[i].clone(),
+                claim: claim[i].clone(),
+                measured: measured[i],
+                published: published[i],
+                bar: bar[i].clone(),
+                holds: match holds[i].as_str() {
+                    "yes" => Some(true),
+                    "no" => Some(false),
+                    _ => None,
+                },
+                n: n[i].unwrap_or(0),
+                unit: unit[i].clone(),
+                source: source[i].clone(),
+            })
+            .collect())
+    }
+}
+
+/// One claim as `claims.csv` has it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Short name.
+    pub id: String,
+    /// Checklist id of the table or figure it rests on.
+    pub artefact: String,
+    /// The claim in words.
+    pub claim: String,
+    /// What came out.
+    pub measured: Option<f64>,
+    /// The paper's value.
+    pub published: Option<f64>,
+    /// What the measured value must meet.
+    pub bar: String,
+    /// Whether it does; `None` where nothing was measured.
+    pub holds: Option<bool>,
+    /// Points of the sweep behind it.
+    pub n: i64,
+    /// Unit of both values.
+    pub unit: String,
+    /// Where the claim stands.
+    pub source: String,
+}
+
+impl Row {
+    /// A sign and a word: never colour alone.
+    pub fn verdict(&self) -> (&'static str, &'static str) {
+        match self.holds {
+            Some(true) => ("✔", "holds"),
+            Some(false) => ("✘", "fails"),
+            None => ("○", "not measured"),
+        }
+    }
+}
+
+pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
+    let path = folder.join(MANIFEST);
+    let text = storage::read_text(&path)?;
+    Ok(config::yaml::from_str(&text, &path.display().to_string())?)
+}
+
+/// All finished runs below a root, by paper, what they need, name and profile.
+///
+/// Hidden folders, `artifacts` and the `points` of sweeps are left out.
+///
+/// # Errors
+/// When a folder cannot be listed or a run not be read.
+pub fn runs(root: &Path) -> Result<Vec<Run>, Error> {
+    let mut found = Vec::new();
+    walk(root, root, &mut found)?;
+    Ok(in_order(found))
+}
+
+fn walk(root: &Path, folder: &Path, found: &mut Vec<Run>) -> Result<(), Error> {
+    if folder.join(MANIFEST).exists() {
+        let mut run = Run::open(folder)?;
+        let parts = folder.strip_prefix(root).unwrap_or(folder).components();
+        run.place = parts.map(|p| p.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
+        found.push(run);
+    }
+    let fail = |source| Error::Folder { folder: folder.into(), source };
+    let mut inner = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let skipped = name.starts_with('.') || matches!(name.as_str(), "artifacts" | "points" | "models");
+        if !skipped && entry.file_type().map_err(fail)?.is_dir() {
+            inner.insert(entry.path());
+        }
+    }
+    inner.iter().try_for_each(|folder| walk(root, folder, found))
+}
+
+/// By paper; within one, what is needed first; then by name and profile.
+fn in_order(runs: Vec<Run>) -> Vec<Run> {
+    let needs: BTreeMap<String, Vec<String>> = runs.iter().map(|r| (r.name(), r.config.body.needs.clone())).collect();
+    let depths: BTreeMap<String, usize> =
+        needs.keys().map(|name| (name.clone(), depth(name, &needs, needs.len()))).collect();
+    let profile = |name: &str| ["cpu", "overnight", "paper", "smoke"].iter().position(|p| *p == name).unwrap_or(9);
+    let mut runs = runs;
+    runs.sort_by_cached_key(|r| {
+        let name = r.name();
+        let depth = depths.get(&name).copied().unwrap_or(0);
+        (r.config.paper.clone(), depth, name, profile(&r.config.profile), r.place.clone())
+    });
+    runs
+}
+
+/// Length of the longest chain of needs, cut off at `left` so that a cycle ends.
+fn depth(name: &str, needs: &BTreeMap<String, Vec<String>>, left: usize) -> usize {
+    if left == 0 {
+        return 0;
+    }
+    let below = needs.get(name).into_iter().flatten().filter(|n| needs.contains_key(*n));
+    below.map(|n| 1 + depth(n, needs, left - 1)).max().unwrap_or(0)
+}

@@ -1,0 +1,193 @@
+//! Places in a transformer, as types that print and parse as the field's addresses.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Index of a block, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Layer(pub usize);
+
+/// A place in the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Site {
+    /// Token embedding, `[batch, seq, d_model]`: `hook_embed`.
+    Embed,
+    /// Position embedding, `[batch, seq, d_model]`: `hook_pos_embed`.
+    PosEmbed,
+    /// A place inside a block: `blocks.L...`.
+    Block(Layer, Point),
+    /// Divisor of the final norm, `[batch, seq, 1]`: `ln_final.hook_scale`.
+    FinalScale,
+    /// Output of the final norm before gain and bias, `[batch, seq, d_model]`: `ln_final.hook_normalized`.
+    FinalNormalized,
+    /// Logits, `[batch, seq, d_vocab]`: `unembed.hook_out`.
+    Logits,
+}
+
+/// A place inside a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Point {
+    /// Residual stream before the block, `[batch, seq, d_model]`: `hook_resid_pre`.
+    ResidPre,
+    /// Divisor of the norm before attention, `[batch, seq, 1]`: `ln1.hook_scale`.
+    Ln1Scale,
+    /// Output of that norm before gain and bias, `[batch, seq, d_model]`: `ln1.hook_normalized`.
+    Ln1Normalized,
+    /// Queries, `[batch, seq, n_heads, d_head]`: `attn.hook_q`.
+    Q,
+    /// Keys, `[batch, seq, n_heads, d_head]`: `attn.hook_k`.
+    K,
+    /// Values, `[batch, seq, n_heads, d_head]`: `attn.hook_v`.
+    V,
+    /// Scaled scores before the softmax, masked places at minus infinity, `[batch, n_heads, q_seq, k_seq]`: `attn.hook_attn_scores`.
+    AttnScores,
+    /// Attention probabilities, `[batch, n_heads, q_seq, k_seq]`: `attn.hook_pattern`.
+    Pattern,
+    /// Mix of values per head, `[batch, seq, n_heads, d_head]`: `attn.hook_z`.
+    Z,
+    /// What attention adds to the stream, `[batch, seq, d_model]`: `hook_attn_out`.
+    AttnOut,
+    /// Residual stream between attention and MLP, `[batch, seq, d_model]`: `hook_resid_mid`.
+    ResidMid,
+    /// Divisor of the norm before the MLP, `[batch, seq, 1]`: `ln2.hook_scale`.
+    Ln2Scale,
+    /// Output of that norm before gain and bias, `[batch, seq, d_model]`: `ln2.hook_normalized`.
+    Ln2Normalized,
+    /// MLP before its activation, `[batch, seq, d_mlp]`: `mlp.hook_pre`.
+    MlpPre,
+    /// MLP after its activation, `[batch, seq, d_mlp]`: `mlp.hook_post`.
+    MlpPost,
+    /// What the MLP adds to the stream, `[batch, seq, d_model]`: `hook_mlp_out`.
+    MlpOut,
+    /// Residual stream after the block, `[batch, seq, d_model]`: `hook_resid_post`.
+    ResidPost,
+}
+
+impl Point {
+    /// All of them, in reading order, with their addresses below `blocks.L.`.
+    pub const ALL: [(Self, &'static str); 17] = [
+        (Self::ResidPre, "hook_resid_pre"),
+        (Self::Ln1Scale, "ln1.hook_scale"),
+        (Self::Ln1Normalized, "ln1.hook_normalized"),
+        (Self::Q, "attn.hook_q"),
+        (Self::K, "attn.hook_k"),
+        (Self::V, "attn.hook_v"),
+        (Self::AttnScores, "attn.hook_attn_scores"),
+        (Self::Pattern, "attn.hook_pattern"),
+        (Self::Z, "attn.hook_z"),
+        (Self::AttnOut, "hook_attn_out"),
+        (Self::ResidMid, "hook_resid_mid"),
+        (Self::Ln2Scale, "ln2.hook_scale"),
+        (Self::Ln2Normalized, "ln2.hook_normalized"),
+        (Self::MlpPre, "mlp.hook_pre"),
+        (Self::MlpPost, "mlp.hook_post"),
+        (Self::MlpOut, "hook_mlp_out"),
+        (Self::ResidPost, "hook_resid_post"),
+    ];
+
+    /// Address below `blocks.L.`, such as `attn.hook_z`.
+    #[must_use]
+    pub fn address(self) -> &'static str {
+        Self::ALL.iter().find(|(point, _)| *point == self).map_or("", |(_, address)| address)
+    }
+}
+
+const OUTSIDE: [(Site, &str); 5] = [
+    (Site::Embed, "hook_embed"),
+    (Site::PosEmbed, "hook_pos_embed"),
+    (Site::FinalScale, "ln_final.hook_scale"),
+    (Site::FinalNormalized, "ln_final.hook_normalized"),
+    (Site::Logits, "unembed.hook_out"),
+];
+
+impl Site {
+    /// Every site of a decoder with `n_layers` blocks, in the order in which a forward pass visits them.
+    pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
+        let blocks = (0..n_layers)
+            .flat_map(|layer| Point::ALL.iter().map(move |(point, _)| Self::Block(Layer(layer), *point)));
+        [Self::Embed, Self::PosEmbed]
+            .into_iter()
+            .chain(blocks)
+            .chain([Self::FinalScale, Self::FinalNormalized, Self::Logits])
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(Layer(layer), point) => write!(f, "blocks.{layer}.{}", point.address()),
+            outside => {
+                let address = OUTSIDE.iter().find(|(site, _)| site == outside).map_or("", |(_, address)| address);
+                f.write_str(address)
+            }
+        }
+    }
+}
+
+/// A text that is no address of a site.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no hook point{}", .nearest.as_ref().map_or(String::new(), |near| format!(", did you mean `{near}`?")))]
+pub struct ParseSiteError {
+    /// What was given.
+    pub text: String,
+    /// The address most like it.
+    pub nearest: Option<String>,
+}
+
+impl FromStr for Site {
+    type Err = ParseSiteError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some((site, _)) = OUTSIDE.iter().find(|(_, address)| *address == text) {
+            return Ok(*site);
+        }
+        parse_block(text).ok_or_else(|| ParseSiteError { text: text.to_owned(), nearest: nearest(text) })
+    }
+}
+
+fn parse_block(text: &str) -> Option<Site> {
+    let (layer, address) = text.strip_prefix("blocks.")?.split_once('.')?;
+    // "03" and "+3" would be second names of the same place
+    let layer = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer)?;
+    let (point, _) = Point::ALL.iter().find(|(_, known)| *known == address)?;
+    Some(Site::Block(Layer(layer), *point))
+}
+
+fn nearest(text: &str) -> Option<String> {
+    let layer = text.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok()).unwrap_or(0);
+    let inside = Point::ALL.iter().map(|(point, _)| Site::Block(Layer(layer), *point).to_string());
+    let outside = OUTSIDE.iter().map(|(_, address)| (*address).to_owned());
+    inside
+        .chain(outside)
+        .map(|address| (strsim::jaro_winkler(text, &address), address))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, address)| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_site_prints_and_parses() {
+        let sites: Vec<Site> = Site::all(12).collect();
+        assert_eq!(sites.len(), 12 * Point::ALL.len() + 5);
+        for site in sites {
+            assert_eq!(site.to_string().parse(), Ok(site));
+        }
+        assert_eq!(Site::Block(Layer(3), Point::Z).to_string(), "blocks.3.attn.hook_z");
+    }
+
+    #[test]
+    fn mistakes_get_the_nearest_address() {
+        let check = |text: &str, near: &str| {
+            let error = text.parse::<Site>().unwrap_err();
+            assert_eq!(error.nearest.as_deref(), Some(near), "{text}");
+        };
+        check("blocks.3.attn.hook_zz", "blocks.3.attn.hook_z");
+        check("blocks.3.hook_residmid", "blocks.3.hook_resid_mid");
+        check("ln_final.scale", "ln_final.hook_scale");
+        check("blocks.03.attn.hook_z", "blocks.3.attn.hook_z");
+    }
+}

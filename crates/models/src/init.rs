@@ -1,0 +1,93 @@
+//! Fresh weights from a seeded stream.
+//!
+//! Weights are drawn one after another in reading order, on the CPU, so that they depend on the seed alone.
+
+use candle_core::{DType, Device, Tensor};
+use rand::{Rng, distr::Uniform};
+use rand_distr::Normal;
+use weights::Named;
+
+use crate::{Config, Error, Initialisation};
+
+/// Draws every weight of `config` as f32 on the CPU.
+pub(crate) fn fresh(config: &Config, rng: &mut impl Rng) -> Result<Named, Error> {
+    config
+        .shapes()
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = values(config, &name, &shape, rng)?;
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(DType::F32)?;
+            Ok((name, tensor))
+        })
+        .collect()
+}
+
+fn values(config: &Config, name: &str, shape: &[usize], rng: &mut impl Rng) -> Result<Vec<f32>, Error> {
+    let count = shape.iter().product();
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let is_norm = name.contains("ln");
+    Ok(match (config.initialisation, last) {
+        (_, "w") if is_norm => vec![1.; count],
+        (_, "b") if is_norm => vec![0.; count],
+        (Initialisation::Gpt2, _) if shape.len() == 1 => vec![0.; count],
+        (Initialisation::Gpt2, "W_O" | "W_out") => normal(0.02 / (2. * config.n_layers as f64).sqrt(), count, rng)?,
+        (Initialisation::Gpt2, _) => normal(0.02, count, rng)?,
+        (Initialisation::UniformFanIn, "W_E" | "W_pos") => normal(1., count, rng)?,
+        (Initialisation::UniformFanIn, _) => uniform(1. / (fan_in(config, last, shape) as f64).sqrt(), count, rng)?,
+    })
+}
+
+/// Width of the input of the map that a weight or bias belongs to.
+fn fan_in(config: &Config, last: &str, shape: &[usize]) -> usize {
+    match (shape.len(), last) {
+        (1, "b_out") => config.d_mlp,
+        (1, _) => config.d_model,
+        _ => shape[0],
+    }
+}
+
+fn normal(std: f64, count: usize, rng: &mut impl Rng) -> Result<Vec<f32>, Error> {
+    let normal = Normal::new(0., std).map_err(|e| Error::Config(format!("initialisation: {e}")))?;
+    Ok((0..count).map(|_| rng.sample(normal) as f32).collect())
+}
+
+fn uniform(bound: f64, count: usize, rng: &mut impl Rng) -> Result<Vec<f32>, Error> {
+    let uniform = Uniform::new_inclusive(-bound, bound).map_err(|e| Error::Config(format!("initialisation: {e}")))?;
+    Ok((0..count).map(|_| rng.sample(uniform) as f32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha12Rng;
+
+    use super::*;
+    use crate::config::tests::tiny;
+
+    fn spread(named: &Named, name: &str) -> f64 {
+        let values = named[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        (values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_weights() {
+        let draw = |seed| fresh(&tiny(), &mut ChaCha12Rng::seed_from_u64(seed)).unwrap()["blocks.1.mlp.W_in"].to_vec2::<f32>().unwrap();
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn spreads_are_as_stated() {
+        let mut config = Config { d_model: 64, n_heads: 4, d_mlp: 256, ..tiny() };
+        let gpt2 = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
+        let close = |spread: f64, expected: f64| assert!((spread / expected - 1.).abs() < 0.05, "{spread} {expected}");
+        close(spread(&gpt2, "blocks.0.attn.W_QKV"), 0.02);
+        close(spread(&gpt2, "blocks.1.mlp.W_out"), 0.01);
+        assert_eq!(spread(&gpt2, "blocks.0.attn.b_QKV"), 0.);
+        assert_eq!(spread(&gpt2, "ln_final.w"), 1.);
+        config.initialisation = Initialisation::UniformFanIn;
+        let uniform = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
+        close(spread(&uniform, "embed.W_E"), 1.);
+        close(spread(&uniform, "blocks.0.mlp.W_out"), 1. / 256f64.sqrt() / 3f64.sqrt());
+    }
+}

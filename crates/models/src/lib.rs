@@ -1,0 +1,16 @@
+//! One decoder-only transformer, written top to bottom, whose variations are values in its [`Config`].
+//!
+//! Read [`decoder`](Decoder) first: embedding, blocks, unembedding, with every place that can be looked at.
+//! Weights carry TransformerLens' names and axes (`blocks.0.attn.W_O`), so that what is read off them needs no
+//! translation; [`save`] writes them with the configuration in one safetensors file that [`load`] rebuilds alone.
+
+mod config;
+mod decoder;
+mod error;
+mod file;
+mod init;
+
+pub use config::{Activation, Config, Initialisation};
+pub use decoder::Decoder;
+pub use error::Error;
+pub use file::{load, save};

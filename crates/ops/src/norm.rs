@@ -1,0 +1,66 @@
+//! LayerNorm (arXiv 1607.06450), with the biased variance.
+
+use candle_core::{D, Result, Tensor};
+
+/// What a LayerNorm computes on the way, each for those who look.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    /// `sqrt(var + eps)`, `[.., 1]`.
+    pub scale: Tensor,
+    /// `(x - mean) / scale`, `[.., d_model]`.
+    pub normalized: Tensor,
+}
+
+/// Scale and normalised input of a LayerNorm over the last axis; variance divides by `d_model`.
+///
+/// # Shapes
+/// `x` `[.., d_model]` to scale `[.., 1]` and normalized `[.., d_model]`.
+///
+/// # Errors
+/// When candle fails.
+pub fn layer_norm_parts(x: &Tensor, eps: f64) -> Result<LayerNorm> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let normalized = centred.broadcast_div(&scale)?;
+    Ok(LayerNorm { scale, normalized })
+}
+
+/// LayerNorm over the last axis, `gain * (x - mean) / sqrt(var + eps) + bias`.
+///
+/// # Shapes
+/// `x` `[.., d_model]`, `gain` and `bias` `[d_model]`, output `[.., d_model]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+    let y = layer_norm_parts(x, eps)?.normalized.broadcast_mul(gain)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradient, filled};
+
+    #[test]
+    fn mean_zero_variance_one() {
+        let y = layer_norm_parts(&filled(&[4, 7], 1), 0.).unwrap().normalized;
+        for row in y.to_vec2::<f64>().unwrap() {
+            let mean = row.iter().sum::<f64>() / 7.;
+            let var = row.iter().map(|y| y * y).sum::<f64>() / 7.;
+            assert!(mean.abs() < 1e-12 && (var - 1.).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn gradients_reach_all_three_inputs() {
+        for d in [1, 3, 17] {
+            let inputs = [filled(&[2, 3, d], 1), filled(&[d], 2), filled(&[d], 3)];
+            check_gradient(&inputs, |t| layer_norm(&t[0], &t[1], Some(&t[2]), 1e-5));
+        }
+        check_gradient(&[filled(&[2, 5], 1), filled(&[5], 2)], |t| layer_norm(&t[0], &t[1], None, 1e-5));
+    }
+}

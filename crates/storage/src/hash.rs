@@ -1,0 +1,91 @@
+//! Content hashes (blake3, hexadecimal).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// Hash of some bytes, as 64 hex digits.
+#[must_use]
+pub fn hash_bytes(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+/// Hash of a file's content, read in pieces.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn hash_file(path: &Path) -> Result<String, Error> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(Error::io("read", path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Hash over the names and contents of all files below `roots` that `keep` accepts.
+///
+/// Folders named `target` and everything whose name starts with a dot are left out.
+/// The result depends on names relative to each root and on contents, not on times or on where the roots lie.
+///
+/// # Errors
+/// When a file or folder cannot be read.
+pub fn hash_tree(roots: &[PathBuf], keep: &dyn Fn(&Path) -> bool) -> Result<String, Error> {
+    let mut hasher = blake3::Hasher::new();
+    for root in roots {
+        let mut files = Vec::new();
+        collect(root, keep, &mut files)?;
+        files.sort();
+        for file in files {
+            let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
+            hasher.update(name.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(hash_file(&file)?.as_bytes());
+        }
+        hasher.update(&[1]);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn collect(path: &Path, keep: &dyn Fn(&Path) -> bool, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+    if path.is_file() {
+        if keep(path) {
+            files.push(path.to_owned());
+        }
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
+        let entry = entry.map_err(Error::io("list", path))?;
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with('.') && name != "target" {
+            collect(&entry.path(), keep, files)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_hash_sees_names_and_contents_only() {
+        let make = |name: &str, text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("src")).unwrap();
+            fs::create_dir(folder.path().join("target")).unwrap();
+            fs::write(folder.path().join("src").join(name), text).unwrap();
+            fs::write(folder.path().join("target/junk"), text.len().to_string()).unwrap();
+            hash_tree(&[folder.path().to_owned()], &|_| true).unwrap()
+        };
+        assert_eq!(make("a.rs", "x"), make("a.rs", "x"));
+        assert_ne!(make("a.rs", "x"), make("a.rs", "y"));
+        assert_ne!(make("a.rs", "x"), make("b.rs", "x"));
+    }
+
+    #[test]
+    fn file_and_bytes_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("f"), b"abc").unwrap();
+        assert_eq!(hash_file(&folder.path().join("f")).unwrap(), hash_bytes(b"abc"));
+    }
+}

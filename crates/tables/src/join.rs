@@ -1,0 +1,126 @@
+//! The tables of a sweep's points as one, with the swept keys as leading columns.
+
+use crate::{
+    error::Error,
+    schema::{Kind, Schema},
+    table::Table,
+    value::Value,
+};
+
+/// Joins one table per point, each with its keys, which become the leading columns.
+///
+/// All points must have the same keys and the same columns.
+/// A key that the table already has as a column, with the key's value in every row, is not repeated:
+/// the column moves to the front.
+///
+/// # Errors
+/// When there are no points, keys or columns differ between them, or a column contradicts a key of the same name.
+pub fn concat(points: &[(Vec<(String, Value)>, Table)]) -> Result<Table, Error> {
+    let Some((first_keys, first)) = points.first() else {
+        return Err(Error::Join { table: String::new(), point: 0, what: "there are no points".into() });
+    };
+    let name = &first.schema().name;
+    let fail = |point: usize, what: String| Error::Join { table: name.clone(), point, what };
+    let mut schema = Schema::new(name, &first.schema().about);
+    for (i, (key, _)) in first_keys.iter().enumerate() {
+        match first.schema().get(key) {
+            Ok(column) => schema.columns.push(column.clone()),
+            Err(_) => {
+                let kind = kind(points.iter().filter_map(|(keys, _)| keys.get(i).map(|(_, v)| v)));
+                schema = schema.column(key, kind, "swept key", "");
+            }
+        }
+    }
+    let rest: Vec<_> = first.schema().columns.iter().filter(|c| first_keys.iter().all(|(k, _)| *k != c.name)).collect();
+    schema.columns.extend(rest.iter().map(|c| (*c).clone()));
+
+    let mut rows = Vec::new();
+    for (number, (keys, table)) in points.iter().enumerate() {
+        if !keys.iter().map(|(k, _)| k).eq(first_keys.iter().map(|(k, _)| k)) {
+            return Err(fail(number, "its swept keys differ from those of point 0".into()));
+        }
+        if table.schema().columns != first.schema().columns {
+            let names = |t: &Table| t.schema().columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(",");
+            let (ours, theirs) = (names(table), names(first));
+            return Err(fail(number, format!("its columns are `{ours}`, those of point 0 `{theirs}`")));
+        }
+        for (key, value) in keys {
+            if table.schema().has(key)
+                && let Some(other) = table.values(key)?.iter().find(|cell| !same(cell, value))
+            {
+                let what = format!("column `{key}` holds `{other}`, the swept key of that name is `{value}`");
+                return Err(fail(number, what));
+            }
+        }
+        let columns = rest.iter().map(|c| table.values(&c.name)).collect::<Result<Vec<_>, _>>()?;
+        for row in 0..table.len() {
+            let keys = keys.iter().zip(&schema.columns).map(|((_, v), c)| cast(v, c.kind));
+            rows.push(keys.chain(columns.iter().map(|c| c[row].clone())).collect());
+        }
+    }
+    Table::from_rows(schema, rows)
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.to_string() == b.to_string(),
+    }
+}
+
+/// The narrowest kind that holds all values.
+fn kind<'a>(values: impl Iterator<Item = &'a Value>) -> Kind {
+    values.fold(Kind::Int, |kind, value| match (kind, value) {
+        (_, Value::Text(_)) | (Kind::Text, _) => Kind::Text,
+        (_, Value::Float(_)) | (Kind::Float, _) => Kind::Float,
+        (Kind::Int, Value::Int(_) | Value::Missing) => Kind::Int,
+    })
+}
+
+fn cast(value: &Value, kind: Kind) -> Value {
+    match (value, kind) {
+        (Value::Int(_) | Value::Float(_), Kind::Text) => Value::Text(value.to_string()),
+        (Value::Text(text), Kind::Int) => text.parse().map_or(Value::Missing, Value::Int),
+        (Value::Text(text), Kind::Float) => text.parse().map_or(Value::Missing, Value::Float),
+        _ => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row;
+
+    fn point(rows: &[(i64, f64)]) -> Table {
+        let schema = Schema::new("t", "rows").int("step", "when").float("loss", "", "nats");
+        Table::from_rows(schema, rows.iter().map(|(s, l)| row![*s, *l])).unwrap()
+    }
+
+    fn keys(seed: i64, lr: impl Into<Value>) -> Vec<(String, Value)> {
+        vec![("seed".into(), seed.into()), ("lr".into(), lr.into())]
+    }
+
+    #[test]
+    fn keys_lead() {
+        let joined =
+            concat(&[(keys(1, 1), point(&[(0, 2.5), (10, 1.5)])), (keys(2, 0.5), point(&[(0, 3.0)]))]).unwrap();
+        assert_eq!(joined.to_csv().unwrap(), "seed,lr,step,loss\n1,1.0,0,2.5\n1,1.0,10,1.5\n2,0.5,0,3.0\n");
+    }
+
+    #[test]
+    fn a_column_that_says_the_same_is_not_repeated() {
+        let keys = |step: i64| vec![("step".to_string(), Value::from(step))];
+        let joined = concat(&[(keys(0), point(&[(0, 2.5)])), (keys(7), point(&[(7, 1.0)]))]).unwrap();
+        assert_eq!(joined.to_csv().unwrap(), "step,loss\n0,2.5\n7,1.0\n");
+        let error = concat(&[(keys(1), point(&[(0, 2.5)]))]).unwrap_err().to_string();
+        assert!(error.contains("column `step` holds `0`"), "{error}");
+    }
+
+    #[test]
+    fn different_columns_are_refused() {
+        let other = Table::from_rows(Schema::new("t", "").int("stop", ""), [row![1]]).unwrap();
+        let error = concat(&[(keys(1, 1), point(&[])), (keys(2, 1), other)]).unwrap_err().to_string();
+        assert!(error.contains("point 1") && error.contains("`stop`"), "{error}");
+        assert!(concat(&[]).is_err());
+    }
+}

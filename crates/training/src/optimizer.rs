@@ -1,0 +1,161 @@
+//! AdamW (arXiv 1711.05101) with decay groups and global-norm clipping.
+
+use candle_core::{DType, Result, Tensor, Var};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the optimiser.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Peak learning rate.
+    #[schemars(range(min = 0))]
+    pub lr: f64,
+    /// Decay of the two running means.
+    #[schemars(inner(range(min = 0, max = 1)))]
+    pub betas: [f64; 2],
+    /// Added to the root of the second running mean.
+    pub eps: f64,
+    /// Decoupled weight decay, for matrices only.
+    #[schemars(range(min = 0))]
+    pub weight_decay: f64,
+}
+
+/// AdamW over a fixed list of variables.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    /// Updates since the last reset, for the bias correction.
+    updates: u64,
+    /// Running mean and mean square per variable.
+    moments: Vec<[Tensor; 2]>,
+}
+
+impl AdamW {
+    /// A fresh optimiser.
+    ///
+    /// # Errors
+    /// When candle cannot allocate.
+    pub fn new(config: AdamWConfig, variables: &[Var]) -> Result<Self> {
+        let mut optimizer = Self { config, updates: 0, moments: Vec::new() };
+        optimizer.reset(variables)?;
+        Ok(optimizer)
+    }
+
+    /// Forgets all running means.
+    ///
+    /// # Errors
+    /// When candle cannot allocate.
+    pub fn reset(&mut self, variables: &[Var]) -> Result<()> {
+        self.updates = 0;
+        self.moments = variables
+            .iter()
+            .map(|var| Ok([var.zeros_like()?.detach(), var.zeros_like()?.detach()]))
+            .collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// One update `w -= lr (m^ / (sqrt(v^) + eps) + decay w)`, in place.
+    ///
+    /// `decays[i]` says whether variable i is in the group with weight decay.
+    ///
+    /// # Errors
+    /// When candle fails.
+    pub fn update(&mut self, variables: &[Var], decays: &[bool], gradients: &[Tensor], factor: f64) -> Result<()> {
+        let AdamWConfig { lr, betas: [beta1, beta2], eps, weight_decay } = self.config;
+        let lr = lr * factor;
+        self.updates += 1;
+        let correction1 = 1. - beta1.powi(self.updates.min(i32::MAX as u64) as i32);
+        let correction2 = 1. - beta2.powi(self.updates.min(i32::MAX as u64) as i32);
+        for (((var, gradient), [m, v]), decays) in variables.iter().zip(gradients).zip(&mut self.moments).zip(decays) {
+            // detached, because each update would otherwise keep the graph of the last alive
+            let w = var.as_detached_tensor();
+            *m = ((m.as_ref() * beta1)? + (gradient * (1. - beta1))?)?;
+            *v = ((v.as_ref() * beta2)? + (gradient.sqr()? * (1. - beta2))?)?;
+            let denominator = ((v.as_ref() / correction2)?.sqrt()? + eps)?;
+            let step = ((m.as_ref() / correction1)? / denominator)?;
+            let kept = if *decays { (w * (1. - lr * weight_decay))? } else { w };
+            var.set(&(kept - (step * lr)?)?)?;
+        }
+        Ok(())
+    }
+
+    /// State to save: the number of updates, and the two running means per variable.
+    #[must_use]
+    pub fn state(&self) -> (u64, &[[Tensor; 2]]) {
+        (self.updates, &self.moments)
+    }
+
+    /// Takes over a saved state.
+    pub fn restore(&mut self, updates: u64, moments: Vec<[Tensor; 2]>) {
+        self.updates = updates;
+        self.moments = moments;
+    }
+}
+
+/// Euclidean norm over all gradients, summed in f64 tensor by tensor in their order.
+///
+/// # Errors
+/// When candle fails.
+pub fn gradient_norm(gradients: &[Tensor]) -> Result<f64> {
+    let mut sum = 0.;
+    for gradient in gradients {
+        sum += gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    }
+    Ok(sum.sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn config(lr: f64, weight_decay: f64) -> AdamWConfig {
+        AdamWConfig { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay }
+    }
+
+    /// The same formula, a number at a time.
+    fn reference(w: f64, gradients: &[f64], config: AdamWConfig) -> f64 {
+        let (mut w, mut m, mut v) = (w, 0., 0.);
+        for (t, g) in (1..).zip(gradients) {
+            m = config.betas[0] * m + (1. - config.betas[0]) * g;
+            v = config.betas[1] * v + (1. - config.betas[1]) * g * g;
+            let m_hat = m / (1. - config.betas[0].powi(t));
+            let v_hat: f64 = v / (1. - config.betas[1].powi(t));
+            w = w * (1. - config.lr * config.weight_decay) - config.lr * m_hat / (v_hat.sqrt() + config.eps);
+        }
+        w
+    }
+
+    #[test]
+    fn updates_follow_the_formula() {
+        let config = config(0.1, 0.5);
+        let var = Var::new(&[1f64, -2.], &Device::Cpu).unwrap();
+        let mut adam = AdamW::new(config, std::slice::from_ref(&var)).unwrap();
+        let gradients = [0.3, -0.1, 2.];
+        for g in gradients {
+            let gradient = Tensor::new(&[g, -g], &Device::Cpu).unwrap();
+            adam.update(std::slice::from_ref(&var), &[true], &[gradient], 1.).unwrap();
+        }
+        let got = var.as_tensor().to_vec1::<f64>().unwrap();
+        assert!((got[0] - reference(1., &gradients, config)).abs() < 1e-12);
+        assert!((got[1] - reference(-2., &gradients.map(|g| -g), config)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn groups_without_decay_do_not_decay() {
+        let vars = [Var::new(&[1f64], &Device::Cpu).unwrap(), Var::new(&[1f64], &Device::Cpu).unwrap()];
+        let mut adam = AdamW::new(config(0.1, 0.5), &vars).unwrap();
+        let zero = Tensor::new(&[0f64], &Device::Cpu).unwrap();
+        adam.update(&vars, &[true, false], &[zero.clone(), zero], 1.).unwrap();
+        assert_eq!(vars[0].as_tensor().to_vec1::<f64>().unwrap(), [0.95]);
+        assert_eq!(vars[1].as_tensor().to_vec1::<f64>().unwrap(), [1.]);
+    }
+
+    #[test]
+    fn the_norm_is_over_everything() {
+        let gradients = [Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[[0f32, 4.]], &Device::Cpu).unwrap()];
+        assert_eq!(gradient_norm(&gradients).unwrap(), 5.);
+    }
+}

@@ -1,0 +1,341 @@
+//! The loop.
+
+use candle_core::{DType, Tensor, Var, backprop::GradStore};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{AdamW, AdamWConfig, Checkpoints, Error, Schedule, gradient_norm};
+
+/// A trainable variable.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name, for messages and checkpoints.
+    pub name: String,
+    /// The variable, updated in place.
+    pub var: Var,
+}
+
+impl Parameter {
+    /// Matrices decay; gains and biases do not.
+    fn decays(&self) -> bool {
+        self.var.dims().len() > 1
+    }
+}
+
+/// Settings of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Optimiser steps.
+    #[schemars(range(min = 1))]
+    pub steps: u64,
+    /// Micro-batches whose gradients are averaged in each step.
+    #[schemars(range(min = 1))]
+    pub accumulate: u32,
+    /// The optimiser.
+    pub adamw: AdamWConfig,
+    /// Learning rate over steps.
+    pub schedule: Schedule,
+    /// Largest global norm of the gradient; larger ones are scaled down to it.
+    pub clip_norm: Option<f64>,
+    /// Steps between checkpoints.
+    #[schemars(range(min = 1))]
+    pub checkpoint_every: u64,
+}
+
+/// What is trained: losses by step, and what is looked at on the way.
+pub trait Objective {
+    /// Mean loss of one micro-batch of a step, still in its graph.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error>;
+
+    /// Whether the optimiser forgets its running means before this step.
+    fn resets_optimizer(&self, _step: u64) -> bool {
+        false
+    }
+
+    /// Called with the number of finished steps: 0 before the first, then after each. Evaluations go here.
+    ///
+    /// # Errors
+    /// When an evaluation fails.
+    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error>;
+
+    /// Everything of its own that a checkpoint must hold.
+    fn state(&self) -> serde_json::Value;
+
+    /// Takes over what [`Self::state`] gave.
+    ///
+    /// # Errors
+    /// When it is not such a state.
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error>;
+}
+
+/// Who watches a training, and may ask it to stop.
+pub trait Observer {
+    /// After each step: how many are done, and the loss.
+    fn step(&mut self, done: u64, loss: f64);
+
+    /// True when the run should save and stop.
+    fn stop(&self) -> bool;
+}
+
+/// How a training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Finished,
+    /// The observer asked to stop; a checkpoint holds everything so far.
+    Interrupted,
+}
+
+/// Trains from the newest checkpoint, or from the start, to the end.
+///
+/// In the first step every parameter must receive a finite gradient.
+///
+/// # Errors
+/// When a parameter gets no gradient, a loss or gradient is not finite, or a checkpoint cannot be written or used.
+pub fn train(
+    parameters: &[Parameter],
+    plan: &Plan,
+    objective: &mut dyn Objective,
+    checkpoints: &Checkpoints,
+    observer: &mut dyn Observer,
+) -> Result<Ended, Error> {
+    let names: Vec<String> = parameters.iter().map(|p| p.name.clone()).collect();
+    let variables: Vec<Var> = parameters.iter().map(|p| p.var.clone()).collect();
+    let decays: Vec<bool> = parameters.iter().map(Parameter::decays).collect();
+    let mut adam = AdamW::new(plan.adamw, &variables)?;
+    let first = match checkpoints.resume(&names, &variables, &mut adam)? {
+        Some(checkpoint) => {
+            tracing::info!("continues after step {}", checkpoint.step);
+            objective.restore(checkpoint.state)?;
+            checkpoint.step
+        }
+        None => {
+            objective.after(0, None)?;
+            0
+        }
+    };
+    let mut saved = first;
+    for step in first..plan.steps {
+        if observer.stop() {
+            if saved < step {
+                checkpoints.save(step, &names, &variables, &adam, &objective.state())?;
+            }
+            return Ok(Ended::Interrupted);
+        }
+        if objective.resets_optimizer(step) {
+            adam.reset(&variables)?;
+        }
+        let (loss, mut gradients) = gradients(parameters, plan, objective, step)?;
+        if let Some(limit) = plan.clip_norm {
+            clip(&mut gradients, limit, step)?;
+        }
+        adam.update(&variables, &decays, &gradients, plan.schedule.factor(step, plan.steps))?;
+        let done = step + 1;
+        objective.after(done, Some(loss))?;
+        observer.step(done, loss);
+        if done % plan.checkpoint_every == 0 || done == plan.steps {
+            checkpoints.save(done, &names, &variables, &adam, &objective.state())?;
+            saved = done;
+        }
+    }
+    Ok(Ended::Finished)
+}
+
+/// Mean loss and mean gradients of a step over its micro-batches, added in their order.
+fn gradients(
+    parameters: &[Parameter],
+    plan: &Plan,
+    objective: &mut dyn Objective,
+    step: u64,
+) -> Result<(f64, Vec<Tensor>), Error> {
+    let mut total = 0.;
+    let mut sums: Vec<Tensor> = Vec::new();
+    for micro in 0..plan.accumulate {
+        let loss = objective.loss(step, micro)?;
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if !value.is_finite() {
+            return Err(Error::NotFinite { step, what: "the loss".to_owned() });
+        }
+        total += value;
+        let store = loss.backward()?;
+        if step == 0 && micro == 0 {
+            check_reach(parameters, &store)?;
+        }
+        let parts = parameters.iter().map(|p| match store.get(&p.var) {
+            Some(gradient) => Ok(gradient.clone()),
+            None => Ok(p.var.zeros_like()?),
+        });
+        let parts = parts.collect::<Result<Vec<_>, Error>>()?;
+        sums = if sums.is_empty() {
+            parts
+        } else {
+            sums.iter().zip(&parts).map(|(sum, part)| sum + part).collect::<candle_core::Result<_>>()?
+        };
+    }
+    let count = f64::from(plan.accumulate);
+    if plan.accumulate > 1 {
+        sums = sums.iter().map(|sum| sum / count).collect::<candle_core::Result<_>>()?;
+    }
+    Ok((total / count, sums))
+}
+
+/// Fails, naming them, when some parameters got no gradient or one that is not finite.
+fn check_reach(parameters: &[Parameter], store: &GradStore) -> Result<(), Error> {
+    let unreached: Vec<String> =
+        parameters.iter().filter(|p| store.get(&p.var).is_none()).map(|p| p.name.clone()).collect();
+    if !unreached.is_empty() {
+        return Err(Error::NoGradient { names: unreached });
+    }
+    for parameter in parameters {
+        if let Some(gradient) = store.get(&parameter.var)
+            && !gradient_norm(std::slice::from_ref(gradient))?.is_finite()
+        {
+            return Err(Error::NotFinite { step: 0, what: format!("the gradient of `{}`", parameter.name) });
+        }
+    }
+    Ok(())
+}
+
+fn clip(gradients: &mut [Tensor], limit: f64, step: u64) -> Result<(), Error> {
+    let norm = gradient_norm(gradients)?;
+    if !norm.is_finite() {
+        return Err(Error::NotFinite { step, what: "the gradient".to_owned() });
+    }
+    if norm > limit {
+        for gradient in gradients {
+            *gradient = (&*gradient * (limit / norm))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Fits w to a target that moves with the step; remembers its losses.
+    struct Fit {
+        w: Var,
+        unused: Option<Var>,
+        losses: Vec<f64>,
+    }
+
+    impl Fit {
+        fn new() -> Self {
+            Self { w: Var::new(&[1f32, -1., 0.3], &Device::Cpu).unwrap(), unused: None, losses: Vec::new() }
+        }
+
+        fn parameters(&self) -> Vec<Parameter> {
+            let named = |name: &str, var: &Var| Parameter { name: name.to_owned(), var: var.clone() };
+            let unused = self.unused.iter().map(|var| named("unused", var));
+            std::iter::once(named("w", &self.w)).chain(unused).collect()
+        }
+    }
+
+    impl Objective for Fit {
+        fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
+            let target = Tensor::new(&[step as f32 * 0.1, f32::from(micro as u8), 2.], &Device::Cpu)?;
+            Ok((self.w.as_tensor() - target)?.sqr()?.mean_all()?)
+        }
+
+        fn resets_optimizer(&self, step: u64) -> bool {
+            step == 7
+        }
+
+        fn after(&mut self, _: u64, loss: Option<f64>) -> Result<(), Error> {
+            self.losses.extend(loss);
+            Ok(())
+        }
+
+        fn state(&self) -> serde_json::Value {
+            serde_json::json!(self.losses)
+        }
+
+        fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
+            self.losses = serde_json::from_value(state).map_err(Error::objective)?;
+            Ok(())
+        }
+    }
+
+    /// Stops after some steps of this process.
+    struct StopAfter(u64);
+
+    impl Observer for StopAfter {
+        fn step(&mut self, _: u64, _: f64) {
+            self.0 = self.0.saturating_sub(1);
+        }
+
+        fn stop(&self) -> bool {
+            self.0 == 0
+        }
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            steps: 12,
+            accumulate: 2,
+            adamw: AdamWConfig { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1 },
+            schedule: Schedule::Cosine { warmup: 3, floor: 0.1 },
+            clip_norm: Some(0.5),
+            checkpoint_every: 5,
+        }
+    }
+
+    #[test]
+    fn stopped_and_continued_is_the_same_as_undisturbed() {
+        let end = |stops: &[u64]| {
+            let folder = tempfile::tempdir().unwrap();
+            let checkpoints = Checkpoints::new(folder.path(), "fit");
+            let mut last = None;
+            for stop in stops {
+                let mut fit = Fit::new();
+                let ended = train(&fit.parameters(), &plan(), &mut fit, &checkpoints, &mut StopAfter(*stop)).unwrap();
+                last = Some((ended, fit.w.as_tensor().to_vec1::<f32>().unwrap(), fit.losses));
+            }
+            last.unwrap()
+        };
+        let whole = end(&[100]);
+        assert_eq!(whole.0, Ended::Finished);
+        assert_eq!(whole.2.len(), 12);
+        assert_eq!(end(&[3, 4, 100]), whole);
+        assert_eq!(end(&[7, 1, 100]), whole);
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut fit = Fit { unused: Some(Var::new(&[1f32], &Device::Cpu).unwrap()), ..Fit::new() };
+        let checkpoints = Checkpoints::new(folder.path(), "fit");
+        let error = train(&fit.parameters(), &plan(), &mut fit, &checkpoints, &mut StopAfter(9)).unwrap_err();
+        assert!(matches!(&error, Error::NoGradient { names } if names == &["unused"]), "{error}");
+    }
+
+    #[test]
+    fn candles_fused_layer_norm_is_caught() {
+        let x = Var::new(&[[1f32, 2., 4.]], &Device::Cpu).unwrap();
+        let gain = Tensor::ones(3, DType::F32, &Device::Cpu).unwrap();
+        let y = candle_nn_layer_norm(&x, &gain);
+        let store = y.sum_all().unwrap().backward().unwrap();
+        let parameters = [Parameter { name: "x".to_owned(), var: x }];
+        assert!(matches!(check_reach(&parameters, &store), Err(Error::NoGradient { .. })));
+    }
+
+    fn candle_nn_layer_norm(x: &Var, gain: &Tensor) -> Tensor {
+        candle_nn::ops::layer_norm(x, gain, &gain.zeros_like().unwrap(), 1e-5).unwrap()
+    }
+
+    #[test]
+    fn clipping_scales_the_whole() {
+        let mut gradients = vec![Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
+        clip(&mut gradients, 1., 0).unwrap();
+        assert!((gradient_norm(&gradients).unwrap() - 1.).abs() < 1e-6);
+        let mut nan = vec![Tensor::new(&[f32::NAN], &Device::Cpu).unwrap()];
+        assert!(clip(&mut nan, 1., 3).unwrap_err().to_string().contains("step 3"));
+    }
+}

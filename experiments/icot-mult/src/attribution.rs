@@ -1,0 +1,291 @@
+//! Which operand digits move which answer digits (arXiv 2510.00184, figure 2).
+//!
+//! For each answer digit c_k the prompt with the true digits before it gives the model's favourite token v and its
+//! logit; one operand digit is then replaced by a random other one, the prefix kept, and the fall of v's logit is
+//! averaged over problems.
+//! Beside it stands a reference without a model: how often the true c_k changes under the same replacement.
+//!
+//! Tables: `delta` (model), `reference` (no model), `correlation`, and `published_delta` (n = 4, read off the figure).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{D, Tensor};
+use datasets::multiplication::{Problem, Split};
+use experiment::Run;
+use hooks::{HookedModel, NoHook};
+use models::Decoder;
+use rand::Rng;
+use rand_chacha::ChaCha12Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+
+use crate::evaluation::Format;
+use crate::params::{Method, TrainParams};
+use crate::train::format_of;
+
+/// Where the models come from.
+const TRAIN: &str = "icot-mult/train";
+
+/// Parameters of `attribution`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Models to look at, of those that `train` made.
+    #[schemars(length(min = 1))]
+    pub methods: Vec<Method>,
+    /// Validation problems.
+    #[schemars(range(min = 1))]
+    pub problems: usize,
+    /// The published matrices for n = 4: rows a3 .. a0, b3 .. b0, columns c0 .. c7.
+    #[serde(default)]
+    pub published_delta: BTreeMap<String, Vec<Vec<f64>>>,
+}
+
+/// An operand digit: which operand, and which place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Digit {
+    operand: char,
+    place: usize,
+}
+
+impl Digit {
+    /// All of them, as the figure has them from top to bottom: a_{n-1} .. a_0, b_{n-1} .. b_0.
+    fn all(n: usize) -> Vec<Self> {
+        ['a', 'b'].iter().flat_map(|operand| (0..n).rev().map(|place| Self { operand: *operand, place })).collect()
+    }
+
+    fn name(self) -> String {
+        format!("{}{}", self.operand, self.place)
+    }
+
+    /// The problem with this digit replaced.
+    fn replaced(self, problem: &Problem, digit: u64) -> Problem {
+        let unit = 10u64.pow(self.place as u32);
+        let set = |number: u64| number - number / unit % 10 * unit + digit * unit;
+        match self.operand {
+            'a' => Problem { a: set(problem.a), ..*problem },
+            _ => Problem { b: set(problem.b), ..*problem },
+        }
+    }
+
+    /// The digits that may stand here instead: all others, but no leading zero.
+    fn others(self, problem: &Problem) -> Vec<u64> {
+        let number = if self.operand == 'a' { problem.a } else { problem.b };
+        let now = number / 10u64.pow(self.place as u32) % 10;
+        let least = u64::from(self.place + 1 == problem.digits);
+        (least..10).filter(|digit| *digit != now).collect()
+    }
+}
+
+/// Measures every method and hands in the tables.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    let needed = run.need(TRAIN)?;
+    let trained: TrainParams = config::params(&needed.manifest().config)?;
+    let (task, format) = (&trained.task, format_of(&trained));
+    let problems = problems(run, &trained, params.problems)?;
+    let reference = reference(&problems, task.digits);
+    let mut delta = Builder::new(Schema::new("delta", "fall of the favourite token's logit when an operand digit is replaced")
+        .text("method", "way of training")
+        .text("digit", "operand digit, a0 the units of the first operand")
+        .text("answer", "answer digit, c0 the units")
+        .float("delta_logit", "mean fall of the logit", ""));
+    let mut correlation = Builder::new(Schema::new("correlation", "one method's matrix against the reference without a model")
+        .text("method", "way of training")
+        .float("correlation", "Pearson, over all cells", "")
+        .float("largest", "largest cell of the matrix", ""));
+    let mut bar = run.task("attribution", (params.methods.len() * 2 * task.digits) as u64, "digits");
+    for (index, method) in params.methods.iter().enumerate() {
+        let model = models::load(&needed.model(&method.to_string())?, run.device())?;
+        let mut cells = Vec::new();
+        for (row, digit) in Digit::all(task.digits).into_iter().enumerate() {
+            run.go_on()?;
+            for k in 0..2 * task.digits {
+                // one stream per cell, the same for every model
+                let mut rng = run.rng(&format!("swap {} c{k}", digit.name()));
+                let fall = mean_fall(&model, &problems, digit, k, format, &mut rng)?;
+                delta.push(row![method.to_string(), digit.name(), format!("c{k}"), fall])?;
+                cells.push(fall);
+            }
+            bar.at((index * 2 * task.digits + row + 1) as u64, &method.to_string());
+        }
+        let r = pearson(&cells, &reference);
+        let largest = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        correlation.push(row![method.to_string(), r, largest])?;
+        run.measure(&format!("{method}.delta_correlation"), r, "");
+        run.measure(&format!("{method}.delta_largest"), largest, "");
+    }
+    run.record(delta.finish()?);
+    run.record(reference_table(&reference, task.digits)?);
+    run.record(correlation.finish()?);
+    run.record(published_table(run, &params.published_delta)?);
+    Ok(())
+}
+
+/// The first validation problems of the run that trained the models, which they have not seen.
+fn problems(run: &Run, trained: &TrainParams, count: usize) -> Result<Vec<Problem>> {
+    let manifest = run.need(TRAIN)?;
+    let task = &trained.task;
+    let seed = manifest.manifest().config.body.seed;
+    if seed != run.config().body.seed {
+        bail!("{TRAIN} was run with seed {seed}, this experiment with {}: its held-out problems would differ", run.config().body.seed);
+    }
+    let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
+    let count = run.samples(count);
+    if count > split.validation.len() {
+        bail!("params.problems: {count} asked for, but {TRAIN} held out {} for validation", split.validation.len());
+    }
+    Ok(split.validation[..count].to_vec())
+}
+
+/// Mean over problems of how much the logit of the model's favourite c_k falls when `digit` is replaced.
+fn mean_fall(
+    model: &Decoder,
+    problems: &[Problem],
+    digit: Digit,
+    k: usize,
+    format: Format,
+    rng: &mut ChaCha12Rng,
+) -> Result<f64> {
+    let mut sum = 0.;
+    for chunk in problems.chunks(250) {
+        let swapped: Vec<Problem> = chunk
+            .iter()
+            .map(|problem| {
+                let others = digit.others(problem);
+                digit.replaced(problem, others[rng.random_range(0..others.len())])
+            })
+            .collect();
+        let before = predicting(model, chunk, chunk, k, format)?; // [batch, d_vocab]
+        let after = predicting(model, &swapped, chunk, k, format)?;
+        let favourite = before.argmax_keepdim(D::Minus1)?;
+        let fall = (before.gather(&favourite, 1)? - after.gather(&favourite, 1)?)?;
+        sum += fall.sum_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    }
+    Ok(sum / problems.len() as f64)
+}
+
+/// Logits that predict c_k, for the operands of `problems` with the answer's digits of `answers` before it, `[batch, d_vocab]`.
+fn predicting(model: &Decoder, problems: &[Problem], answers: &[Problem], k: usize, format: Format) -> Result<Tensor> {
+    let Format { digits, vocabulary, side } = format;
+    let all_gone = vocabulary.working_length(digits);
+    let mut rows: Vec<u32> = Vec::new();
+    let mut length = 0;
+    for (problem, answer) in problems.iter().zip(answers) {
+        let prefix: Vec<u32> = answer.answer()[..k].iter().map(|digit| vocabulary.digit(*digit)).collect();
+        let example = vocabulary.encode_answer(problem, all_gone, side, &prefix);
+        length = example.answer_start + k;
+        rows.extend(&example.tokens[..length]);
+    }
+    let device = model.parameters()[0].1.device();
+    let tokens = Tensor::from_vec(rows, (problems.len(), length), device)?;
+    Ok(model.forward(&tokens, &mut NoHook)?.narrow(1, length - 1, 1)?.squeeze(1)?.contiguous()?)
+}
+
+/// How often the true c_k changes when a digit is replaced, over all replacements of the problems; row by row.
+fn reference(problems: &[Problem], n: usize) -> Vec<f64> {
+    let mut cells = Vec::new();
+    for digit in Digit::all(n) {
+        let mut changed = vec![0usize; 2 * n];
+        let mut count = 0usize;
+        for problem in problems {
+            let answer = problem.answer();
+            for other in digit.others(problem) {
+                count += 1;
+                let new = digit.replaced(problem, other).answer();
+                for (changed, (new, old)) in changed.iter_mut().zip(new.iter().zip(&answer)) {
+                    *changed += usize::from(new != old);
+                }
+            }
+        }
+        cells.extend(changed.iter().map(|changed| *changed as f64 / count as f64));
+    }
+    cells
+}
+
+fn reference_table(cells: &[f64], n: usize) -> Result<tables::Table> {
+    let mut table = Builder::new(Schema::new("reference", "how often the true answer digit changes when an operand digit is replaced")
+        .text("digit", "operand digit, a0 the units of the first operand")
+        .text("answer", "answer digit, c0 the units")
+        .float("p_change", "probability", "fraction"));
+    for (digit, cells) in Digit::all(n).iter().zip(cells.chunks(2 * n)) {
+        for (k, cell) in cells.iter().enumerate() {
+            table.push(row![digit.name(), format!("c{k}"), *cell])?;
+        }
+    }
+    Ok(table.finish()?)
+}
+
+fn published_table(run: &Run, published: &BTreeMap<String, Vec<Vec<f64>>>) -> Result<tables::Table> {
+    let mut table = Builder::new(Schema::new("published_delta", "the paper's matrices for n = 4, read off the colours of its figure 2")
+        .text("method", "way of training")
+        .text("digit", "operand digit, a0 the units of the first operand")
+        .text("answer", "answer digit, c0 the units")
+        .float("delta_logit", "mean fall of the logit, values below 0.05 as 0", ""));
+    for (method, rows) in published {
+        let reference = published_reference();
+        let cells: Vec<f64> = rows.concat();
+        if rows.len() != 8 || cells.len() != 64 {
+            bail!("params.published_delta.{method}: expected 8 rows of 8 numbers, found {} rows and {} numbers", rows.len(), cells.len());
+        }
+        for (digit, row) in Digit::all(4).iter().zip(rows) {
+            for (k, cell) in row.iter().enumerate() {
+                table.push(row![method.as_str(), digit.name(), format!("c{k}"), *cell])?;
+            }
+        }
+        run.measure(&format!("published.{method}.delta_correlation"), pearson(&cells, &reference), "");
+    }
+    table.finish().context("published_delta")
+}
+
+/// The reference for n = 4, over a fixed sample of problems.
+fn published_reference() -> Vec<f64> {
+    let problems: Vec<Problem> =
+        (0..500u64).map(|i| Problem { a: 1000 + i * 7919 % 9000, b: 1000 + i * 6271 % 9000, digits: 4 }).collect();
+    reference(&problems, 4)
+}
+
+/// Correlation of two lists of cells.
+fn pearson(x: &[f64], y: &[f64]) -> f64 {
+    let n = x.len() as f64;
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / n;
+    let (mx, my) = (mean(x), mean(y));
+    let sum = |f: &dyn Fn(f64, f64) -> f64| x.iter().zip(y).map(|(a, b)| f(a - mx, b - my)).sum::<f64>();
+    sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_touches_one_digit_and_never_leads_with_zero() {
+        let problem = Problem { a: 305, b: 999, digits: 3 };
+        let digit = Digit { operand: 'a', place: 2 };
+        assert_eq!(digit.others(&problem), [1, 2, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(digit.replaced(&problem, 7), Problem { a: 705, ..problem });
+        let zero = Digit { operand: 'a', place: 1 };
+        assert_eq!(zero.others(&problem), (1..10).collect::<Vec<_>>());
+        assert_eq!(zero.replaced(&problem, 4).a, 345);
+        let names: Vec<String> = Digit::all(2).iter().map(|digit| digit.name()).collect();
+        assert_eq!(names, ["a1", "a0", "b1", "b0"]);
+    }
+
+    #[test]
+    fn the_reference_is_the_published_parallelogram() {
+        // arXiv 2510.00184, n = 4: row of a0 is .812 .889 .899 .913 .854 .202 .020 .002
+        let cells = published_reference();
+        let row = &cells[3 * 8..4 * 8];
+        for (cell, expected) in row.iter().zip([0.812, 0.889, 0.899, 0.913, 0.854, 0.202, 0.020, 0.002]) {
+            assert!((cell - expected).abs() < 0.03, "{row:?}");
+        }
+        assert_eq!(&cells[..3], [0., 0., 0.]);
+    }
+
+    #[test]
+    fn correlation() {
+        assert!((pearson(&[1., 2., 3.], &[2., 4., 6.]) - 1.).abs() < 1e-12);
+        assert!((pearson(&[1., 2., 3.], &[3., 2., 1.]) + 1.).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,67 @@
+//! Problems as tensors.
+
+use candle_core::{Device, Result, Tensor};
+use datasets::multiplication::{Example, Problem, Side, Vocabulary};
+
+/// Sequences of one step, shorter ones filled up on the right.
+#[derive(Debug)]
+pub struct Batch {
+    /// Inputs, `[batch, seq]`.
+    pub inputs: Tensor,
+    /// The token after each input, `[batch * seq]`.
+    pub targets: Tensor,
+    /// 1 where the target is trained, 0 elsewhere, `[batch * seq]`.
+    pub weights: Tensor,
+    /// Place of c_0 in each sequence.
+    pub answer_starts: Vec<usize>,
+}
+
+/// Encodes problems with `removed[i]` tokens of working taken away from one side.
+pub fn encode(problems: &[Problem], removed: &[usize], side: Side, vocabulary: Vocabulary, device: &Device) -> Result<Batch> {
+    let examples: Vec<Example> = problems
+        .iter()
+        .zip(removed)
+        .map(|(problem, removed)| vocabulary.encode(problem, *removed, side))
+        .collect();
+    from_examples(&examples, vocabulary, device)
+}
+
+fn from_examples(examples: &[Example], vocabulary: Vocabulary, device: &Device) -> Result<Batch> {
+    let longest = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(1);
+    let seq = longest - 1;
+    let (mut inputs, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    for example in examples {
+        let token = |place: usize| example.tokens.get(place).copied().unwrap_or(vocabulary.padding());
+        inputs.extend((0..seq).map(token));
+        targets.extend((1..=seq).map(token));
+        let trained = example.first_trained..example.tokens.len();
+        weights.extend((1..=seq).map(|place| if trained.contains(&place) { 1f32 } else { 0. }));
+    }
+    Ok(Batch {
+        inputs: Tensor::from_vec(inputs, (examples.len(), seq), device)?,
+        targets: Tensor::from_vec(targets, examples.len() * seq, device)?,
+        weights: Tensor::from_vec(weights, examples.len() * seq, device)?,
+        answer_starts: examples.iter().map(|example| example.answer_start).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shorter_sequences_are_filled_up_and_the_filling_is_not_trained() {
+        let problems = [Problem { a: 12, b: 34, digits: 2 }; 2];
+        let batch = encode(&problems, &[0, 8], Side::Left, Vocabulary::Digits, &Device::Cpu).unwrap();
+        let (rows, seq) = batch.inputs.dims2().unwrap();
+        assert_eq!((rows, seq), (2, 4 * 2 + 5 + 8 - 1));
+        assert_eq!(batch.answer_starts, [16, 8]);
+        let weights = batch.weights.reshape((rows, seq)).unwrap().to_vec2::<f32>().unwrap();
+        // trained without working: %, #, four digits, %
+        assert_eq!(weights[1].iter().sum::<f32>(), 7.);
+        assert_eq!(weights[0].iter().sum::<f32>(), 15.);
+        let targets = batch.targets.reshape((rows, seq)).unwrap().to_vec2::<u32>().unwrap();
+        let trained: Vec<u32> = targets[1].iter().zip(&weights[1]).filter(|(_, w)| **w > 0.).map(|(t, _)| *t).collect();
+        assert_eq!(trained, [11, 12, 8, 0, 4, 0, 11]);
+    }
+}

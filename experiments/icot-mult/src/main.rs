@@ -1,0 +1,24 @@
+//! Why can't transformers learn multiplication? The experiments of arXiv 2510.00184, and of arXiv 2405.14838 below it.
+
+mod attribution;
+mod batch;
+mod evaluation;
+mod lesson;
+mod params;
+mod removal;
+mod train;
+
+use std::process::ExitCode;
+
+use experiment::Experiment;
+
+// candle allocates afresh for every tensor: a caching allocator makes a training step 1.3 to 1.5 times as fast
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    experiment::main(
+        "icot-mult",
+        &[Experiment::new("train", train::run), Experiment::new("attribution", attribution::run)],
+    )
+}

@@ -1,0 +1,198 @@
+//! What the configuration of a training says.
+
+use std::fmt;
+
+use datasets::multiplication::{Side, Vocabulary};
+use models::{Activation, Config, Initialisation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use training::Plan;
+
+/// Parameters of `train`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainParams {
+    /// The problems.
+    pub task: Task,
+    /// The decoder; the vocabulary and the number of positions follow from the task.
+    pub model: ModelParams,
+    /// Ways of training, each from the same fresh weights.
+    #[schemars(length(min = 1))]
+    pub methods: Vec<Method>,
+    /// Problems in a micro-batch.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Steps, optimiser, schedule, checkpoints.
+    pub training: Plan,
+    /// How working is taken away, for `icot`.
+    pub icot: Icot,
+    /// The regression beside the language loss, for `aux`.
+    pub aux: Aux,
+    /// What is looked at on the way.
+    pub evaluation: Evaluation,
+}
+
+/// A way of training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Plain fine-tuning on the answer, without working.
+    Sft,
+    /// Implicit chain of thought: the working is taken away token by token.
+    Icot,
+    /// Explicit chain of thought: the working stays.
+    Cot,
+    /// Plain fine-tuning with a regression of the running sums from two heads.
+    Aux,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sft => "sft",
+            Self::Icot => "icot",
+            Self::Cot => "cot",
+            Self::Aux => "aux",
+        })
+    }
+}
+
+/// Which problems.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Digits of each operand, n.
+    #[schemars(range(min = 1, max = 9))]
+    pub digits: usize,
+    /// Which ids stand for the symbols.
+    pub vocabulary: Vocabulary,
+    /// Size of a fixed training set; fresh problems at every step when null.
+    #[schemars(range(min = 1))]
+    pub train: Option<usize>,
+    /// Held-out problems for curves.
+    #[schemars(range(min = 1))]
+    pub validation: usize,
+    /// Held-out problems for the last word.
+    #[schemars(range(min = 1))]
+    pub test: usize,
+}
+
+/// The decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelParams {
+    /// Number of blocks.
+    #[schemars(range(min = 1))]
+    pub n_layers: usize,
+    /// Heads in each block; must divide `d_model`.
+    #[schemars(range(min = 1))]
+    pub n_heads: usize,
+    /// Width of the residual stream.
+    #[schemars(range(min = 1))]
+    pub d_model: usize,
+    /// Width of the MLP's hidden layer.
+    #[schemars(range(min = 1))]
+    pub d_mlp: usize,
+    /// Nonlinearity of the MLP.
+    pub activation: Activation,
+    /// Whether linear maps and norms add a bias.
+    pub biases: bool,
+    /// Whether the unembedding is the embedding transposed.
+    pub tied: bool,
+    /// Added to the variance in every norm.
+    pub norm_eps: f64,
+    /// Dropout probability in training.
+    #[schemars(range(min = 0, max = 0.99))]
+    pub dropout: f64,
+    /// How fresh weights are drawn.
+    pub initialisation: Initialisation,
+}
+
+impl TrainParams {
+    /// The decoder's full configuration: room for the longest sequence of the task.
+    pub fn model_config(&self) -> Config {
+        let ModelParams { n_layers, n_heads, d_model, d_mlp, activation, biases, tied, norm_eps, dropout, initialisation } =
+            self.model;
+        let Task { digits, vocabulary, .. } = self.task;
+        Config {
+            n_layers,
+            n_heads,
+            d_model,
+            d_mlp,
+            d_vocab: vocabulary.size(),
+            n_positions: vocabulary.sequence_length(digits, 0),
+            activation,
+            biases,
+            tied,
+            norm_eps,
+            dropout,
+            initialisation,
+        }
+    }
+}
+
+/// How working is taken away (arXiv 2405.14838, section 3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Icot {
+    /// Steps with all of the working, before the first token goes.
+    pub full_working_steps: u64,
+    /// Steps between one token going and the next.
+    #[schemars(range(min = 1))]
+    pub steps_per_token: u64,
+    /// From which end tokens go.
+    pub side: Side,
+    /// Removal smoothing: o more tokens go with probability proportional to exp(-this o); none when null.
+    #[schemars(range(min = 0))]
+    pub smoothing: Option<f64>,
+    /// Whether the optimiser forgets its running means each time a token goes.
+    pub reset_optimizer: bool,
+}
+
+/// The auxiliary loss (arXiv 2510.00184, section 6): running sums read from heads of the last block by one vector each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Aux {
+    /// Weight of the mean squared error beside the language loss.
+    #[schemars(range(min = 0))]
+    pub weight: f64,
+    /// Running sums are divided by this before the regression.
+    #[schemars(range(min = 1e-9))]
+    pub target_scale: f64,
+    /// Heads of the last block, from 0.
+    #[schemars(length(min = 1))]
+    pub heads: Vec<usize>,
+    /// Where they are read.
+    pub position: AuxPosition,
+}
+
+/// Where the regression reads the heads, for digit k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuxPosition {
+    /// Where c_k is predicted.
+    Predicting,
+    /// Where c_k is the input.
+    Input,
+}
+
+/// What is looked at on the way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Steps between evaluations.
+    #[schemars(range(min = 1))]
+    pub every: u64,
+    /// Validation problems in each.
+    #[schemars(range(min = 1))]
+    pub problems: usize,
+    /// Problems whose working the model must write itself, while there is any (slower).
+    #[schemars(range(min = 1))]
+    pub generated: usize,
+    /// Steps between measurements of each digit's gradient.
+    #[schemars(range(min = 1))]
+    pub gradients_every: u64,
+    /// Validation problems in each.
+    #[schemars(range(min = 1))]
+    pub gradient_problems: usize,
+}

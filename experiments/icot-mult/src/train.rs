@@ -1,0 +1,248 @@
+//! Trains the same small transformer in several ways and logs what each digit does
+//! (arXiv 2510.00184: accuracies of section 3, learning dynamics of figure 7).
+//!
+//! Tables: `accuracy` (test problems, at the end), `accuracy_digits`, `curves` (validation problems, on the way),
+//! `digits`, `dynamics` (loss and gradient norm of each digit), `thresholds` (when each digit was learned).
+//! Losses are in nats; chance for a digit is ln 10 = 2.303.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use datasets::multiplication::Split;
+use experiment::{Interrupted, Run};
+use models::Decoder;
+use tables::{Builder, Schema, row};
+use training::{Checkpoints, Ended};
+
+use crate::evaluation::{Scores, score};
+use crate::lesson::{self, History, Lesson, Streams};
+use crate::params::{Method, TrainParams};
+
+/// Losses below which a digit counts as being learned, in nats.
+const THRESHOLDS: [f64; 3] = [0.5, 0.1, 0.01];
+
+/// What a finished method leaves.
+struct Outcome {
+    method: Method,
+    history: History,
+    scores: Scores,
+}
+
+/// Trains every method, as many at a time as there are threads, and hands in the tables.
+pub fn run(run: &Run, mut params: TrainParams) -> Result<()> {
+    params.model_config().check()?;
+    shorten_for_rehearsal(run, &mut params);
+    let task = &params.task;
+    let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
+    let mut outcomes = Vec::new();
+    for methods in params.methods.chunks(candle_core::utils::get_num_threads().max(1)) {
+        outcomes.extend(side_by_side(run, &params, &split, methods)?);
+    }
+    report(run, &params, &outcomes)
+}
+
+/// Several methods on a thread each; none depends on another, so the results are those of one after the other.
+fn side_by_side(run: &Run, params: &TrainParams, split: &Split, methods: &[Method]) -> Result<Vec<Outcome>> {
+    std::thread::scope(|scope| {
+        let started: Vec<_> =
+            methods.iter().map(|method| scope.spawn(move || train(run, params, split, *method))).collect();
+        // all are joined before the first failure is told, so that each has saved
+        let ended: Vec<Result<Outcome>> = started
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a training thread panicked"))))
+            .collect();
+        ended.into_iter().collect()
+    })
+}
+
+fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Result<Outcome> {
+    let label = method.to_string();
+    // the same fresh weights and problems for every method
+    let model = Decoder::fresh(&params.model_config(), &mut run.rng("init"), run.device())?;
+    let streams =
+        Streams { batches: run.rng("batches"), smoothing: run.rng("smoothing"), dropout: run.rng("dropout") };
+    let mut lesson = Lesson::new(method, params, split, &model, streams)?;
+    if lesson.removal().all_gone() > params.training.steps {
+        let (gone, steps) = (lesson.removal().all_gone(), params.training.steps);
+        tracing::warn!("{method}: working is left at the end: the last token goes at step {gone}, training ends at {steps}");
+    }
+    let checkpoints = Checkpoints::new(&run.work(&label), &format!("{} {method}", run.identity()));
+    let mut task = run.task(&label, params.training.steps, "steps");
+    let started = Instant::now();
+    let parameters = lesson.parameters();
+    let ended = training::train(&parameters, &params.training, &mut lesson, &checkpoints, &mut task)
+        .with_context(|| format!("training {method}"))?;
+    if ended == Ended::Interrupted {
+        return Err(Interrupted.into());
+    }
+    if run.is_rehearsal() {
+        predict(run, method, params.training.steps, started);
+    }
+    let removed = lesson.removal().scheduled(params.training.steps);
+    let scores = score(&model, &split.test, removed, split.test.len(), lesson.format())?;
+    models::save(&run.model_path(&label), &model)?;
+    Ok(Outcome { method, history: lesson.into_history(), scores })
+}
+
+/// A rehearsal takes two real steps on real shapes, so that its time and memory tell those of the whole.
+fn shorten_for_rehearsal(run: &Run, params: &mut TrainParams) {
+    params.training.steps = run.steps(params.training.steps);
+    params.task.train = params.task.train.map(|train| run.samples(train));
+    for count in [&mut params.task.validation, &mut params.task.test, &mut params.evaluation.problems] {
+        *count = run.samples(*count);
+    }
+    params.evaluation.generated = run.samples(params.evaluation.generated);
+    params.evaluation.gradient_problems = run.samples(params.evaluation.gradient_problems);
+}
+
+fn predict(run: &Run, method: Method, rehearsed: u64, started: Instant) {
+    let planned = run.config().body.params["training"]["steps"].as_u64().unwrap_or(rehearsed);
+    let per_step = started.elapsed().as_secs_f64() / rehearsed as f64;
+    let hours = per_step * planned as f64 / 3600.;
+    tracing::info!("{method}: about {per_step:.3} s a step here, so {hours:.1} h for {planned} steps (evaluations not counted)");
+}
+
+fn report(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
+    final_accuracy(run, params, outcomes)?;
+    curves(run, params, outcomes)?;
+    dynamics(run, outcomes)?;
+    thresholds(run, outcomes)
+}
+
+fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
+    let steps = params.training.steps;
+    let examples = steps * u64::from(params.training.accumulate) * params.batch_size as u64;
+    let mut accuracy = Builder::new(
+        Schema::new("accuracy", "one method on the test problems after training")
+            .text("method", "way of training")
+            .int("n", "digits of each operand")
+            .int("d_model", "width of the residual stream")
+            .int("steps", "optimiser steps")
+            .int("examples", "examples seen")
+            .int("removed", "tokens of working gone at the end")
+            .float("exact_match", "problems answered exactly, written greedily", "fraction")
+            .float("digit_accuracy", "right digits given the true ones before", "fraction"),
+    );
+    let mut digits = Builder::new(
+        Schema::new("accuracy_digits", "one answer digit of one method on the test problems after training")
+            .text("method", "way of training")
+            .text("digit", "answer digit, c0 the units")
+            .float("accuracy", "right given the true digits before", "fraction")
+            .float("loss", "cross-entropy given the true digits before", "nats"),
+    );
+    for outcome in outcomes {
+        let Outcome { method, scores, history } = outcome;
+        let removed = history.scores.last().map_or(0, |row| row.removed);
+        let (n, d_model) = (params.task.digits, params.model.d_model);
+        let digit_accuracy = scores.digit_accuracy();
+        accuracy.push(row![method.to_string(), n, d_model, steps, examples, removed, scores.exact, digit_accuracy])?;
+        for (k, (share, loss)) in scores.accuracy.iter().zip(&scores.loss).enumerate() {
+            digits.push(row![method.to_string(), format!("c{k}"), *share, *loss])?;
+            run.measure(&format!("{method}.c{k}.accuracy"), *share, "fraction");
+            run.measure(&format!("{method}.c{k}.loss"), *loss, "nats");
+        }
+        run.measure(&format!("{method}.exact_match"), scores.exact, "fraction");
+        run.measure(&format!("{method}.digit_accuracy"), digit_accuracy, "fraction");
+        let last = scores.loss.len() - 1;
+        let outer = scores.accuracy[0].min(scores.accuracy[1]).min(scores.accuracy[last]);
+        run.measure(&format!("{method}.outer_digits.least_accuracy"), outer, "fraction");
+        let hardest = scores.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        run.measure(&format!("{method}.hardest_digit.loss"), hardest, "nats");
+        let middle: Vec<f64> = scores.loss[2..last.max(3)].to_vec();
+        let mean = middle.iter().sum::<f64>() / middle.len() as f64;
+        run.measure(&format!("{method}.middle_digits.mean_loss"), mean, "nats");
+    }
+    run.record(accuracy.finish()?);
+    run.record(digits.finish()?);
+    Ok(())
+}
+
+fn curves(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
+    let per_step = u64::from(params.training.accumulate) * params.batch_size as u64;
+    let mut curves = Builder::new(
+        Schema::new("curves", "one method on the validation problems during training")
+            .text("method", "way of training")
+            .int("step", "optimiser steps done")
+            .int("examples", "examples seen")
+            .int("removed", "tokens of working gone")
+            .float("train_loss", "mean training loss since the row before", "nats")
+            .float("exact_match", "problems answered exactly, written greedily", "fraction")
+            .float("digit_accuracy", "right digits given the true ones before", "fraction"),
+    );
+    let mut digits = Builder::new(
+        Schema::new("digits", "one answer digit of one method on the validation problems during training")
+            .text("method", "way of training")
+            .int("step", "optimiser steps done")
+            .text("digit", "answer digit, c0 the units")
+            .float("accuracy", "right given the true digits before", "fraction")
+            .float("loss", "cross-entropy given the true digits before", "nats"),
+    );
+    for Outcome { method, history, .. } in outcomes {
+        for at in &history.scores {
+            let digit_accuracy = at.accuracy.iter().sum::<f64>() / at.accuracy.len() as f64;
+            let examples = at.step * per_step;
+            curves.push(row![method.to_string(), at.step, examples, at.removed, at.train_loss, at.exact, digit_accuracy])?;
+            for (k, (share, loss)) in at.accuracy.iter().zip(&at.loss).enumerate() {
+                digits.push(row![method.to_string(), at.step, format!("c{k}"), *share, *loss])?;
+            }
+        }
+    }
+    run.record(curves.finish()?);
+    run.record(digits.finish()?);
+    Ok(())
+}
+
+fn dynamics(run: &Run, outcomes: &[Outcome]) -> Result<()> {
+    let mut dynamics = Builder::new(
+        Schema::new("dynamics", "loss and gradient of one answer digit on a fixed batch during training")
+            .text("method", "way of training")
+            .int("step", "optimiser steps done")
+            .text("digit", "answer digit, c0 the units")
+            .float("loss", "cross-entropy given the true digits before", "nats")
+            .float("grad_norm", "norm of the digit's gradient over all parameters", "")
+            .float("grad_cos", "cosine between the digit's gradient and the mean over digits", "")
+            .float("grad_norm_total", "norm of the mean gradient over digits", ""),
+    );
+    for Outcome { method, history, .. } in outcomes {
+        for at in &history.gradients {
+            for k in 0..at.loss.len() {
+                let (loss, norm, cosine) = (at.loss[k], at.norm[k], at.cosine[k]);
+                dynamics.push(row![method.to_string(), at.step, format!("c{k}"), loss, norm, cosine, at.total])?;
+            }
+        }
+    }
+    run.record(dynamics.finish()?);
+    Ok(())
+}
+
+/// First evaluation from which on a digit's loss stays below a threshold for three rows (or to the end).
+fn thresholds(run: &Run, outcomes: &[Outcome]) -> Result<()> {
+    let mut thresholds = Builder::new(
+        Schema::new("thresholds", "when the running mean of three evaluations of a digit's loss first fell below a threshold")
+            .text("method", "way of training")
+            .text("digit", "answer digit, c0 the units")
+            .float("threshold", "loss", "nats")
+            .int("first_step", "optimiser steps done; empty when it never did"),
+    );
+    for Outcome { method, history, scores } in outcomes {
+        for k in 0..scores.loss.len() {
+            for threshold in THRESHOLDS {
+                let first = first_below(history, k, threshold);
+                thresholds.push(row![method.to_string(), format!("c{k}"), threshold, first])?;
+            }
+        }
+    }
+    run.record(thresholds.finish()?);
+    Ok(())
+}
+
+fn first_below(history: &History, k: usize, threshold: f64) -> Option<u64> {
+    let mut rows = history.scores.windows(3);
+    let found = rows.find(|rows| rows.iter().map(|row| row.loss[k]).sum::<f64>() / 3. < threshold)?;
+    Some(found[2].step)
+}
+
+/// How the experiment that trained a model wrote its problems.
+pub fn format_of(params: &TrainParams) -> crate::evaluation::Format {
+    lesson::format(params)
+}

@@ -1,0 +1,133 @@
+//! Pulling the plug, at any moment.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use crate::bench::{Bench, assert_same, told};
+
+/// Two methods, long enough to be killed ten times, with a checkpoint every few steps.
+const LONG: [&str; 4] = [
+    "params.methods=[sft, icot]",
+    "params.training.steps=600",
+    "params.training.checkpoint_every=10",
+    "params.icot.steps_per_token=40",
+];
+
+fn long() -> Bench {
+    Bench::new("train", &LONG).threads(2)
+}
+
+fn kill(child: &mut Child) {
+    assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed: make it longer");
+    // SIGKILL: the program gets no chance to tidy up
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Waits until a file is being written below `folder`.
+fn wait_for_write(folder: &Path, child: &mut Child) {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(60) {
+        for method in ["sft", "icot"] {
+            let entries = std::fs::read_dir(folder.join(method)).into_iter().flatten().flatten();
+            for entry in entries {
+                if entry.file_name().to_string_lossy().starts_with(storage::TEMPORARY_PREFIX) {
+                    return;
+                }
+            }
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before a checkpoint was seen being written");
+    }
+    panic!("no checkpoint was written in a minute");
+}
+
+#[test]
+fn ten_kills_three_of_them_inside_a_checkpoint_write_change_no_byte() {
+    let undisturbed = long();
+    undisturbed.finish();
+    let killed = long();
+    let mut rng = ChaCha12Rng::seed_from_u64(10);
+    for round in 0..10 {
+        let mut child = killed.spawn();
+        if round % 4 == 1 {
+            wait_for_write(&killed.work(), &mut child);
+        } else {
+            std::thread::sleep(Duration::from_millis(rng.random_range(1..120)));
+        }
+        kill(&mut child);
+        assert!(!killed.results().join("run.yaml").exists(), "an unfinished run has no manifest");
+    }
+    killed.finish();
+    assert_same(&undisturbed.tables(), &killed.tables());
+}
+
+#[test]
+fn a_polite_stop_saves_and_the_same_command_continues() {
+    let undisturbed = long();
+    undisturbed.finish();
+    for signal in ["-INT", "-TERM"] {
+        let stopped = long();
+        let child = stopped.spawn();
+        let mut waiting = Duration::from_secs(20);
+        while !stopped.work().join("sft").exists() && !waiting.is_zero() {
+            std::thread::sleep(Duration::from_millis(5));
+            waiting = waiting.saturating_sub(Duration::from_millis(5));
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", told(&output));
+        assert!(told(&output).contains("the same command continues"));
+        stopped.finish();
+        assert_same(&undisturbed.tables(), &stopped.tables());
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused() {
+    let undisturbed = long();
+    undisturbed.finish();
+    let damaged = long();
+    let mut child = damaged.spawn();
+    let folder = damaged.work().join("sft");
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut files: Vec<_> =
+            entries.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")).collect();
+        files.sort();
+        files
+    };
+    while files().len() < 2 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    kill(&mut child);
+    let newest = files().pop().unwrap();
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() / 3]).unwrap();
+    let output = damaged.command().output().unwrap();
+    assert!(output.status.success() && told(&output).contains("trying the checkpoint before it"), "{}", told(&output));
+    assert_same(&undisturbed.tables(), &damaged.tables());
+
+    let foreign = Bench::new("train", &["seed=2"]);
+    std::fs::create_dir_all(foreign.work().join("sft")).unwrap();
+    std::fs::write(foreign.work().join("sft").join(newest.file_name().unwrap()), bytes).unwrap();
+    let output = foreign.command().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("belongs to another configuration"), "{}", told(&output));
+}
+
+#[test]
+fn two_runs_in_one_folder_are_told_apart() {
+    let bench = long();
+    let mut first = bench.spawn();
+    while !bench.work().join("sft").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let second = bench.command().output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(told(&second).contains(&format!("in use by process {}", first.id())), "{}", told(&second));
+    kill(&mut first);
+}

@@ -1,0 +1,206 @@
+//! Built once, copied aside, run from there: editing or rebuilding the tree cannot change a queued run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+use crate::code::{self, CodeHash};
+use crate::places::{Workspace, short};
+use crate::runner;
+
+/// Package of the drawing program.
+pub const FIGURES: &str = "figures";
+
+/// How many frozen copies of one binary stay; older ones go.
+const KEPT: usize = 6;
+
+/// How often the sources may change under a build before it is given up.
+const ATTEMPTS: usize = 3;
+
+/// Which binaries a command needs.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Packages: papers and `figures`.
+    pub packages: Vec<String>,
+    /// Build the papers with their `cuda` feature.
+    pub cuda: bool,
+}
+
+/// A frozen binary and the hash of the code it was built from.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// The copy.
+    pub path: PathBuf,
+    /// Its code.
+    pub code: CodeHash,
+}
+
+/// Name of a package's binary.
+fn binary(package: &str) -> &str {
+    if package == FIGURES { "render" } else { package }
+}
+
+/// Where the frozen binary of this code lies, whether or not it is there.
+pub fn frozen_path(workspace: &Workspace, package: &str, code: &CodeHash, cuda: bool) -> PathBuf {
+    let cuda = cuda && package != FIGURES;
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let key = storage::hash_bytes(format!("{}\n{cuda}\n{flags}", code.hash).as_bytes());
+    let name = format!("{}-{}{}", binary(package), short(&key, 12), std::env::consts::EXE_SUFFIX);
+    workspace.local().join("bin").join(name)
+}
+
+/// Returns the frozen binaries of the current sources, and builds what is missing with one call of cargo.
+///
+/// # Errors
+/// When the build fails, or the sources keep changing while it runs.
+pub fn ensure(workspace: &Workspace, wanted: &Wanted) -> Result<BTreeMap<String, Frozen>> {
+    for _ in 0..ATTEMPTS {
+        let hashes = hashes(workspace, &wanted.packages)?;
+        let missing: Vec<&String> = wanted
+            .packages
+            .iter()
+            .filter(|package| !frozen_path(workspace, package, &hashes[*package], wanted.cuda).is_file())
+            .collect();
+        if missing.is_empty() {
+            let freeze = |(package, code): (String, CodeHash)| {
+                let path = frozen_path(workspace, &package, &code, wanted.cuda);
+                (package, Frozen { path, code })
+            };
+            return Ok(hashes.into_iter().map(freeze).collect());
+        }
+        let built = build(workspace, &missing, wanted.cuda)?;
+        // an edit during the build would make the copy lie about its code: look again, and build again if so
+        if self::hashes(workspace, &wanted.packages)? == hashes {
+            for package in missing {
+                let made = built.get(binary(package)).with_context(|| {
+                    format!(
+                        "package `{package}` has no binary `{}`: name its package, folder and binary alike",
+                        binary(package)
+                    )
+                })?;
+                freeze(made, &frozen_path(workspace, package, &hashes[package], wanted.cuda))?;
+                prune(&workspace.local().join("bin"), binary(package));
+            }
+        }
+    }
+    bail!(
+        "the sources changed during each of {ATTEMPTS} builds: stop editing for a moment and run the same command again"
+    )
+}
+
+fn hashes(workspace: &Workspace, packages: &[String]) -> Result<BTreeMap<String, CodeHash>> {
+    packages.iter().map(|package| Ok((package.clone(), code::hash(workspace, package)?))).collect()
+}
+
+/// Builds packages in release and returns their binaries by name.
+///
+/// `figures` and some paper are always among them: cargo unites the features of what is built together, and one without
+/// the other would have polars and its like compiled a second time for a feature of a small crate below.
+///
+/// # Errors
+/// When the build fails.
+pub fn build(workspace: &Workspace, packages: &[&String], cuda: bool) -> Result<BTreeMap<String, PathBuf>> {
+    let names: Vec<&str> = packages.iter().map(|package| binary(package)).collect();
+    eprintln!("building {}", names.join(", "));
+    let papers = workspace.papers()?;
+    let mut others: Vec<String> =
+        packages.iter().filter(|name| **name != FIGURES).map(|name| (*name).clone()).collect();
+    if !others.iter().any(|name| papers.contains(name)) {
+        others.extend(papers.first().cloned());
+    }
+    let mut command = Command::new(&workspace.cargo);
+    command.current_dir(&workspace.root).args(["build", "--release", "--message-format=json-render-diagnostics"]);
+    command.args(["-p", FIGURES]);
+    for package in others {
+        command.args(["-p", &package]);
+        if cuda {
+            command.arg("--features").arg(format!("{package}/cuda"));
+        }
+    }
+    let messages = runner::ask(command.stderr(Stdio::inherit())).with_context(|| {
+        let hint = if cuda { "; a build for the GPU needs nvcc: see .ci/cuda-check" } else { "" };
+        format!("building {} failed{hint}", names.join(", "))
+    })?;
+    Ok(executables(&messages))
+}
+
+/// The binaries in cargo's JSON messages.
+fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            let path = message.get("executable")?.as_str()?;
+            Some((message.get("target")?.get("name")?.as_str()?.to_owned(), PathBuf::from(path)))
+        })
+        .collect()
+}
+
+/// Copies a binary to its frozen place; nobody ever sees half of it.
+fn freeze(made: &Path, frozen: &Path) -> Result<()> {
+    let folder = frozen.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("cannot create folder {}", folder.display()))?;
+    let partial = folder.join(format!("{}bin-{}", storage::TEMPORARY_PREFIX, std::process::id()));
+    let copy = fs::copy(made, &partial).and_then(|_| fs::rename(&partial, frozen));
+    if copy.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    copy.with_context(|| format!("cannot copy {} to {}", made.display(), frozen.display()))
+}
+
+/// Removes all but the newest frozen copies of one binary; failing to is no harm.
+fn prune(folder: &Path, binary: &str) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut copies: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.rsplit_once('-').is_some_and(|(stem, _)| stem == binary)
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    copies.sort();
+    copies.reverse();
+    for (_, path) in copies.into_iter().skip(KEPT) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binaries_are_found_in_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"config"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"render"},"executable":"/t/release/render"}
+not json
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables(messages), BTreeMap::from([("render".to_owned(), PathBuf::from("/t/release/render"))]));
+    }
+
+    #[test]
+    fn the_frozen_name_follows_the_code_and_the_device() {
+        let workspace = Workspace { root: "/w".into(), cargo: "cargo".into() };
+        let code = |hash: &str| CodeHash { hash: hash.to_owned(), parts: BTreeMap::new() };
+        let name = |package: &str, hash: &str, cuda| frozen_path(&workspace, package, &code(hash), cuda);
+        assert_ne!(name("paper", "a", false), name("paper", "b", false));
+        assert_ne!(name("paper", "a", false), name("paper", "a", true));
+        assert_eq!(name(FIGURES, "a", false), name(FIGURES, "a", true), "drawing needs no GPU");
+    }
+
+    #[test]
+    fn old_copies_go() {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..KEPT + 3 {
+            fs::write(folder.path().join(format!("icot-mult-{index}")), "").unwrap();
+        }
+        fs::write(folder.path().join("icot-mult-two-0"), "").unwrap();
+        prune(folder.path(), "icot-mult");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), KEPT + 1);
+    }
+}

@@ -1,0 +1,120 @@
+//! `cargo xtask status`: what is up to date, per experiment and profile; builds and runs nothing.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use config::{Catalogue, ExperimentId, Profile};
+
+use crate::code::{self, CodeHash};
+use crate::places::Workspace;
+use crate::plan::{Kind, Plan, Request, Task};
+use crate::state::{self, Expected, Found, Reason, Records};
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask status                       everything
+  cargo xtask status icot-mult             one paper
+  cargo xtask status --profile overnight   one profile";
+
+/// Show what is up to date, and why the rest is not
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Papers or experiments; all when none is named
+    #[arg(value_name = "PAPER[/EXPERIMENT]")]
+    words: Vec<String>,
+    /// Only this profile
+    #[arg(long)]
+    profile: Option<Profile>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a name is unknown or the sources cannot be read; mistakes in a configuration are shown in its line.
+pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
+    let catalogue = Catalogue::scan(&workspace.root)?;
+    let ids = catalogue.select(&args.words)?;
+    let width = ids.iter().map(|id| id.to_string().len()).max().unwrap_or(0);
+    let mut codes = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    println!("{:width$}  {:9}  state", "experiment", "profile");
+    for id in &ids {
+        for profile in catalogue.profiles(id) {
+            if args.profile.is_some_and(|only| only != profile) {
+                continue;
+            }
+            let line = match lines(workspace, &catalogue, id, profile, &mut codes) {
+                Ok(line) => line,
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    let first = text.lines().next().unwrap_or_default().to_owned();
+                    mistakes.push(text);
+                    format!("cannot run: {first}")
+                }
+            };
+            println!("{id:width$}  {profile:9}  {line}", id = id.to_string(), profile = profile.to_string());
+        }
+    }
+    if mistakes.is_empty() {
+        return Ok(0);
+    }
+    eprintln!("\n{}", mistakes.join("\n\n"));
+    Ok(1)
+}
+
+/// How one experiment stands in one profile.
+fn lines(
+    workspace: &Workspace,
+    catalogue: &Catalogue,
+    id: &ExperimentId,
+    profile: Profile,
+    codes: &mut BTreeMap<String, CodeHash>,
+) -> Result<String> {
+    let request = Request { words: vec![id.to_string()], profile, rehearse: false, set: Vec::new(), sweep: None };
+    let plan = Plan::make(workspace, catalogue, &request)?;
+    for paper in plan.papers() {
+        if !codes.contains_key(&paper) {
+            codes.insert(paper.clone(), code::hash(workspace, &paper)?);
+        }
+    }
+    let mut found: Vec<Found> = Vec::new();
+    for task in &plan.tasks {
+        let next = examine(workspace, task, &codes[&task.id.paper], &found);
+        found.push(next);
+    }
+    let (Some(task), Some(last)) = (plan.tasks.last(), found.last()) else { return Ok("nothing to run".to_owned()) };
+    let mut line = say(last);
+    if let Kind::Join(points) = &task.kind {
+        let done = points.iter().filter(|(_, point)| found[*point].fresh()).count();
+        let running = points.iter().any(|(_, point)| matches!(found[*point].reasons[..], [Reason::Running(_)]));
+        line = format!("{line}; {done} of {} points done{}", points.len(), if running { ", one at work" } else { "" });
+    }
+    Ok(line)
+}
+
+fn say(found: &Found) -> String {
+    match found.reasons.as_slice() {
+        [] => "fresh".to_owned(),
+        [Reason::NeverRun] => "never run".to_owned(),
+        [reason @ (Reason::Interrupted | Reason::Running(_) | Reason::Points(..))] => reason.to_string(),
+        _ => format!("stale: {}", found.why()),
+    }
+}
+
+fn examine(workspace: &Workspace, task: &Task, code: &CodeHash, before: &[Found]) -> Found {
+    let run_id = |index: usize| {
+        before[index].manifest.as_ref().filter(|_| before[index].fresh()).map(|manifest| manifest.run_id.clone())
+    };
+    let fresh = |index: &usize| before[*index].fresh();
+    let needs = task.needs.iter().filter(|(_, need)| fresh(need));
+    let needs = needs.map(|(name, need)| (name.clone(), run_id(*need))).collect();
+    let points = match &task.kind {
+        Kind::Run => Vec::new(),
+        Kind::Join(points) => points.iter().map(|(id, point)| (id.clone(), run_id(*point))).collect(),
+    };
+    let expected = Expected { task, code, needs, points, device: None };
+    let mut found = state::examine(&expected, &Records::of(workspace, &task.stem));
+    let stale = task.needs.iter().filter(|(_, need)| !fresh(need));
+    found.reasons.extend(stale.map(|(name, _)| Reason::NeedStale(name.clone())));
+    found
+}

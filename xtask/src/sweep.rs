@@ -1,0 +1,124 @@
+//! `cargo xtask sweep`: one experiment at many points, joined in one table.
+
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use config::{Catalogue, Ordered, Sweep};
+use serde_json::Value;
+
+use crate::execute::execute;
+use crate::places::Workspace;
+use crate::plan::{Plan, SweepRequest};
+use crate::reproduce::How;
+use crate::run::one;
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask sweep icot-mult/train --grid seed=1,2,3 --grid params.method=sft,icot
+                                            six runs, one table with the columns seed and method
+  cargo xtask sweep icot-mult/train --profile smoke --grid params.lr=1e-3,3e-3 --jobs 2
+  cargo xtask sweep icot-mult/train --profile overnight
+                                            the points that the file's own `sweep:` lists
+
+Finished points are kept: interrupted and repeated, or with more values, only the missing ones run.";
+
+/// Run one experiment at every point of a grid and join the tables
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The experiment, such as `icot-mult/train`
+    #[arg(value_name = "PAPER/EXPERIMENT")]
+    experiment: String,
+    /// A key and its values; every combination of all `--grid` is run [default: the file's `sweep:`]
+    #[arg(long, value_name = "KEY=VALUE,VALUE..")]
+    grid: Vec<Axis>,
+    #[command(flatten)]
+    how: How,
+    /// Only say which points are fresh, and which would run because of what
+    #[arg(long)]
+    dry_run: bool,
+    /// Bless changes of the code as cosmetic
+    #[arg(long)]
+    accept: bool,
+    /// Start nothing new after the first failure
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+/// One key of a grid and its values.
+#[derive(Clone, Debug, PartialEq)]
+struct Axis {
+    key: String,
+    values: Vec<Value>,
+}
+
+impl FromStr for Axis {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let wanted = || format!("write a key and its values as in `seed=1,2,3`, not `{word}`");
+        let (key, values) = word.split_once('=').filter(|(key, _)| !key.trim().is_empty()).ok_or_else(wanted)?;
+        let list = format!("[{values}]");
+        let values: Vec<Value> =
+            config::yaml::from_str(&list, "--grid").map_err(|error| format!("{}: {error}", wanted()))?;
+        if values.is_empty() || values.contains(&Value::Null) {
+            return Err(format!("a value of `{key}` is empty: {}", wanted()));
+        }
+        Ok(Self { key: key.trim().to_owned(), values })
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a name, a key or the configuration is wrong, there is nothing to vary, or nothing could be built.
+pub fn sweep(workspace: &Workspace, args: &Args) -> Result<u8> {
+    let catalogue = Catalogue::scan(&workspace.root)?;
+    let one = one(&catalogue, &args.experiment)?;
+    let mut request = args.how.request(&[one]);
+    request.sweep = Some(SweepRequest { points: grid(&args.grid)? });
+    let plan = Plan::make(workspace, &catalogue, &request)?;
+    let mut options = args.how.options();
+    options.dry_run = args.dry_run;
+    options.accept = args.accept;
+    options.fail_fast = args.fail_fast;
+    execute(workspace, &plan, &options)
+}
+
+/// The grid of all axes; none without axes.
+fn grid(axes: &[Axis]) -> Result<Option<Sweep>> {
+    for (index, axis) in axes.iter().enumerate() {
+        if axes[..index].iter().any(|before| before.key == axis.key) {
+            bail!("--grid {} is given twice: put all its values behind one", axis.key);
+        }
+    }
+    let keys = axes.iter().map(|axis| (axis.key.clone(), axis.values.clone())).collect();
+    Ok((!axes.is_empty()).then_some(Sweep::Grid(Ordered(keys))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_are_read_as_yaml_lists() {
+        let check = |word: &str| {
+            let axis: Axis = word.parse().unwrap();
+            format!("{} {}", axis.key, serde_json::to_string(&axis.values).unwrap())
+        };
+        assert_eq!(check("seed=1,2,3"), "seed [1,2,3]");
+        assert_eq!(check("params.method=sft,icot"), r#"params.method ["sft","icot"]"#);
+        assert_eq!(check("params.lr=1e-3,0.5"), "params.lr [0.001,0.5]");
+        assert_eq!(check("params.widths=[1,2],[3]"), "params.widths [[1,2],[3]]");
+        for word in ["seed", "=1", "seed=", "seed=[1"] {
+            let error = word.parse::<Axis>().unwrap_err();
+            assert!(error.contains("seed=1,2,3"), "{word}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_given_once() {
+        let axes: Vec<Axis> = ["seed=1", "seed=2"].iter().map(|word| word.parse().unwrap()).collect();
+        assert!(grid(&axes).unwrap_err().to_string().contains("twice"));
+        assert_eq!(grid(&[]).unwrap(), None);
+    }
+}
