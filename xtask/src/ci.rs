@@ -55,7 +55,7 @@ const STEPS: [Step; 9] = [
     Step { name: "fmt", about: "sources are formatted", run: fmt },
     Step { name: "clippy", about: "no lint fires", run: clippy },
     Step { name: "test", about: "all tests, golden tables included", run: test },
-    Step { name: "new", about: "what `cargo xtask new` lays compiles and passes its test", run: new_paper },
+    Step { name: "new", about: "what `cargo xtask new` lays compiles", run: new_paper },
     Step { name: "schema", about: "schemas of the configurations are up to date", run: check_schema },
     Step { name: "smoke", about: "every experiment runs in the profile smoke", run: smoke },
     Step { name: "docs", about: "documentation builds without warnings", run: docs },
@@ -160,7 +160,11 @@ fn new_paper(workspace: &Workspace) -> Result<Verdict> {
     let target = target_folder(workspace)?;
     let target = target.to_str().context("the target folder's name is not UTF-8")?;
     let packages = ["-p", "new-paper", "-p", "beside"];
-    cargo(&aside, &[&["test", "--release", "--offline", "--target-dir", target][..], &packages].concat(), None)
+    cargo(
+        &aside,
+        &[&["check", "--release", "--all-targets", "--offline", "--target-dir", target][..], &packages].concat(),
+        None,
+    )
 }
 
 /// Where cargo builds.

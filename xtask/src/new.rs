@@ -64,7 +64,9 @@ pub fn lay_aside(workspace: &Workspace) -> Result<PathBuf> {
     let lock = storage::read(&workspace.root.join("Cargo.lock"))?;
     storage::write_atomic(&root.join("Cargo.lock"), &lock)?;
     // built beside it, so that features unite as everywhere else and nothing large is compiled twice
-    let beside = format!("[package]\nname = \"beside\"\n[dependencies]\nfigures = {{ path = \"{crates}/figures\" }}\n");
+    let beside = format!(
+        "[package]\nname = \"beside\"\nedition = \"2024\"\n[dependencies]\nfigures = {{ path = \"{crates}/figures\" }}\n"
+    );
     storage::write_atomic(&root.join("experiments/beside/Cargo.toml"), beside.as_bytes())?;
     storage::write_atomic(&root.join("experiments/beside/src/lib.rs"), b"")?;
     let aside = Workspace { root: root.clone(), cargo: workspace.cargo.clone() };

@@ -1,7 +1,7 @@
 //! The command line that every paper's program has.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -182,7 +182,11 @@ fn listen(progress: &Progress, arguments: &RunArguments) -> Result<()> {
     let file = std::fs::File::options().create(true).append(true).open(&log);
     let file = file.with_context(|| format!("cannot write {}", log.display()))?;
     let level = || EnvFilter::try_from_env("RETRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = tracing_subscriber::fmt::layer().without_time().with_target(false).with_writer(progress.clone());
+    let terminal = tracing_subscriber::fmt::layer()
+        .without_time()
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(progress.clone());
     tracing_subscriber::registry()
         .with(terminal.with_filter(level()))
         .with(tracing_subscriber::fmt::layer().json().with_writer(file).with_filter(level()))

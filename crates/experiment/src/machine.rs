@@ -8,9 +8,15 @@ pub(crate) fn describe(device: &Device) -> Machine {
     Machine {
         device: crate::device::name(device),
         cpu: cpu().unwrap_or_default(),
-        threads: candle_core::utils::get_num_threads(),
+        threads: threads(),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
     }
+}
+
+/// How many pieces of work to run side by side: `RETRACE_THREADS`, or as many as there are cores.
+pub(crate) fn threads() -> usize {
+    let asked = std::env::var("RETRACE_THREADS").ok().and_then(|text| text.parse().ok());
+    asked.or_else(|| Some(std::thread::available_parallelism().ok()?.get())).unwrap_or(1).max(1)
 }
 
 fn cpu() -> Option<String> {

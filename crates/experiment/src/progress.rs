@@ -32,11 +32,18 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Set by the first Ctrl-C or SIGTERM.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Signals within this time are one: a terminal, `timeout` and `cargo xtask` may each pass the same one on.
+const SAME_SIGNAL: Duration = Duration::from_secs(2);
+
 /// Makes the first signal a request to save and stop, and the second an end at once.
 pub(crate) fn listen_for_signals() -> Result<(), ctrlc::Error> {
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+    let mut first: Option<Instant> = None;
+    ctrlc::set_handler(move || {
+        STOP.store(true, Ordering::SeqCst);
+        match first {
+            Some(first) if first.elapsed() < SAME_SIGNAL => return,
+            Some(_) => std::process::exit(130),
+            None => first = Some(Instant::now()),
         }
         let _ = writeln!(io::stderr(), "stopping: saving first (once more to stop at once)");
     })

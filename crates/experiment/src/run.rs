@@ -147,6 +147,12 @@ impl Run {
         storage::hash_bytes(format!("{}{rehearsal}", self.config.identity()).as_bytes())
     }
 
+    /// How many pieces of work to run side by side; results must not depend on it.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        machine::threads()
+    }
+
     /// A progress bar for one piece of work.
     #[must_use]
     pub fn task(&self, label: &str, total: u64, unit: &str) -> Task {

@@ -103,12 +103,13 @@ const OUTSIDE: [(Site, &str); 5] = [
 impl Site {
     /// Every site of a decoder with `n_layers` blocks, in the order in which a forward pass visits them.
     pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
-        let blocks = (0..n_layers)
-            .flat_map(|layer| Point::ALL.iter().map(move |(point, _)| Self::Block(Layer(layer), *point)));
-        [Self::Embed, Self::PosEmbed]
-            .into_iter()
-            .chain(blocks)
-            .chain([Self::FinalScale, Self::FinalNormalized, Self::Logits])
+        let blocks =
+            (0..n_layers).flat_map(|layer| Point::ALL.iter().map(move |(point, _)| Self::Block(Layer(layer), *point)));
+        [Self::Embed, Self::PosEmbed].into_iter().chain(blocks).chain([
+            Self::FinalScale,
+            Self::FinalNormalized,
+            Self::Logits,
+        ])
     }
 }
 

@@ -93,7 +93,8 @@ impl Config {
     #[must_use]
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         let Self { d_model: d, d_mlp, d_vocab, n_positions, .. } = *self;
-        let mut shapes = vec![("embed.W_E".to_owned(), vec![d_vocab, d]), ("pos_embed.W_pos".to_owned(), vec![n_positions, d])];
+        let mut shapes =
+            vec![("embed.W_E".to_owned(), vec![d_vocab, d]), ("pos_embed.W_pos".to_owned(), vec![n_positions, d])];
         let mut add = |name: String, shape: &[usize], bias: bool| {
             if !bias || self.biases {
                 shapes.push((name, shape.to_vec()));

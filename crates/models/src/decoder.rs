@@ -4,7 +4,10 @@
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
 use hooks::{Hook, HookedModel, Layer, Point, Site, Tokens};
-use ops::{attention_pattern, attention_scores, dropout, embedding, gelu_erf, gelu_tanh, layer_norm_parts, linear, mix_values};
+use ops::{
+    attention_pattern, attention_scores, causal_attention, dropout, embedding, gelu_erf, gelu_tanh, layer_norm_parts,
+    linear, mix_values,
+};
 use rand::Rng;
 use weights::Named;
 
@@ -92,9 +95,8 @@ impl Decoder {
     }
 
     fn assemble(config: Config, parameters: Vec<(String, Var)>) -> Self {
-        let find = |name: &str| {
-            parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor().clone())
-        };
+        let find =
+            |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor().clone());
         // every name below stands in `Config::shapes`, which `parameters` was made from
         let weight = |name: &str| find(name).expect("a weight of Config::shapes");
         let norm = |name: &str| Norm { w: weight(&format!("{name}.w")), b: find(&format!("{name}.b")) };
@@ -173,7 +175,14 @@ impl Decoder {
         visit(hook, Site::Logits, logits)
     }
 
-    fn block(&self, block: &Block, layer: Layer, resid: Tensor, drop: &mut Drop, hook: &mut dyn Hook) -> Result<Tensor> {
+    fn block(
+        &self,
+        block: &Block,
+        layer: Layer,
+        resid: Tensor,
+        drop: &mut Drop,
+        hook: &mut dyn Hook,
+    ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
         let resid = visit(hook, at(Point::ResidPre), resid)?;
         let x = self.norm(&block.ln1, &resid, [at(Point::Ln1Scale), at(Point::Ln1Normalized)], hook)?;
@@ -186,11 +195,24 @@ impl Decoder {
         visit(hook, at(Point::ResidPost), (resid + drop.apply(mlp_out)?)?)
     }
 
-    fn attention(&self, block: &Block, layer: Layer, x: &Tensor, drop: &mut Drop, hook: &mut dyn Hook) -> Result<Tensor> {
+    fn attention(
+        &self,
+        block: &Block,
+        layer: Layer,
+        x: &Tensor,
+        drop: &mut Drop,
+        hook: &mut dyn Hook,
+    ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
         let (b, t, d) = x.dims3()?;
         let (h, e) = (self.config.n_heads, self.config.d_head());
         let qkv = linear(x, &block.qkv.w, block.qkv.b.as_ref())?.reshape((b, t, 3, h, e))?;
+        let inside = [Point::Q, Point::K, Point::V, Point::AttnScores, Point::Pattern];
+        if drop.p == 0. && !inside.iter().any(|point| hook.wants(at(*point))) {
+            // nobody looks inside, so the pattern need not exist
+            let z = visit(hook, at(Point::Z), causal_attention(&qkv)?)?.reshape((b, t, d))?; // [b, t, d]
+            return linear(&z, &block.out.w, block.out.b.as_ref());
+        }
         let mut part = |index: usize, point| -> Result<Tensor> {
             let part = visit(hook, at(point), qkv.i((.., .., index))?)?; // [b, t, h, e]
             part.transpose(1, 2)?.contiguous() // [b, h, t, e]
@@ -352,7 +374,8 @@ mod tests {
         let other = model.forward(&tokens(), &mut patched).unwrap();
         assert!(distance(&logits, &other) > 1e-6);
         for (name, tensor) in &clean.seen {
-            let before = patched.order.iter().position(|s| s.to_string() == *name) <= patched.order.iter().position(|s| *s == site);
+            let before = patched.order.iter().position(|s| s.to_string() == *name)
+                <= patched.order.iter().position(|s| *s == site);
             if before {
                 assert_eq!(distance(tensor, &patched.seen[name]), 0., "{name}");
             }

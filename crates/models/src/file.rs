@@ -51,7 +51,8 @@ mod tests {
         let again = load(&path, &Device::Cpu).unwrap();
         assert_eq!(again.config(), model.config());
         let tokens = Tensor::new(&[[1u32, 2, 3]], &Device::Cpu).unwrap();
-        let logits = |m: &Decoder| m.forward(&tokens, &mut NoHook).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let logits =
+            |m: &Decoder| m.forward(&tokens, &mut NoHook).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(logits(&model), logits(&again));
     }
 

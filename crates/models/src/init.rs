@@ -71,7 +71,11 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_weights() {
-        let draw = |seed| fresh(&tiny(), &mut ChaCha12Rng::seed_from_u64(seed)).unwrap()["blocks.1.mlp.W_in"].to_vec2::<f32>().unwrap();
+        let draw = |seed| {
+            fresh(&tiny(), &mut ChaCha12Rng::seed_from_u64(seed)).unwrap()["blocks.1.mlp.W_in"]
+                .to_vec2::<f32>()
+                .unwrap()
+        };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }

@@ -2,12 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::fused;
+
 /// GELU in its tanh approximation, `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (arXiv 1606.08415; GPT-2's `gelu_new`).
 ///
 /// # Errors
 /// When candle fails.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    x.gelu()
+    if fused::takes(x) { x.contiguous()?.apply_op1(fused::GeluTanh) } else { x.gelu() }
 }
 
 /// Exact GELU, `x Phi(x)` (arXiv 1606.08415).

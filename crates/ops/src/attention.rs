@@ -1,6 +1,24 @@
 //! Causal multi-head attention in three steps, so that scores and pattern can be looked at between them.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, IndexOp, Result, Tensor};
+
+use crate::fused;
+
+/// Causal attention without a look at its inside: scores, mask, softmax and values in one pass on the CPU.
+///
+/// # Shapes
+/// `qkv` `[batch, seq, 3, n_heads, d_head]` (query, key, value), output `[batch, seq, n_heads, d_head]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn causal_attention(qkv: &Tensor) -> Result<Tensor> {
+    if fused::takes(qkv) {
+        return qkv.contiguous()?.apply_op1(fused::CausalAttention);
+    }
+    let part = |index| qkv.i((.., .., index))?.transpose(1, 2)?.contiguous(); // [batch, n_heads, seq, d_head]
+    let pattern = attention_pattern(&attention_scores(&part(0)?, &part(1)?)?)?;
+    mix_values(&pattern, &part(2)?)?.transpose(1, 2)
+}
 
 /// Scaled causal scores, `q k^T / sqrt(d_head)` with keys after the query at minus infinity.
 ///
@@ -62,6 +80,20 @@ mod tests {
         for (query, row) in pattern.flatten_to(2).unwrap().to_vec2::<f64>().unwrap().iter().enumerate() {
             assert!((row.iter().sum::<f64>() - 1.).abs() < 1e-12);
             assert!(row[query % 5 + 1..].iter().all(|p| *p == 0.));
+        }
+    }
+
+    #[test]
+    fn fused_and_composed_agree_and_gradients_reach_all_three() {
+        for (seq, width) in [(1, 1), (3, 3), (7, 17)] {
+            let qkv = filled(&[2, seq, 3, 2, width], 4);
+            let parts: Vec<Tensor> =
+                (0..3).map(|i| qkv.i((.., .., i)).unwrap().transpose(1, 2).unwrap().contiguous().unwrap()).collect();
+            let composed = attention(&parts).unwrap().transpose(1, 2).unwrap();
+            let fused = causal_attention(&qkv).unwrap();
+            let difference = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(difference < 1e-12);
+            check_gradient(&[qkv], |t| causal_attention(&t[0]));
         }
     }
 

@@ -5,7 +5,8 @@ use candle_core::{Device, Result, Tensor, Var};
 /// A tensor with fixed, irregular entries in about [-1.5, 1.5].
 pub fn filled(shape: &[usize], seed: usize) -> Tensor {
     let count: usize = shape.iter().product();
-    let values: Vec<f64> = (0..count).map(|i| 1.5 * ((i * 7 + seed * 13) as f64 * 0.731 + 0.3 * seed as f64).sin()).collect();
+    let values: Vec<f64> =
+        (0..count).map(|i| 1.5 * ((i * 7 + seed * 13) as f64 * 0.731 + 0.3 * seed as f64).sin()).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::fused;
+
 /// `x w + b` over the last axis.
 ///
 /// # Shapes
@@ -18,6 +20,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let rows = x.elem_count() / d_in;
     let y = x.reshape((rows, d_in))?.matmul(w)?; // [rows, d_out]
     let y = match b {
+        Some(b) if fused::takes(&y) => y.apply_op2(b, fused::AddBias)?,
         Some(b) => y.broadcast_add(b)?,
         None => y,
     };

@@ -2,6 +2,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
+use crate::fused;
+
 /// Negative log-probability of each target.
 ///
 /// # Shapes
@@ -10,6 +12,9 @@ use candle_core::{D, DType, Result, Tensor};
 /// # Errors
 /// When the shapes do not fit or a target lies outside of the vocabulary.
 pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    if fused::takes(logits) {
+        return logits.contiguous()?.apply_op1(fused::TokenLosses { targets: targets.to_vec1()? });
+    }
     let largest = logits.detach().max_keepdim(D::Minus1)?;
     let shifted = logits.broadcast_sub(&largest)?;
     let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?; // [rows]

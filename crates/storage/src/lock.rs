@@ -29,7 +29,9 @@ impl Lock {
             .map_err(Error::io("open", &path))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: folder.to_owned(), holder: holder(&file) }),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Locked { folder: folder.to_owned(), holder: holder(&file) });
+            }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
         }
         let write = |file: &mut File| {

@@ -165,7 +165,13 @@ mod tests {
         let variables = vec![Var::new(&[1f32, 2.], &Device::Cpu).unwrap()];
         let config = AdamWConfig { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0. };
         let adam = AdamW::new(config, &variables).unwrap();
-        Setup { checkpoints: Checkpoints::new(folder.path(), "run"), names: vec!["w".into()], variables, adam, _folder: folder }
+        Setup {
+            checkpoints: Checkpoints::new(folder.path(), "run"),
+            names: vec!["w".into()],
+            variables,
+            adam,
+            _folder: folder,
+        }
     }
 
     impl Setup {

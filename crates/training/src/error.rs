@@ -15,7 +15,9 @@ pub enum Error {
     #[error(transparent)]
     Storage(#[from] storage::Error),
     /// Some trainable tensors got no gradient in the first step.
-    #[error("no gradient reaches {names:?} in the first step: an operation without a backward pass cuts the graph (candle's fused norms and softmax_last_dim do)")]
+    #[error(
+        "no gradient reaches {names:?} in the first step: an operation without a backward pass cuts the graph (candle's fused norms and softmax_last_dim do)"
+    )]
     NoGradient {
         /// The variables.
         names: Vec<String>,

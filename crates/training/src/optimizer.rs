@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn the_norm_is_over_everything() {
-        let gradients = [Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[[0f32, 4.]], &Device::Cpu).unwrap()];
+        let gradients =
+            [Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[[0f32, 4.]], &Device::Cpu).unwrap()];
         assert_eq!(gradient_norm(&gradients).unwrap(), 5.);
     }
 }

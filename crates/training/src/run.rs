@@ -332,7 +332,8 @@ mod tests {
 
     #[test]
     fn clipping_scales_the_whole() {
-        let mut gradients = vec![Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
+        let mut gradients =
+            vec![Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
         clip(&mut gradients, 1., 0).unwrap();
         assert!((gradient_norm(&gradients).unwrap() - 1.).abs() < 1e-6);
         let mut nan = vec![Tensor::new(&[f32::NAN], &Device::Cpu).unwrap()];

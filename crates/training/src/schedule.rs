@@ -69,7 +69,10 @@ mod tests {
         };
         check(Schedule::Constant { warmup: 0 }, &[(0, 1.), (999, 1.)]);
         check(Schedule::Constant { warmup: 100 }, &[(0, 0.01), (49, 0.5), (99, 1.), (100, 1.)]);
-        check(Schedule::Cosine { warmup: 200, floor: 0.1 }, &[(199, 1.), (200, 1.), (600, 0.55), (1000, 0.1), (2000, 0.1)]);
+        check(
+            Schedule::Cosine { warmup: 200, floor: 0.1 },
+            &[(199, 1.), (200, 1.), (600, 0.55), (1000, 0.1), (2000, 0.1)],
+        );
         check(Schedule::Trapezoid { warmup: 10, decay: 100, floor: 0. }, &[(9, 1.), (900, 1.), (950, 0.5), (1000, 0.)]);
     }
 }

@@ -81,9 +81,10 @@ impl TensorFile {
         let mut out = Named::new();
         for (name, shape) in expected {
             let Some(tensor) = self.tensors.remove(name) else {
-                let nearest = self.tensors.keys().max_by(|a, b| {
-                    strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name))
-                });
+                let nearest = self
+                    .tensors
+                    .keys()
+                    .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
                 return Err(Error::Missing { path: self.path, name: name.clone(), nearest: nearest.cloned() });
             };
             if tensor.dims() != shape {
@@ -165,7 +166,9 @@ fn tensor(path: &Path, name: &str, view: &TensorView<'_>, device: &Device) -> Re
         Dtype::U32 => DType::U32,
         Dtype::I64 => DType::I64,
         Dtype::U8 => DType::U8,
-        other => return Err(malformed(path, &format!("tensor `{name}` has the type {other:?}, which nothing here reads"))),
+        other => {
+            return Err(malformed(path, &format!("tensor `{name}` has the type {other:?}, which nothing here reads")));
+        }
     };
     let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device)?;
     if dtype.is_float() && tensor.elem_count() > 0 {

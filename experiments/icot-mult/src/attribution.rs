@@ -86,15 +86,19 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let (task, format) = (&trained.task, format_of(&trained));
     let problems = problems(run, &trained, params.problems)?;
     let reference = reference(&problems, task.digits);
-    let mut delta = Builder::new(Schema::new("delta", "fall of the favourite token's logit when an operand digit is replaced")
-        .text("method", "way of training")
-        .text("digit", "operand digit, a0 the units of the first operand")
-        .text("answer", "answer digit, c0 the units")
-        .float("delta_logit", "mean fall of the logit", ""));
-    let mut correlation = Builder::new(Schema::new("correlation", "one method's matrix against the reference without a model")
-        .text("method", "way of training")
-        .float("correlation", "Pearson, over all cells", "")
-        .float("largest", "largest cell of the matrix", ""));
+    let mut delta = Builder::new(
+        Schema::new("delta", "fall of the favourite token's logit when an operand digit is replaced")
+            .text("method", "way of training")
+            .text("digit", "operand digit, a0 the units of the first operand")
+            .text("answer", "answer digit, c0 the units")
+            .float("delta_logit", "mean fall of the logit", ""),
+    );
+    let mut correlation = Builder::new(
+        Schema::new("correlation", "one method's matrix against the reference without a model")
+            .text("method", "way of training")
+            .float("correlation", "Pearson, over all cells", "")
+            .float("largest", "largest cell of the matrix", ""),
+    );
     let mut bar = run.task("attribution", (params.methods.len() * 2 * task.digits) as u64, "digits");
     for (index, method) in params.methods.iter().enumerate() {
         let model = models::load(&needed.model(&method.to_string())?, run.device())?;
@@ -129,7 +133,10 @@ fn problems(run: &Run, trained: &TrainParams, count: usize) -> Result<Vec<Proble
     let task = &trained.task;
     let seed = manifest.manifest().config.body.seed;
     if seed != run.config().body.seed {
-        bail!("{TRAIN} was run with seed {seed}, this experiment with {}: its held-out problems would differ", run.config().body.seed);
+        bail!(
+            "{TRAIN} was run with seed {seed}, this experiment with {}: its held-out problems would differ",
+            run.config().body.seed
+        );
     }
     let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
     let count = run.samples(count);
@@ -205,10 +212,12 @@ fn reference(problems: &[Problem], n: usize) -> Vec<f64> {
 }
 
 fn reference_table(cells: &[f64], n: usize) -> Result<tables::Table> {
-    let mut table = Builder::new(Schema::new("reference", "how often the true answer digit changes when an operand digit is replaced")
-        .text("digit", "operand digit, a0 the units of the first operand")
-        .text("answer", "answer digit, c0 the units")
-        .float("p_change", "probability", "fraction"));
+    let mut table = Builder::new(
+        Schema::new("reference", "how often the true answer digit changes when an operand digit is replaced")
+            .text("digit", "operand digit, a0 the units of the first operand")
+            .text("answer", "answer digit, c0 the units")
+            .float("p_change", "probability", "fraction"),
+    );
     for (digit, cells) in Digit::all(n).iter().zip(cells.chunks(2 * n)) {
         for (k, cell) in cells.iter().enumerate() {
             table.push(row![digit.name(), format!("c{k}"), *cell])?;
@@ -218,16 +227,22 @@ fn reference_table(cells: &[f64], n: usize) -> Result<tables::Table> {
 }
 
 fn published_table(run: &Run, published: &BTreeMap<String, Vec<Vec<f64>>>) -> Result<tables::Table> {
-    let mut table = Builder::new(Schema::new("published_delta", "the paper's matrices for n = 4, read off the colours of its figure 2")
-        .text("method", "way of training")
-        .text("digit", "operand digit, a0 the units of the first operand")
-        .text("answer", "answer digit, c0 the units")
-        .float("delta_logit", "mean fall of the logit, values below 0.05 as 0", ""));
+    let mut table = Builder::new(
+        Schema::new("published_delta", "the paper's matrices for n = 4, read off the colours of its figure 2")
+            .text("method", "way of training")
+            .text("digit", "operand digit, a0 the units of the first operand")
+            .text("answer", "answer digit, c0 the units")
+            .float("delta_logit", "mean fall of the logit, values below 0.05 as 0", ""),
+    );
     for (method, rows) in published {
         let reference = published_reference();
         let cells: Vec<f64> = rows.concat();
         if rows.len() != 8 || cells.len() != 64 {
-            bail!("params.published_delta.{method}: expected 8 rows of 8 numbers, found {} rows and {} numbers", rows.len(), cells.len());
+            bail!(
+                "params.published_delta.{method}: expected 8 rows of 8 numbers, found {} rows and {} numbers",
+                rows.len(),
+                cells.len()
+            );
         }
         for (digit, row) in Digit::all(4).iter().zip(rows) {
             for (k, cell) in row.iter().enumerate() {

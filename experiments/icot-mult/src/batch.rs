@@ -17,12 +17,15 @@ pub struct Batch {
 }
 
 /// Encodes problems with `removed[i]` tokens of working taken away from one side.
-pub fn encode(problems: &[Problem], removed: &[usize], side: Side, vocabulary: Vocabulary, device: &Device) -> Result<Batch> {
-    let examples: Vec<Example> = problems
-        .iter()
-        .zip(removed)
-        .map(|(problem, removed)| vocabulary.encode(problem, *removed, side))
-        .collect();
+pub fn encode(
+    problems: &[Problem],
+    removed: &[usize],
+    side: Side,
+    vocabulary: Vocabulary,
+    device: &Device,
+) -> Result<Batch> {
+    let examples: Vec<Example> =
+        problems.iter().zip(removed).map(|(problem, removed)| vocabulary.encode(problem, *removed, side)).collect();
     from_examples(&examples, vocabulary, device)
 }
 

@@ -44,7 +44,13 @@ impl Scores {
 ///
 /// While working remains, exact match lets the model write working and answer itself, for the first `generated`
 /// problems; without working it equals "all 2n teacher-forced arg-maxes are right".
-pub fn score(model: &Decoder, problems: &[Problem], removed: usize, generated: usize, format: Format) -> Result<Scores> {
+pub fn score(
+    model: &Decoder,
+    problems: &[Problem],
+    removed: usize,
+    generated: usize,
+    format: Format,
+) -> Result<Scores> {
     let digits = 2 * format.digits;
     let (mut right, mut loss, mut exact) = (vec![0.; digits], vec![0.; digits], 0.);
     for chunk in problems.chunks(CHUNK) {
@@ -72,7 +78,12 @@ pub fn score(model: &Decoder, problems: &[Problem], removed: usize, generated: u
 }
 
 /// Logits that predict c_0 .. c_{2n-1} given the true digits before, `[batch, 2n, d_vocab]`, and the digits' ids `[batch, 2n]`.
-pub fn answer_logits(model: &Decoder, problems: &[Problem], removed: usize, format: Format) -> Result<(Tensor, Tensor)> {
+pub fn answer_logits(
+    model: &Decoder,
+    problems: &[Problem],
+    removed: usize,
+    format: Format,
+) -> Result<(Tensor, Tensor)> {
     let device = model.parameters()[0].1.device();
     let removed = vec![removed; problems.len()];
     let batch = encode(problems, &removed, format.side, format.vocabulary, device)?;
@@ -96,12 +107,14 @@ fn written(model: &Decoder, problems: &[Problem], removed: usize, format: Format
         let mut rows: Vec<Vec<u32>> = examples.iter().map(|example| example.tokens[..first].to_vec()).collect();
         for length in first..end {
             let tokens = Tensor::from_vec(rows.concat(), (rows.len(), length), device)?;
-            let next = model.forward(&tokens, &mut NoHook)?.narrow(1, length - 1, 1)?.argmax(D::Minus1)?.flatten_all()?;
+            let next =
+                model.forward(&tokens, &mut NoHook)?.narrow(1, length - 1, 1)?.argmax(D::Minus1)?.flatten_all()?;
             for (row, next) in rows.iter_mut().zip(next.to_vec1::<u32>()?) {
                 row.push(next);
             }
         }
-        right += rows.iter().zip(&examples).filter(|(row, example)| row[start..end] == example.tokens[start..end]).count();
+        right +=
+            rows.iter().zip(&examples).filter(|(row, example)| row[start..end] == example.tokens[start..end]).count();
     }
     Ok(right as f64 / problems.len() as f64)
 }
@@ -143,6 +156,7 @@ pub fn digit_gradients(model: &Decoder, problems: &[Problem], removed: usize, fo
     let norm: Vec<f64> = rows(&all.sqr()?)?.into_iter().map(f64::sqrt).collect();
     let dot = rows(&all.broadcast_mul(&mean)?)?;
     let total = rows(&mean.sqr()?)?[0].sqrt();
-    let cosine = dot.iter().zip(&norm).map(|(dot, norm)| if *norm > 0. && total > 0. { dot / (norm * total) } else { 0. });
+    let cosine =
+        dot.iter().zip(&norm).map(|(dot, norm)| if *norm > 0. && total > 0. { dot / (norm * total) } else { 0. });
     Ok(Gradients { loss, cosine: cosine.collect(), norm, total })
 }

@@ -102,7 +102,8 @@ impl<'a> Lesson<'a> {
 
     /// Everything that is trained.
     pub fn parameters(&self) -> Vec<Parameter> {
-        let model = self.model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() });
+        let model =
+            self.model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() });
         let regressor = self.regressor.iter().map(|var| Parameter { name: "aux.w".to_owned(), var: var.clone() });
         model.chain(regressor).collect()
     }
@@ -134,7 +135,13 @@ impl<'a> Lesson<'a> {
     }
 
     /// Mean squared error of the running sums read from the heads of the last block (arXiv 2510.00184, equation 4).
-    fn auxiliary(&self, problems: &[Problem], batch: &Batch, z: &Tensor, regressor: &Var) -> candle_core::Result<Tensor> {
+    fn auxiliary(
+        &self,
+        problems: &[Problem],
+        batch: &Batch,
+        z: &Tensor,
+        regressor: &Var,
+    ) -> candle_core::Result<Tensor> {
         let aux = &self.params.aux;
         let digits = 2 * self.params.task.digits;
         let first = match aux.position {
@@ -142,7 +149,8 @@ impl<'a> Lesson<'a> {
             AuxPosition::Input => batch.answer_starts[0],
         };
         let z = z.narrow(1, first, digits)?; // [batch, 2n, heads, d_head]
-        let heads: Vec<Tensor> = aux.heads.iter().map(|head| z.narrow(2, *head, 1)).collect::<candle_core::Result<_>>()?;
+        let heads: Vec<Tensor> =
+            aux.heads.iter().map(|head| z.narrow(2, *head, 1)).collect::<candle_core::Result<_>>()?;
         let z = Tensor::cat(&heads, 2)?; // [batch, 2n, chosen, d_head]
         let read = z.broadcast_mul(regressor.as_tensor())?.sum(D::Minus1)?; // [batch, 2n, chosen]
         let sums: Vec<f32> = problems
@@ -166,7 +174,11 @@ impl<'a> Lesson<'a> {
             let train_loss = (count > 0).then(|| sum / count as f64);
             let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
             let method = self.method;
-            tracing::info!("{method} step {done}: removed {removed}, exact {:.3}, digits {}", scores.exact, digits.join(" "));
+            tracing::info!(
+                "{method} step {done}: removed {removed}, exact {:.3}, digits {}",
+                scores.exact,
+                digits.join(" ")
+            );
             let row = ScoreRow {
                 step: done,
                 removed,
@@ -196,7 +208,10 @@ pub fn format(params: &TrainParams) -> Format {
 fn regressor(params: &TrainParams, model: &Decoder) -> anyhow::Result<Var> {
     let (n_heads, d_head) = (model.n_heads(), model.config().d_head());
     if let Some(head) = params.aux.heads.iter().find(|head| **head >= n_heads) {
-        anyhow::bail!("params.aux.heads: head {head} does not exist in a model of {n_heads} heads (0 to {})", n_heads - 1);
+        anyhow::bail!(
+            "params.aux.heads: head {head} does not exist in a model of {n_heads} heads (0 to {})",
+            n_heads - 1
+        );
     }
     let start = 1. / (d_head as f64).sqrt();
     let values = Tensor::ones((params.aux.heads.len(), d_head), DType::F32, model.parameters()[0].1.device())?;

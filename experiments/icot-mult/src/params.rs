@@ -111,8 +111,18 @@ pub struct ModelParams {
 impl TrainParams {
     /// The decoder's full configuration: room for the longest sequence of the task.
     pub fn model_config(&self) -> Config {
-        let ModelParams { n_layers, n_heads, d_model, d_mlp, activation, biases, tied, norm_eps, dropout, initialisation } =
-            self.model;
+        let ModelParams {
+            n_layers,
+            n_heads,
+            d_model,
+            d_mlp,
+            activation,
+            biases,
+            tied,
+            norm_eps,
+            dropout,
+            initialisation,
+        } = self.model;
         let Task { digits, vocabulary, .. } = self.task;
         Config {
             n_layers,

@@ -5,6 +5,7 @@
 //! `digits`, `dynamics` (loss and gradient norm of each digit), `thresholds` (when each digit was learned).
 //! Losses are in nats; chance for a digit is ln 10 = 2.303.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -34,37 +35,47 @@ pub fn run(run: &Run, mut params: TrainParams) -> Result<()> {
     shorten_for_rehearsal(run, &mut params);
     let task = &params.task;
     let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
-    let mut outcomes = Vec::new();
-    for methods in params.methods.chunks(candle_core::utils::get_num_threads().max(1)) {
-        outcomes.extend(side_by_side(run, &params, &split, methods)?);
-    }
+    let outcomes = side_by_side(run, &params, &split)?;
     report(run, &params, &outcomes)
 }
 
-/// Several methods on a thread each; none depends on another, so the results are those of one after the other.
-fn side_by_side(run: &Run, params: &TrainParams, split: &Split, methods: &[Method]) -> Result<Vec<Outcome>> {
-    std::thread::scope(|scope| {
-        let started: Vec<_> =
-            methods.iter().map(|method| scope.spawn(move || train(run, params, split, *method))).collect();
+/// All methods, a thread each as far as there are threads; none depends on another, so the order does not matter.
+fn side_by_side(run: &Run, params: &TrainParams, split: &Split) -> Result<Vec<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(method) = params.methods.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let outcome = train(run, params, split, *method);
+            let failed = outcome.is_err();
+            done.push(outcome);
+            if failed {
+                break;
+            }
+        }
+        done
+    };
+    let done: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..run.threads().min(params.methods.len())).map(|_| scope.spawn(work)).collect();
         // all are joined before the first failure is told, so that each has saved
-        let ended: Vec<Result<Outcome>> = started
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a training thread panicked"))))
-            .collect();
-        ended.into_iter().collect()
-    })
+        let panicked = || vec![Err(anyhow::anyhow!("a training thread panicked"))];
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect()
+    });
+    let mut outcomes = done.into_iter().collect::<Result<Vec<_>>>()?;
+    outcomes.sort_by_key(|outcome| params.methods.iter().position(|method| *method == outcome.method));
+    Ok(outcomes)
 }
 
 fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Result<Outcome> {
     let label = method.to_string();
     // the same fresh weights and problems for every method
     let model = Decoder::fresh(&params.model_config(), &mut run.rng("init"), run.device())?;
-    let streams =
-        Streams { batches: run.rng("batches"), smoothing: run.rng("smoothing"), dropout: run.rng("dropout") };
+    let streams = Streams { batches: run.rng("batches"), smoothing: run.rng("smoothing"), dropout: run.rng("dropout") };
     let mut lesson = Lesson::new(method, params, split, &model, streams)?;
     if lesson.removal().all_gone() > params.training.steps {
         let (gone, steps) = (lesson.removal().all_gone(), params.training.steps);
-        tracing::warn!("{method}: working is left at the end: the last token goes at step {gone}, training ends at {steps}");
+        tracing::warn!(
+            "{method}: working is left at the end: the last token goes at step {gone}, training ends at {steps}"
+        );
     }
     let checkpoints = Checkpoints::new(&run.work(&label), &format!("{} {method}", run.identity()));
     let mut task = run.task(&label, params.training.steps, "steps");
@@ -99,7 +110,9 @@ fn predict(run: &Run, method: Method, rehearsed: u64, started: Instant) {
     let planned = run.config().body.params["training"]["steps"].as_u64().unwrap_or(rehearsed);
     let per_step = started.elapsed().as_secs_f64() / rehearsed as f64;
     let hours = per_step * planned as f64 / 3600.;
-    tracing::info!("{method}: about {per_step:.3} s a step here, so {hours:.1} h for {planned} steps (evaluations not counted)");
+    tracing::info!(
+        "{method}: about {per_step:.3} s a step here, so {hours:.1} h for {planned} steps (evaluations not counted)"
+    );
 }
 
 fn report(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
@@ -143,18 +156,23 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
         }
         run.measure(&format!("{method}.exact_match"), scores.exact, "fraction");
         run.measure(&format!("{method}.digit_accuracy"), digit_accuracy, "fraction");
-        let last = scores.loss.len() - 1;
-        let outer = scores.accuracy[0].min(scores.accuracy[1]).min(scores.accuracy[last]);
-        run.measure(&format!("{method}.outer_digits.least_accuracy"), outer, "fraction");
+        let (outer, middle) = outer_and_middle(params.task.digits);
+        let least = outer.iter().map(|k| scores.accuracy[*k]).fold(f64::INFINITY, f64::min);
+        run.measure(&format!("{method}.outer_digits.least_accuracy"), least, "fraction");
         let hardest = scores.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         run.measure(&format!("{method}.hardest_digit.loss"), hardest, "nats");
-        let middle: Vec<f64> = scores.loss[2..last.max(3)].to_vec();
-        let mean = middle.iter().sum::<f64>() / middle.len() as f64;
+        let mean = middle.iter().map(|k| scores.loss[*k]).sum::<f64>() / middle.len() as f64;
         run.measure(&format!("{method}.middle_digits.mean_loss"), mean, "nats");
     }
     run.record(accuracy.finish()?);
     run.record(digits.finish()?);
     Ok(())
+}
+
+/// The digits that plain fine-tuning learns first (c_0, c_1 and c_{2n-1}; for n = 2 c_1 is a middle one), and the rest.
+fn outer_and_middle(n: usize) -> (Vec<usize>, Vec<usize>) {
+    let outer = |k: &usize| *k == 0 || *k == 2 * n - 1 || (*k == 1 && n > 2);
+    (0..2 * n).partition(outer)
 }
 
 fn curves(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
@@ -181,7 +199,15 @@ fn curves(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
         for at in &history.scores {
             let digit_accuracy = at.accuracy.iter().sum::<f64>() / at.accuracy.len() as f64;
             let examples = at.step * per_step;
-            curves.push(row![method.to_string(), at.step, examples, at.removed, at.train_loss, at.exact, digit_accuracy])?;
+            curves.push(row![
+                method.to_string(),
+                at.step,
+                examples,
+                at.removed,
+                at.train_loss,
+                at.exact,
+                digit_accuracy
+            ])?;
             for (k, (share, loss)) in at.accuracy.iter().zip(&at.loss).enumerate() {
                 digits.push(row![method.to_string(), at.step, format!("c{k}"), *share, *loss])?;
             }
@@ -218,11 +244,14 @@ fn dynamics(run: &Run, outcomes: &[Outcome]) -> Result<()> {
 /// First evaluation from which on a digit's loss stays below a threshold for three rows (or to the end).
 fn thresholds(run: &Run, outcomes: &[Outcome]) -> Result<()> {
     let mut thresholds = Builder::new(
-        Schema::new("thresholds", "when the running mean of three evaluations of a digit's loss first fell below a threshold")
-            .text("method", "way of training")
-            .text("digit", "answer digit, c0 the units")
-            .float("threshold", "loss", "nats")
-            .int("first_step", "optimiser steps done; empty when it never did"),
+        Schema::new(
+            "thresholds",
+            "when the running mean of three evaluations of a digit's loss first fell below a threshold",
+        )
+        .text("method", "way of training")
+        .text("digit", "answer digit, c0 the units")
+        .float("threshold", "loss", "nats")
+        .int("first_step", "optimiser steps done; empty when it never did"),
     );
     for Outcome { method, history, scores } in outcomes {
         for k in 0..scores.loss.len() {

@@ -54,7 +54,8 @@ fn config(n_layers: usize, d_model: usize, d_vocab: usize, n_positions: usize) -
 }
 
 fn cases() -> Vec<Case> {
-    let multiplication = |name, n: usize, d| Case { name, config: config(2, d, 16, 4 * n + 5), batch: 64, seq: 4 * n + 5 };
+    let multiplication =
+        |name, n: usize, d| Case { name, config: config(2, d, 16, 4 * n + 5), batch: 64, seq: 4 * n + 5 };
     vec![
         multiplication("mult-n3-d64", 3, 64),
         multiplication("mult-n3-d128", 3, 128),
@@ -72,7 +73,11 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             .float("ours", "median", "tokens/s")
             .float("ours_min", "slowest round", "tokens/s")
             .float("ours_max", "fastest round", "tokens/s")
-            .float("share_of_sgemm_peak", "arithmetic done, over that of a 1024-cubed f32 product in the same rounds", "fraction"),
+            .float(
+                "share_of_sgemm_peak",
+                "arithmetic done, over that of a 1024-cubed f32 product in the same rounds",
+                "fraction",
+            ),
     );
     for case in cases() {
         let (mut speeds, mut products) = (Vec::new(), Vec::new());
@@ -92,7 +97,14 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         let threads = candle_core::utils::get_num_threads();
         println!("{:14} {speed:9.0} tokens/s, {:.0} % of the sgemm peak, {threads} threads", case.name, share * 100.);
         let (slowest, fastest) = (speeds[0], speeds[speeds.len() - 1]);
-        table.push(row![case.name, threads, speed.round(), slowest.round(), fastest.round(), (share * 1000.).round() / 1000.])?;
+        table.push(row![
+            case.name,
+            threads,
+            speed.round(),
+            slowest.round(),
+            fastest.round(),
+            (share * 1000.).round() / 1000.
+        ])?;
     }
     let path = table.finish()?.write(&arguments.out)?;
     println!("wrote {}", path.display());

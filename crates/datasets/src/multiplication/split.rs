@@ -25,7 +25,9 @@ pub struct Split {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     /// Sizes that do not fit.
-    #[error("{asked} distinct problems asked for (training, validation and test together), but {digits}-digit operands give only {available}")]
+    #[error(
+        "{asked} distinct problems asked for (training, validation and test together), but {digits}-digit operands give only {available}"
+    )]
     TooMany {
         /// Together.
         asked: u64,
@@ -152,7 +154,8 @@ mod tests {
     fn an_epoch_of_a_fixed_set_sees_each_problem_once() {
         let split = Split::new(2, Some(100), 10, 10, &mut rng(1)).unwrap();
         let stream = rng(2);
-        let epoch = |first: u64| (first..first + 10).flat_map(|step| split.batch(&stream, step, 10)).collect::<Vec<_>>();
+        let epoch =
+            |first: u64| (first..first + 10).flat_map(|step| split.batch(&stream, step, 10)).collect::<Vec<_>>();
         assert_eq!(epoch(0).iter().collect::<HashSet<_>>().len(), 100);
         assert_ne!(epoch(0), epoch(10));
         let across = split.batch(&stream, 3, 30);
