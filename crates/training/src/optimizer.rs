@@ -68,9 +68,9 @@ impl AdamW {
         let correction1 = 1. - beta1.powi(self.updates.min(i32::MAX as u64) as i32);
         let correction2 = 1. - beta2.powi(self.updates.min(i32::MAX as u64) as i32);
         for (((var, gradient), [m, v]), decays) in variables.iter().zip(gradients).zip(&mut self.moments).zip(decays) {
-            // detached, because each update would otherwise keep the graph of the last alive
-            let w = var.as_detached_tensor();
-            *m = ((m.as_ref() * beta1)? + (gradient * (1. - beta1))?)?;
+            // detached, because the running means would otherwise keep the graph of every step alive
+            let (w, gradient) = (var.as_detached_tensor(), gradient.detach());
+            *m = ((m.as_ref() * beta1)? + (&gradient * (1. - beta1))?)?;
             *v = ((v.as_ref() * beta2)? + (gradient.sqr()? * (1. - beta2))?)?;
             let denominator = ((v.as_ref() / correction2)?.sqrt()? + eps)?;
             let step = ((m.as_ref() / correction1)? / denominator)?;
@@ -151,6 +151,18 @@ mod tests {
         adam.update(&vars, &[true, false], &[zero.clone(), zero], 1.).unwrap();
         assert_eq!(vars[0].as_tensor().to_vec1::<f64>().unwrap(), [0.95]);
         assert_eq!(vars[1].as_tensor().to_vec1::<f64>().unwrap(), [1.]);
+    }
+
+    #[test]
+    fn running_means_keep_no_graph_alive() {
+        let var = Var::new(&[1f32, 2.], &Device::Cpu).unwrap();
+        let mut adam = AdamW::new(config(0.1, 0.), std::slice::from_ref(&var)).unwrap();
+        // still attached to the variable, as candle's gradients are
+        let gradient = (var.as_tensor() * 2.).unwrap();
+        assert!(gradient.track_op());
+        adam.update(std::slice::from_ref(&var), &[true], &[gradient], 1.).unwrap();
+        let (_, moments) = adam.state();
+        assert!(moments.iter().flatten().all(|moment| !moment.track_op()));
     }
 
     #[test]

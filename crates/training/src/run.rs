@@ -166,7 +166,9 @@ fn gradients(
             check_reach(parameters, &store)?;
         }
         let parts = parameters.iter().map(|p| match store.get(&p.var) {
-            Some(gradient) => Ok(gradient.clone()),
+            // candle leaves the activations that a gradient was made from attached to it: what keeps the gradient
+            // (running means do) would keep every step's activations
+            Some(gradient) => Ok(gradient.detach()),
             None => Ok(p.var.zeros_like()?),
         });
         let parts = parts.collect::<Result<Vec<_>, Error>>()?;
