@@ -10,7 +10,7 @@ use crate::error::{Error, did_you_mean};
 pub struct Measure {
     /// Its name in claims and published numbers.
     pub name: String,
-    /// The number; not finite where there is none.
+    /// The number; NaN where the run was not asked for it.
     pub value: f64,
     /// Unit, such as `nats` or `fraction`.
     pub unit: String,
@@ -46,7 +46,7 @@ pub struct Comparison {
 ///
 /// A claim takes its value from the points that report its measure (both, if there is a `minus`).
 /// Without `over`, the point on the worst side of the bar decides, so that all points must meet it.
-/// A value that is not finite meets no bar.
+/// A measure that is not a number (NaN) was not measured: the claim stays open. An infinite one meets no bar.
 ///
 /// # Errors
 /// When no point reports a measure that a claim names, with the nearest names; all such claims at once.
@@ -68,12 +68,11 @@ pub fn compare(published: &[Published], points: &[Vec<Measure>]) -> Result<Vec<C
 
 fn decide(claim: &Claim, points: &[Vec<Measure>], unknown: &mut Vec<String>) -> Verdict {
     let who = format!("claim `{}`", claim.id);
-    let known = know(&claim.measure, &who, points, unknown);
-    let known = claim.minus.as_ref().is_none_or(|minus| know(minus, &who, points, unknown)) && known;
-    let values: Vec<f64> = points.iter().filter_map(|point| value(claim, point)).collect();
-    if let (Some(minus), true, true) = (&claim.minus, known, values.is_empty() && !points.is_empty()) {
-        unknown.push(format!("{who}: no point has both `{}` and `{minus}`", claim.measure));
+    know(&claim.measure, &who, points, unknown);
+    if let Some(minus) = &claim.minus {
+        know(minus, &who, points, unknown);
     }
+    let values: Vec<f64> = points.iter().filter_map(|point| value(claim, point)).collect();
     let measured = if values.is_empty() { None } else { Some(reduce(&values, claim.over, claim.bar)) };
     let holds = measured.map(|value| claim.bar.holds(value));
     Verdict { claim: claim.clone(), measured, n: values.len(), holds }
@@ -87,18 +86,17 @@ fn beside(published: &Published, points: &[Vec<Measure>], unknown: &mut Vec<Stri
     Comparison { published: published.clone(), ours, difference, n: values.len() }
 }
 
-/// Whether some point reports the measure; no points at all is no mistake.
-fn know(measure: &str, who: &str, points: &[Vec<Measure>], unknown: &mut Vec<String>) -> bool {
+/// Notes a measure that no point reports; no points at all is no mistake.
+fn know(measure: &str, who: &str, points: &[Vec<Measure>], unknown: &mut Vec<String>) {
     let mut names: Vec<&str> = points.iter().flatten().map(|measure| measure.name.as_str()).collect();
     if points.is_empty() || names.contains(&measure) {
-        return true;
+        return;
     }
     names.sort_unstable();
     names.dedup();
     let guess = did_you_mean(measure, names.iter().copied());
     let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     unknown.push(format!("{who}: unknown measure `{measure}`{guess} (there are: {list})"));
-    false
 }
 
 fn value(claim: &Claim, point: &[Measure]) -> Option<f64> {
@@ -109,15 +107,14 @@ fn value(claim: &Claim, point: &[Measure]) -> Option<f64> {
     }
 }
 
+/// The value of a measure; one that is not a number was not measured.
 fn find(point: &[Measure], name: &str) -> Option<f64> {
-    point.iter().find(|measure| measure.name == name).map(|measure| measure.value)
+    let named = point.iter().find(|measure| measure.name == name)?;
+    (!named.value.is_nan()).then_some(named.value)
 }
 
 /// One number out of several.
 fn reduce(values: &[f64], over: Option<Over>, bar: Bar) -> f64 {
-    if values.iter().any(|value| value.is_nan()) {
-        return f64::NAN;
-    }
     match over {
         Some(Over::Mean) => mean(values),
         Some(Over::Median) => median(values),
@@ -225,9 +222,11 @@ mod tests {
         let bar = claim("measure: acc, bar: {at_least: 0}");
         let verdict = &evaluate(std::slice::from_ref(&bar), &[]).unwrap()[0];
         assert_eq!((verdict.measured, verdict.n, verdict.holds), (None, 0, None));
-        let verdict = &evaluate(&[bar], &measures("acc=NaN|acc=1")).unwrap()[0];
-        assert!(verdict.measured.unwrap().is_nan());
-        assert_eq!(verdict.holds, Some(false));
+        // a point that was not asked for the measure does not count; with no point left the claim stays open
+        let verdict = &evaluate(std::slice::from_ref(&bar), &measures("acc=NaN|acc=1")).unwrap()[0];
+        assert_eq!((verdict.measured, verdict.n, verdict.holds), (Some(1.0), 1, Some(true)));
+        let verdict = &evaluate(&[bar], &measures("acc=NaN")).unwrap()[0];
+        assert_eq!((verdict.measured, verdict.n, verdict.holds), (None, 0, None));
     }
 
     #[test]
@@ -240,8 +239,12 @@ mod tests {
         let expected = "claim `c`: unknown measure `icot_acuracy`, did you mean `icot_accuracy`? (there are: icot_accuracy, sft_accuracy)\n\
                         claim `c`: unknown measure `x` (there are: icot_accuracy, sft_accuracy)";
         assert_eq!(error, expected);
-        let apart = evaluate(&[claim("measure: a, minus: b, bar: {at_least: 1}")], &measures("a=1|b=2")).unwrap_err();
-        assert_eq!(apart.to_string(), "claim `c`: no point has both `a` and `b`");
+    }
+
+    #[test]
+    fn measures_that_no_point_has_together_leave_the_claim_open() {
+        let apart = &evaluate(&[claim("measure: a, minus: b, bar: {at_least: 1}")], &measures("a=1|b=2")).unwrap()[0];
+        assert_eq!((apart.measured, apart.holds), (None, None));
     }
 
     #[test]

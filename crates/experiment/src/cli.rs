@@ -18,11 +18,14 @@ use crate::progress::{self, Mode, Progress};
 use crate::run::Setting;
 use crate::{Interrupted, Run, device};
 
+/// What an experiment does, its parameters already checked.
+type Body = dyn Fn(&Run) -> Result<()> + Sync;
+
 /// An experiment: its name, the schema of its parameters, and what it does.
 pub struct Experiment {
     name: &'static str,
     schema: fn() -> serde_json::Value,
-    run: Box<dyn Fn(&Run) -> Result<()> + Sync>,
+    run: Box<Body>,
 }
 
 impl Experiment {

@@ -172,7 +172,8 @@ impl Run {
         self.collected().tables.push(table);
     }
 
-    /// Hands in a number that claims and published values are held against.
+    /// Hands in a number that claims and published values are held against; NaN for one that the configuration left out,
+    /// whose claims then stay open.
     pub fn measure(&self, name: &str, value: f64, unit: &str) {
         self.collected().measures.push(Measure { name: name.to_owned(), value, unit: unit.to_owned() });
     }

@@ -17,7 +17,7 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When candle fails.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    if fused::takes(x) { x.contiguous()?.apply_op1(fused::GeluErf) } else { x.gelu_erf() }
 }
 
 #[cfg(test)]

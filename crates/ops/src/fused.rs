@@ -3,11 +3,13 @@
 //! Every kernel walks its rows in order on one thread, so results are the same bytes whatever runs beside it.
 //! The public functions choose these for contiguous f32 and f64 tensors on the CPU, and candle's own operations elsewhere.
 
+use std::ops::{AddAssign, DivAssign, SubAssign};
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use num_traits::Float;
 
 /// Numbers that the kernels compute with.
-pub(crate) trait Real: Float + WithDType + std::iter::Sum + std::ops::AddAssign {}
+pub(crate) trait Real: Float + WithDType + std::iter::Sum + AddAssign + SubAssign + DivAssign {}
 impl Real for f32 {}
 impl Real for f64 {}
 
@@ -79,6 +81,42 @@ impl CustomOp1 for GeluTanh {
                 let t = tanh(a * (x + c * x * x * x));
                 let slope = half * (T::one() + t) + half * x * (T::one() - t * t) * a * (T::one() + three * c * x * x);
                 dy * slope
+            });
+            tensor(dx.collect(), x)
+        }
+        by_dtype!(x.dtype(), run(x, dy)).map(Some)
+    }
+}
+
+/// GELU, exact form.
+pub(crate) struct GeluErf;
+
+/// Standard normal distribution function and density.
+fn normal<T: Real>(x: T) -> (T, T) {
+    let x = num_traits::ToPrimitive::to_f64(&x).unwrap_or(f64::NAN);
+    let below = 0.5 * (1. + libm::erf(x / std::f64::consts::SQRT_2));
+    let density = (-0.5 * x * x).exp() / (2. * std::f64::consts::PI).sqrt();
+    (number(below), number(density))
+}
+
+impl CustomOp1 for GeluErf {
+    fn name(&self) -> &'static str {
+        "gelu-erf"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(storage: &CpuStorage, layout: &Layout) -> Result<CpuStorage> {
+            let y = slice::<T>(storage, layout)?.iter().map(|&x| x * normal(x).0);
+            Ok(T::to_cpu_storage_owned(y.collect()))
+        }
+        Ok((by_dtype!(storage_dtype(storage), run(storage, layout))?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        fn run<T: Real>(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+            let dx = values::<T>(x)?.into_iter().zip(values::<T>(dy)?).map(|(x, dy)| {
+                let (below, density) = normal(x);
+                dy * (below + x * density)
             });
             tensor(dx.collect(), x)
         }
@@ -273,7 +311,7 @@ fn probabilities<T: Real>(qkv: &[T], h: Heads, batch: usize, head: usize, query:
         sum += *score;
     }
     for score in row.iter_mut() {
-        *score = *score / sum;
+        *score /= sum;
     }
 }
 
@@ -386,7 +424,7 @@ impl CustomOp1 for TokenLosses {
                 for x in row.iter_mut() {
                     *x = (*x - largest - log_sum).exp() * dloss;
                 }
-                row[*target as usize] = row[*target as usize] - dloss;
+                row[*target as usize] -= dloss;
             }
             tensor(d, logits)
         }

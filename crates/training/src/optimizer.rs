@@ -70,10 +70,10 @@ impl AdamW {
         for (((var, gradient), [m, v]), decays) in variables.iter().zip(gradients).zip(&mut self.moments).zip(decays) {
             // detached, because the running means would otherwise keep the graph of every step alive
             let (w, gradient) = (var.as_detached_tensor(), gradient.detach());
-            *m = ((m.as_ref() * beta1)? + (&gradient * (1. - beta1))?)?;
-            *v = ((v.as_ref() * beta2)? + (gradient.sqr()? * (1. - beta2))?)?;
-            let denominator = ((v.as_ref() / correction2)?.sqrt()? + eps)?;
-            let step = ((m.as_ref() / correction1)? / denominator)?;
+            *m = ((&*m * beta1)? + (&gradient * (1. - beta1))?)?;
+            *v = ((&*v * beta2)? + (gradient.sqr()? * (1. - beta2))?)?;
+            let denominator = ((&*v / correction2)?.sqrt()? + eps)?;
+            let step = ((&*m / correction1)? / denominator)?;
             let kept = if *decays { (w * (1. - lr * weight_decay))? } else { w };
             var.set(&(kept - (step * lr)?)?)?;
         }

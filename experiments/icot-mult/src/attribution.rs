@@ -120,6 +120,10 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         run.measure(&format!("{method}.delta_correlation"), r, "");
         run.measure(&format!("{method}.delta_largest"), largest, "");
     }
+    for method in Method::ALL.iter().filter(|method| !params.methods.contains(method)) {
+        run.measure(&format!("{method}.delta_correlation"), f64::NAN, "");
+        run.measure(&format!("{method}.delta_largest"), f64::NAN, "");
+    }
     run.record(delta.finish()?);
     run.record(reference_table(&reference, task.digits)?);
     run.record(correlation.finish()?);

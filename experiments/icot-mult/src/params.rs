@@ -46,6 +46,11 @@ pub enum Method {
     Aux,
 }
 
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sft, Self::Icot, Self::Cot, Self::Aux];
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
