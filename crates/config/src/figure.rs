@@ -92,6 +92,21 @@ pub struct Figure {
     pub rules: Vec<Rule>,
 }
 
+impl Figure {
+    /// File of the table in the run folder; none when the figure draws published values, which lie beside the configuration.
+    #[must_use]
+    pub fn table_file(&self) -> Option<String> {
+        (!self.table.ends_with(".csv")).then(|| format!("{}.csv", self.table))
+    }
+
+    /// Files of the figure in the run folder: both pictures, and its table where it has one there.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        let pictures = ["svg", "png"].map(|ending| format!("{}.{ending}", self.id));
+        pictures.into_iter().chain(self.table_file()).collect()
+    }
+}
+
 /// How a figure is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

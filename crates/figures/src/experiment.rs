@@ -71,10 +71,9 @@ pub fn experiment(
 /// Draws one figure and writes both files.
 fn picture(run: &Run, figure: &Figure, configs: Option<&Path>, lenient: bool) -> Result<Vec<String>, Error> {
     let about = |source| Error::FigureTable { figure: figure.id.clone(), source: Box::new(source) };
-    let read = || match figure.table.strip_suffix(".csv") {
-        // published values drawn by themselves stand beside the configuration
-        Some(_) => Table::read_csv(&configs.unwrap_or(&run.folder).join(&figure.table)),
-        None => Table::read(&run.folder, &figure.table),
+    let read = || match figure.table_file() {
+        Some(_) => Table::read(&run.folder, &figure.table),
+        None => Table::read_csv(&configs.unwrap_or(&run.folder).join(&figure.table)),
     };
     let table = match read() {
         Err(tables::Error::Storage(e)) if e.is_not_found() && run.manifest.is_none() => {

@@ -292,8 +292,8 @@ fn section(out: &mut String, run: &Run) -> Result<(), Error> {
         } else {
             putln!(out, "<p class=\"note\">{} is not drawn.</p>", esc(&figure.title));
         }
-        let files = [format!("{}.csv", figure.table), format!("{}.svg", figure.id), format!("{}.png", figure.id)];
-        let links: Vec<String> = files.iter().map(|f| format!("<a href=\"{}\">{}</a>", link(run, f), esc(f))).collect();
+        let links: Vec<String> =
+            figure.files().iter().map(|f| format!("<a href=\"{}\">{}</a>", link(run, f), esc(f))).collect();
         putln!(
             out,
             "<figcaption><strong>{}</strong> {} {notes} <span class=\"files\">{}</span></figcaption>\n</figure>",
@@ -411,8 +411,7 @@ fn json(runs: &[Run]) -> Result<Json, Error> {
         for artefact in &config.body.artefacts {
             let mut files: Vec<String> = Vec::new();
             for figure in config.body.figures.iter().filter(|f| f.artefact == artefact.id) {
-                let of = [format!("{}.svg", figure.id), format!("{}.png", figure.id), format!("{}.csv", figure.table)];
-                for file in of {
+                for file in figure.files() {
                     let path = if run.place.is_empty() { file.clone() } else { format!("{}/{file}", run.place) };
                     if run.folder.join(&file).exists() && !files.contains(&path) {
                         files.push(path);

@@ -155,8 +155,8 @@ pub(crate) fn report(run: &Run, drawn: &[(Figure, Vec<String>)]) -> Result<Strin
                 text.push_str(&format!("{}\n", md(line)));
             }
         }
-        let id = &figure.id;
-        text.push_str(&format!("[{0}.csv]({0}.csv) · [{id}.png]({id}.png)\n\n", figure.table));
+        let links: Vec<String> = figure.files().iter().map(|file| format!("[{file}]({file})")).collect();
+        text.push_str(&format!("{}\n\n", links.join(" · ")));
     }
 
     if let Some(published) = run.published.as_ref().filter(|t| !t.is_empty()) {
