@@ -475,13 +475,8 @@ impl<'a> Queue<'a> {
         let share = || thread::available_parallelism().map_or(1, |cores| (cores.get() / self.options.jobs).max(1));
         // small products are fastest on one thread each, and gemm's threads spin while they wait for a busy core:
         // a program runs whole methods or sweeps side by side instead
-        // and a training step frees and takes back the same buffers: giving them to the system between costs half its time
-        for (name, value) in
-            [("RAYON_NUM_THREADS", "1"), ("MIMALLOC_PURGE_DELAY", "-1"), ("MIMALLOC_ALLOW_LARGE_OS_PAGES", "1")]
-        {
-            if std::env::var_os(name).is_none() {
-                command.env(name, value);
-            }
+        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+            command.env("RAYON_NUM_THREADS", "1");
         }
         if let Some(threads) = self.options.threads.or_else(|| several.then(share)) {
             command.env("RETRACE_THREADS", threads.to_string());
