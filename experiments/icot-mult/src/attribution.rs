@@ -84,7 +84,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let needed = run.need(TRAIN)?;
     let trained: TrainParams = config::params(&needed.manifest().config)?;
     let (task, format) = (&trained.task, format_of(&trained));
-    let problems = problems(run, &trained, params.problems)?;
+    let seed = needed.manifest().config.body.seed;
+    let problems = problems(run, &trained, seed, params.problems)?;
     let reference = reference(&problems, task.digits);
     let mut delta = Builder::new(
         Schema::new("delta", "fall of the favourite token's logit when an operand digit is replaced")
@@ -132,10 +133,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
 }
 
 /// The first validation problems of the run that trained the models, which they have not seen.
-fn problems(run: &Run, trained: &TrainParams, count: usize) -> Result<Vec<Problem>> {
-    let manifest = run.need(TRAIN)?;
+fn problems(run: &Run, trained: &TrainParams, seed: u64, count: usize) -> Result<Vec<Problem>> {
     let task = &trained.task;
-    let seed = manifest.manifest().config.body.seed;
     if seed != run.config().body.seed {
         bail!(
             "{TRAIN} was run with seed {seed}, this experiment with {}: its held-out problems would differ",
