@@ -473,13 +473,9 @@ impl<'a> Queue<'a> {
             command.args(["--git-dirty", &dirty.to_string()]);
         }
         let share = || thread::available_parallelism().map_or(1, |cores| (cores.get() / self.options.jobs).max(1));
-        // small products are fastest on one thread each, and gemm's threads spin while they wait for a busy core:
-        // a program runs whole methods or sweeps side by side instead
-        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-            command.env("RAYON_NUM_THREADS", "1");
-        }
         if let Some(threads) = self.options.threads.or_else(|| several.then(share)) {
-            command.env("RETRACE_THREADS", threads.to_string());
+            // the second is what candle goes by
+            command.env("RETRACE_THREADS", threads.to_string()).env("RAYON_NUM_THREADS", threads.to_string());
         }
         Ok(command)
     }

@@ -135,6 +135,9 @@ fn find<'a>(experiments: &'a [Experiment], name: &str) -> Result<&'a Experiment>
 }
 
 fn run_to_exit_code(paper: &str, experiments: &[Experiment], arguments: RunArguments) -> ExitCode {
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(crate::machine::threads()).build_global() {
+        tracing::warn!("threads: {error}");
+    }
     match prepare(paper, experiments, arguments) {
         Err(error) => exit_code(Err(error), 2),
         Ok((experiment, setting)) => exit_code(carry_out(experiment, setting), 1),

@@ -54,6 +54,15 @@ pub enum Activation {
     GeluErf,
 }
 
+impl Activation {
+    pub(crate) fn kernel(self) -> ops::kernel::activation::Activation {
+        match self {
+            Self::GeluTanh => ops::kernel::activation::Activation::GeluTanh,
+            Self::GeluErf => ops::kernel::activation::Activation::GeluErf,
+        }
+    }
+}
+
 /// How fresh weights are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

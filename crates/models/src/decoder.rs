@@ -2,7 +2,9 @@
 //!
 //! Letters in shapes: b batch, t sequence, d `d_model`, h heads, e `d_head`, m `d_mlp`, v vocabulary.
 
-use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
 use hooks::{Hook, HookedModel, Layer, Point, Site, Tokens};
 use ops::{
     attention_pattern, attention_scores, causal_attention, dropout, embedding, gelu_erf, gelu_tanh, layer_norm_parts,
@@ -11,6 +13,8 @@ use ops::{
 use rand::Rng;
 use weights::Named;
 
+use crate::direct::{Direct, Pass, Want};
+use crate::pass::{Drop, Keep};
 use crate::{Activation, Config, Error, init};
 
 /// A decoder with its weights.
@@ -23,6 +27,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     ln_final: Norm,
     unembed: Option<Tensor>,
+    direct: Arc<Direct>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,21 +52,43 @@ struct Linear {
     b: Option<Tensor>,
 }
 
-/// Dropout of one training step: a probability, and a key of its own for every mask.
-struct Drop {
-    p: f64,
-    key: u64,
+/// Dropout masks of one training step, in the order of their use.
+struct Masks {
+    drop: Drop,
+    used: u64,
 }
 
-impl Drop {
+impl Masks {
+    fn new(p: f64, key: u64) -> Self {
+        Self { drop: Drop { p, key }, used: 0 }
+    }
+
     fn apply(&mut self, x: Tensor) -> Result<Tensor> {
-        if self.p == 0. {
+        if self.drop.p == 0. {
             return Ok(x);
         }
-        self.key = self.key.wrapping_add(1);
-        // spread the counter over all 64 bits, so that keys of neighbouring steps do not meet
-        dropout(&x, self.p, self.key.wrapping_mul(0xd134_2543_de82_ef95))
+        self.used += 1;
+        dropout(&x, self.drop.p, self.drop.key(self.used))
     }
+}
+
+/// What [`Decoder::losses`] computes.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// Negative log-probability in nats of each target that counts, in the order of the batch, `[targets]`.
+    pub losses: Tensor,
+    /// Outputs of the heads of each block that was asked for, `[batch, seq, n_heads, d_head]`.
+    pub z: Vec<Tensor>,
+}
+
+/// How a training step runs through the decoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Key of the step's dropout masks; without one, nothing is dropped.
+    pub dropout: Option<u64>,
+    /// Keep only what goes into each block for the backward pass, and compute the rest again: less memory, more time,
+    /// the same bytes.
+    pub recompute: bool,
 }
 
 impl Decoder {
@@ -120,6 +147,7 @@ impl Decoder {
             blocks,
             ln_final: norm("ln_final"),
             unembed: find("unembed.W_U"),
+            direct: Arc::new(Direct::new(&config)),
             config,
             parameters,
         }
@@ -143,23 +171,83 @@ impl Decoder {
         self.parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
     }
 
-    /// Logits in training: with dropout, its masks a function of `key` alone.
+    /// Losses of a training step, and on the way the outputs of the heads of some blocks.
+    ///
+    /// On the CPU, in f32 and f64, this runs on the decoder's own forward and backward pass, with the same bytes at any
+    /// number of threads; elsewhere through [`HookedModel::forward`].
     ///
     /// # Shapes
-    /// `tokens` `[batch, seq]`, output `[batch, seq, d_vocab]`.
+    /// `tokens` and `targets` `[batch, seq]` (`u32`); targets that are [`ops::IGNORED`] count for nothing.
     ///
     /// # Errors
-    /// As [`HookedModel::forward`].
-    pub fn forward_training(&self, tokens: &Tokens, key: u64, hook: &mut dyn Hook) -> Result<Tensor> {
-        self.run(tokens, &mut Drop { p: self.config.dropout, key }, hook)
+    /// As [`HookedModel::forward`]; when a target lies outside of the vocabulary, or a block does not exist.
+    pub fn losses(&self, tokens: &Tokens, targets: &Tensor, taps: &[Layer], step: Step) -> Result<Losses> {
+        let (batch, seq) = self.check(tokens)?;
+        if let Some(Layer(layer)) = taps.iter().find(|Layer(layer)| *layer >= self.config.n_layers) {
+            candle_core::bail!("block {layer} of a decoder of {}", self.config.n_layers);
+        }
+        let targets = targets.flatten_all()?.to_vec1::<u32>()?;
+        if targets.len() != batch * seq {
+            candle_core::bail!("{} targets for {batch} x {seq} tokens", targets.len());
+        }
+        let v = self.config.d_vocab;
+        if let Some(target) = targets.iter().find(|target| **target as usize >= v && **target != ops::IGNORED) {
+            candle_core::bail!("target {target} lies outside of the vocabulary of {v}");
+        }
+        let drop = Drop { p: step.dropout.map_or(0., |_| self.config.dropout), key: step.dropout.unwrap_or(0) };
+        let counted = targets.iter().filter(|target| **target != ops::IGNORED).count();
+        if self.is_direct() {
+            let keep = if step.recompute { Keep::Blocks } else { Keep::All };
+            let want = Want::Losses { targets, keep, taps: taps.iter().map(|layer| layer.0).collect() };
+            let out = self.pass(tokens, drop, want)?;
+            let (h, e) = (self.config.n_heads, self.config.d_head());
+            let each = batch * seq * h * e;
+            let z = (0..taps.len()).map(|i| out.narrow(0, counted + i * each, each)?.reshape((batch, seq, h, e)));
+            return Ok(Losses { losses: out.narrow(0, 0, counted)?, z: z.collect::<Result<_>>()? });
+        }
+        let sites = taps.iter().map(|layer| Site::Block(*layer, Point::Z)).collect();
+        let mut hook = Taps { sites, seen: Vec::new() };
+        let logits = self.run(tokens, &mut Masks { drop, used: 0 }, &mut hook)?;
+        let rows: Vec<u32> = (0u32..).zip(&targets).filter(|(_, t)| **t != ops::IGNORED).map(|(row, _)| row).collect();
+        let chosen: Vec<u32> = rows.iter().map(|row| targets[*row as usize]).collect();
+        let device = tokens.device();
+        let logits = logits.reshape((batch * seq, v))?.index_select(&Tensor::new(rows, device)?, 0)?;
+        Ok(Losses { losses: ops::token_losses(&logits, &Tensor::new(chosen, device)?)?, z: hook.in_order(taps) })
     }
 
-    fn run(&self, tokens: &Tokens, drop: &mut Drop, hook: &mut dyn Hook) -> Result<Tensor> {
+    /// Whether the decoder's own pass can take these weights.
+    fn is_direct(&self) -> bool {
+        self.embed.device().is_cpu() && matches!(self.embed.dtype(), DType::F32 | DType::F64)
+    }
+
+    /// One direct pass, attached to the weights in candle's graph.
+    fn pass(&self, tokens: &Tokens, drop: Drop, want: Want) -> Result<Tensor> {
         let (_, seq) = tokens.dims2()?;
+        let tokens = tokens.flatten_all()?.to_vec1::<u32>()?;
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.d_vocab) {
+            candle_core::bail!("token {token} lies outside of the vocabulary of {}", self.config.d_vocab);
+        }
+        let parts = self.parameters.iter().map(|(_, var)| var.flatten_all()).collect::<Result<Vec<_>>>()?;
+        let flat = Tensor::cat(&parts, 0)?;
+        let direct = self.direct.clone();
+        match self.embed.dtype() {
+            DType::F64 => flat.apply_op1(Pass::<f64>::new(direct, tokens, seq, drop, want)),
+            _ => flat.apply_op1(Pass::<f32>::new(direct, tokens, seq, drop, want)),
+        }
+    }
+
+    fn check(&self, tokens: &Tokens) -> Result<(usize, usize)> {
+        let (batch, seq) = tokens.dims2()?;
         if seq > self.config.n_positions {
             let longest = self.config.n_positions;
             candle_core::bail!("a sequence of {seq} tokens does not fit the model's {longest} positions");
         }
+        Ok((batch, seq))
+    }
+
+    /// Every step an operation of its own, so that each site can be seen.
+    fn run(&self, tokens: &Tokens, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
+        let (_, seq) = self.check(tokens)?;
         let embed = visit(hook, Site::Embed, embedding(tokens, &self.embed)?)?; // [b, t, d]
         let pos_embed = self.pos_embed.narrow(0, 0, seq)?.unsqueeze(0)?.broadcast_as(embed.shape())?; // [b, t, d]
         let pos_embed = visit(hook, Site::PosEmbed, pos_embed)?;
@@ -180,7 +268,7 @@ impl Decoder {
         block: &Block,
         layer: Layer,
         resid: Tensor,
-        drop: &mut Drop,
+        drop: &mut Masks,
         hook: &mut dyn Hook,
     ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
@@ -200,21 +288,21 @@ impl Decoder {
         block: &Block,
         layer: Layer,
         x: &Tensor,
-        drop: &mut Drop,
+        drop: &mut Masks,
         hook: &mut dyn Hook,
     ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
         let (b, t, d) = x.dims3()?;
         let (h, e) = (self.config.n_heads, self.config.d_head());
-        let qkv = linear(x, &block.qkv.w, block.qkv.b.as_ref())?.reshape((b, t, 3, h, e))?;
+        let qkv = linear(x, &block.qkv.w, block.qkv.b.as_ref())?.reshape((b, t, 3 * h, e))?;
         let inside = [Point::Q, Point::K, Point::V, Point::AttnScores, Point::Pattern];
-        if drop.p == 0. && !inside.iter().any(|point| hook.wants(at(*point))) {
+        if drop.drop.p == 0. && !inside.iter().any(|point| hook.wants(at(*point))) {
             // nobody looks inside, so the pattern need not exist
-            let z = visit(hook, at(Point::Z), causal_attention(&qkv)?)?.reshape((b, t, d))?; // [b, t, d]
+            let z = visit(hook, at(Point::Z), causal_attention(&qkv, h)?)?.reshape((b, t, d))?; // [b, t, d]
             return linear(&z, &block.out.w, block.out.b.as_ref());
         }
         let mut part = |index: usize, point| -> Result<Tensor> {
-            let part = visit(hook, at(point), qkv.i((.., .., index))?)?; // [b, t, h, e]
+            let part = visit(hook, at(point), qkv.narrow(2, index * h, h)?)?; // [b, t, h, e]
             part.transpose(1, 2)?.contiguous() // [b, h, t, e]
         };
         let (q, k, v) = (part(0, Point::Q)?, part(1, Point::K)?, part(2, Point::V)?);
@@ -267,7 +355,38 @@ impl HookedModel for Decoder {
     }
 
     fn forward(&self, tokens: &Tokens, hook: &mut dyn Hook) -> Result<Tensor> {
-        self.run(tokens, &mut Drop { p: 0., key: 0 }, hook)
+        let (batch, seq) = self.check(tokens)?;
+        // a batch of nothing has no shards
+        if self.is_direct() && batch * seq > 0 && !Site::all(self.config.n_layers).any(|site| hook.wants(site)) {
+            return self.pass(tokens, Drop::default(), Want::Logits)?.reshape((batch, seq, self.config.d_vocab));
+        }
+        self.run(tokens, &mut Masks::new(0., 0), hook)
+    }
+}
+
+/// Remembers what it sees at some sites.
+struct Taps {
+    sites: Vec<Site>,
+    seen: Vec<(Site, Tensor)>,
+}
+
+impl Taps {
+    fn in_order(self, taps: &[Layer]) -> Vec<Tensor> {
+        let find = |layer: &Layer| {
+            self.seen.iter().find(|(site, _)| *site == Site::Block(*layer, Point::Z)).map(|(_, z)| z.clone())
+        };
+        taps.iter().filter_map(find).collect()
+    }
+}
+
+impl Hook for Taps {
+    fn wants(&self, site: Site) -> bool {
+        self.sites.contains(&site)
+    }
+
+    fn visit(&mut self, site: Site, tensor: Tensor) -> Result<Tensor> {
+        self.seen.push((site, tensor.clone()));
+        Ok(tensor)
     }
 }
 
@@ -333,6 +452,121 @@ mod tests {
     fn variants() -> Vec<Config> {
         let erf = Config { activation: Activation::GeluErf, biases: false, tied: false, ..tiny() };
         vec![tiny(), Config { initialisation: crate::Initialisation::UniformFanIn, ..erf }]
+    }
+
+    /// Weights with irregular entries, so that gains, biases and attention all matter.
+    fn irregular(config: &Config, dtype: DType) -> Decoder {
+        let weights = config.shapes().into_iter().enumerate().map(|(which, (name, shape))| {
+            let count: usize = shape.iter().product();
+            let values: Vec<f64> = (0..count).map(|i| 0.6 * ((i * 7 + which * 13) as f64 * 0.731).sin()).collect();
+            (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap())
+        });
+        Decoder::new(config, weights.collect(), &Device::Cpu).unwrap()
+    }
+
+    /// Tokens and targets, some of which do not count.
+    fn batch(batch: usize, seq: usize) -> (Tensor, Tensor) {
+        let tokens: Vec<u32> = (0..batch * seq).map(|i| (i * 5 % 11) as u32).collect();
+        let targets = (0..batch * seq).map(|i| if i % 3 == 0 { ops::IGNORED } else { (i * 3 % 11) as u32 });
+        let tensor = |values: Vec<u32>| Tensor::from_vec(values, (batch, seq), &Device::Cpu).unwrap();
+        (tensor(tokens), tensor(targets.collect()))
+    }
+
+    /// Everything that comes out of a step: losses, heads, and the gradient of every weight, of a sum of both.
+    fn step(model: &Decoder, direct: bool, recompute: bool) -> Vec<(String, Tensor)> {
+        let (tokens, targets) = batch(6, 7);
+        let taps = [Layer(1), Layer(0)];
+        let Losses { losses, z } = if direct {
+            model.losses(&tokens, &targets, &taps, Step { dropout: Some(9), recompute }).unwrap()
+        } else {
+            let mut probe = Probe::default();
+            let logits = model.run(&tokens, &mut Masks::new(model.config.dropout, 9), &mut probe).unwrap();
+            let logits = logits.reshape((42, model.config.d_vocab)).unwrap();
+            let losses = ops::token_losses(&logits, &targets.flatten_all().unwrap()).unwrap();
+            let counted: Vec<u32> = (0..42u32).filter(|row| row % 3 != 0).collect();
+            let losses = losses.index_select(&Tensor::new(counted, &Device::Cpu).unwrap(), 0).unwrap();
+            Losses { losses, z: taps.map(|l| probe.seen[&format!("blocks.{}.attn.hook_z", l.0)].clone()).to_vec() }
+        };
+        let sum = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap();
+        let total = (sum(&losses) + (sum(&z[0]) + sum(&z[1])).unwrap()).unwrap();
+        let store = total.backward().unwrap();
+        let gradients = model.parameters.iter().map(|(name, var)| {
+            (name.clone(), store.get(var).unwrap_or_else(|| panic!("no gradient for {name}")).clone())
+        });
+        let seen = [("losses".to_owned(), losses), ("z1".to_owned(), z[0].clone()), ("z0".to_owned(), z[1].clone())];
+        seen.into_iter().chain(gradients).collect()
+    }
+
+    #[test]
+    fn the_direct_pass_agrees_with_the_one_that_can_be_looked_into() {
+        for config in variants() {
+            for dropout in [0., 0.3] {
+                let config = Config { dropout, ..config.clone() };
+                for (dtype, bar) in [(DType::F64, 1e-11), (DType::F32, 1e-5)] {
+                    let model = irregular(&config, dtype);
+                    for ((name, direct), (_, composed)) in step(&model, true, false).iter().zip(&step(&model, false, false))
+                    {
+                        let flat = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+                        let largest = flat(composed).abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                        let difference = (flat(direct) - flat(composed)).unwrap().abs().unwrap().max_all().unwrap();
+                        let difference = difference.to_scalar::<f64>().unwrap() / (1. + largest);
+                        assert!(difference < bar, "{name}, {dtype:?}, dropout {dropout}: {difference}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn bytes(step: Vec<(String, Tensor)>) -> Vec<(String, Vec<u32>)> {
+        let bits = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
+        step.into_iter().map(|(name, tensor)| (name, bits(tensor))).collect()
+    }
+
+    #[test]
+    fn same_bytes_at_any_number_of_threads_and_when_blocks_are_computed_again() {
+        let model = irregular(&Config { dropout: 0.2, ..tiny() }, DType::F32);
+        let on = |threads: usize, recompute| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| bytes(step(&model, true, recompute)))
+        };
+        let one = on(1, false);
+        assert_eq!(one, on(2, false));
+        assert_eq!(one, on(4, false));
+        assert_eq!(one, on(2, true));
+    }
+
+    #[test]
+    fn a_second_backward_pass_gives_the_same() {
+        let model = irregular(&tiny(), DType::F32);
+        let (tokens, targets) = batch(3, 5);
+        let losses = model.losses(&tokens, &targets, &[], Step::default()).unwrap().losses;
+        let gradient = || {
+            let store = losses.sum_all().unwrap().backward().unwrap();
+            store.get(&model.parameters[0].1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(gradient(), gradient());
+        let logits = model.forward(&tokens, &mut NoHook).unwrap();
+        let losses =
+            ops::token_losses(&logits.reshape((15, 11)).unwrap(), &targets.flatten_all().unwrap()).unwrap();
+        let store = losses.sum_all().unwrap().backward().unwrap();
+        let other = store.get(&model.parameters[0].1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (a, b) in gradient().iter().zip(other) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn targets_tokens_and_blocks_that_do_not_exist_are_refused() {
+        let model = irregular(&tiny(), DType::F32);
+        let (tokens, targets) = batch(2, 3);
+        let wrong = |tokens: &Tensor, targets: &Tensor, taps: &[Layer]| {
+            model.losses(tokens, targets, taps, Step::default()).unwrap_err().to_string()
+        };
+        let eleven = Tensor::full(11u32, (2, 3), &Device::Cpu).unwrap();
+        assert!(wrong(&tokens, &eleven, &[]).contains("target 11"));
+        assert!(wrong(&eleven, &targets, &[]).contains("token 11"));
+        assert!(wrong(&tokens, &targets, &[Layer(2)]).contains("block 2"));
+        assert!(wrong(&tokens, &batch(1, 3).1, &[]).contains("3 targets"));
     }
 
     #[test]
@@ -409,7 +643,11 @@ mod tests {
     #[test]
     fn dropout_is_a_function_of_its_key() {
         let model = model(&Config { dropout: 0.5, ..tiny() });
-        let run = |key| model.forward_training(&tokens(), key, &mut NoHook).unwrap();
+        let (tokens, targets) = batch(2, 4);
+        let run = |key| {
+            let step = Step { dropout: Some(key), recompute: false };
+            model.losses(&tokens, &targets, &[], step).unwrap().losses
+        };
         assert_eq!(distance(&run(1), &run(1)), 0.);
         assert!(distance(&run(1), &run(2)) > 0.);
     }

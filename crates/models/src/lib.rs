@@ -6,11 +6,13 @@
 
 mod config;
 mod decoder;
+mod direct;
 mod error;
 mod file;
 mod init;
+mod pass;
 
 pub use config::{Activation, Config, Initialisation};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Losses, Step};
 pub use error::Error;
 pub use file::{load, save};

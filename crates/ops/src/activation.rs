@@ -2,14 +2,15 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::fused;
+use crate::custom::{self, Pointwise};
+use crate::kernel::activation::Activation;
 
 /// GELU in its tanh approximation, `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (arXiv 1606.08415; GPT-2's `gelu_new`).
 ///
 /// # Errors
 /// When candle fails.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if fused::takes(x) { x.contiguous()?.apply_op1(fused::GeluTanh) } else { x.gelu() }
+    if custom::takes(x) { x.contiguous()?.apply_op1(Pointwise(Activation::GeluTanh)) } else { x.gelu() }
 }
 
 /// Exact GELU, `x Phi(x)` (arXiv 1606.08415).
@@ -17,7 +18,21 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When candle fails.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    if fused::takes(x) { x.contiguous()?.apply_op1(fused::GeluErf) } else { x.gelu_erf() }
+    if custom::takes(x) { x.contiguous()?.apply_op1(Pointwise(Activation::GeluErf)) } else { x.gelu_erf() }
+}
+
+/// `silu(gate) * up`, the gated MLP's inside (arXiv 2002.05202).
+///
+/// # Shapes
+/// `gate` and `up` alike, output the same.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn silu_gate(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if custom::takes(gate) {
+        return gate.contiguous()?.apply_op2(&up.contiguous()?, custom::SiluGate);
+    }
+    gate.silu()? * up
 }
 
 #[cfg(test)]

@@ -1,23 +1,37 @@
 //! Causal multi-head attention in three steps, so that scores and pattern can be looked at between them.
 
-use candle_core::{D, IndexOp, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
-use crate::fused;
+use crate::custom::{self, Attention};
 
 /// Causal attention without a look at its inside: scores, mask, softmax and values in one pass on the CPU.
 ///
 /// # Shapes
-/// `qkv` `[batch, seq, 3, n_heads, d_head]` (query, key, value), output `[batch, seq, n_heads, d_head]`.
+/// `qkv` `[batch, seq, n_heads + 2 kv_heads, d_head]` (queries, then keys, then values; each key and value head serves
+/// `n_heads / kv_heads` neighbouring query heads), output `[batch, seq, n_heads, d_head]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn causal_attention(qkv: &Tensor) -> Result<Tensor> {
-    if fused::takes(qkv) {
-        return qkv.contiguous()?.apply_op1(fused::CausalAttention);
+pub fn causal_attention(qkv: &Tensor, kv_heads: usize) -> Result<Tensor> {
+    let (_, _, parts, _) = qkv.dims4()?;
+    let heads = parts.saturating_sub(2 * kv_heads);
+    if custom::takes(qkv) {
+        return qkv.contiguous()?.apply_op1(Attention { heads, kv_heads });
     }
-    let part = |index| qkv.i((.., .., index))?.transpose(1, 2)?.contiguous(); // [batch, n_heads, seq, d_head]
-    let pattern = attention_pattern(&attention_scores(&part(0)?, &part(1)?)?)?;
-    mix_values(&pattern, &part(2)?)?.transpose(1, 2)
+    if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
+        candle_core::bail!("{kv_heads} key heads do not serve {heads} query heads");
+    }
+    let part = |first, count| qkv.narrow(2, first, count)?.transpose(1, 2)?.contiguous(); // [batch, count, seq, d_head]
+    let k = repeat_heads(&part(heads, kv_heads)?, heads / kv_heads)?;
+    let v = repeat_heads(&part(heads + kv_heads, kv_heads)?, heads / kv_heads)?;
+    let pattern = attention_pattern(&attention_scores(&part(0, heads)?, &k)?)?;
+    mix_values(&pattern, &v)?.transpose(1, 2)
+}
+
+/// Each head of `[batch, kv_heads, seq, d_head]` so many times in a row.
+fn repeat_heads(x: &Tensor, times: usize) -> Result<Tensor> {
+    let (batch, heads, seq, width) = x.dims4()?;
+    x.unsqueeze(2)?.broadcast_as((batch, heads, times, seq, width))?.reshape((batch, heads * times, seq, width))
 }
 
 /// Scaled causal scores, `q k^T / sqrt(d_head)` with keys after the query at minus infinity.
@@ -85,16 +99,24 @@ mod tests {
 
     #[test]
     fn fused_and_composed_agree_and_gradients_reach_all_three() {
-        for (seq, width) in [(1, 1), (3, 3), (7, 17)] {
-            let qkv = filled(&[2, seq, 3, 2, width], 4);
-            let parts: Vec<Tensor> =
-                (0..3).map(|i| qkv.i((.., .., i)).unwrap().transpose(1, 2).unwrap().contiguous().unwrap()).collect();
+        for (seq, heads, kv_heads, width) in [(1, 2, 2, 1), (3, 2, 1, 3), (7, 4, 2, 17), (65, 1, 1, 2)] {
+            let qkv = filled(&[2, seq, heads + 2 * kv_heads, width], 4);
+            let part = |first, count| qkv.narrow(2, first, count).unwrap().transpose(1, 2).unwrap().contiguous();
+            let spread = |first| repeat_heads(&part(first, kv_heads).unwrap(), heads / kv_heads).unwrap();
+            let parts = [part(0, heads).unwrap(), spread(heads), spread(heads + kv_heads)];
             let composed = attention(&parts).unwrap().transpose(1, 2).unwrap();
-            let fused = causal_attention(&qkv).unwrap();
+            let fused = causal_attention(&qkv, kv_heads).unwrap();
             let difference = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-            assert!(difference < 1e-12);
-            check_gradient(&[qkv], |t| causal_attention(&t[0]));
+            assert!(difference < 1e-12, "{difference}");
+            check_gradient(&[qkv], |t| causal_attention(&t[0], kv_heads));
         }
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_are_refused() {
+        assert!(causal_attention(&filled(&[1, 2, 6, 3], 1), 2).is_ok());
+        assert!(causal_attention(&filled(&[1, 2, 7, 3], 1), 2).is_err());
+        assert!(causal_attention(&filled(&[1, 2, 4, 3], 1), 0).is_err());
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::custom::{self, Dropout};
+use crate::kernel::random::Mask;
+
 /// Sets each element to zero with probability `p` and scales the rest by `1 / (1 - p)`.
 ///
 /// The mask depends on `key` and each element's place, so it is the same at any thread count and on any device, and
@@ -19,20 +22,12 @@ pub fn dropout(x: &Tensor, p: f64, key: u64) -> Result<Tensor> {
     if p == 0. {
         return Ok(x.clone());
     }
-    let keep = (1. / (1. - p)) as f32;
-    let threshold = (p * 2f64.powi(32)) as u64;
-    let mask: Vec<f32> = (0..x.elem_count() as u64)
-        .map(|index| if splitmix(key, index) >> 32 < threshold { 0. } else { keep })
-        .collect();
+    if custom::takes(x) {
+        return x.contiguous()?.apply_op1(Dropout { p, key });
+    }
+    let mask = Mask::<f32>::new(p, key);
+    let mask: Vec<f32> = (0..x.elem_count() as u64).map(|index| mask.at(index)).collect();
     x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
-}
-
-/// The output function of SplitMix64 (Steele, Lea, Flood 2014) at one place of its sequence.
-fn splitmix(key: u64, index: u64) -> u64 {
-    let mut z = key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -2,22 +2,31 @@
 //!
 //! candle 0.11's fused `LayerNorm`, `RmsNorm` and `softmax_last_dim` **cut the gradient without an error**; every
 //! operation here carries gradients to all its inputs, and the tests hold each to finite differences.
-//! On the CPU the busiest run as kernels of our own (`fused`); elsewhere they are composed from candle's operations.
+//! On the CPU they run as kernels of our own ([`kernel`]), with the same bytes at any number of threads; elsewhere they
+//! are composed from candle's operations.
 
 mod activation;
 mod attention;
+mod custom;
 mod dropout;
-mod fused;
+pub mod kernel;
 mod linear;
 mod loss;
 mod norm;
+mod optimizer;
+mod parallel;
+mod rotary;
 
-pub use activation::{gelu_erf, gelu_tanh};
+pub use activation::{gelu_erf, gelu_tanh, silu_gate};
 pub use attention::{attention_pattern, attention_scores, causal_attention, mix_values};
 pub use dropout::dropout;
 pub use linear::{embedding, linear};
 pub use loss::{cross_entropy, token_losses};
-pub use norm::{LayerNorm, layer_norm, layer_norm_parts};
+pub use kernel::loss::IGNORED;
+pub use norm::{LayerNorm, layer_norm, layer_norm_parts, rms_norm};
+pub use optimizer::{AdamWStep, adamw, add_to, sum_of_squares};
+pub use parallel::tile_rows;
+pub use rotary::{Pairs, Rotation};
 
 #[cfg(test)]
 mod gradcheck;

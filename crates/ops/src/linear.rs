@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::fused;
+use crate::custom::{self, Gather, Linear};
 
 /// `x w + b` over the last axis.
 ///
@@ -18,12 +18,13 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         candle_core::bail!("linear: input {shape:?} does not end in {d_in}, the rows of the weight [{d_in}, {d_out}]");
     }
     let rows = x.elem_count() / d_in;
-    let y = x.reshape((rows, d_in))?.matmul(w)?; // [rows, d_out]
+    let x = x.reshape((rows, d_in))?;
     let y = match b {
-        Some(b) if fused::takes(&y) => y.apply_op2(b, fused::AddBias)?,
-        Some(b) => y.broadcast_add(b)?,
-        None => y,
-    };
+        Some(b) if custom::takes(&x) => x.contiguous()?.apply_op3(&w.contiguous()?, &b.contiguous()?, Linear)?,
+        None if custom::takes(&x) => x.contiguous()?.apply_op2(&w.contiguous()?, Linear)?,
+        Some(b) => x.matmul(w)?.broadcast_add(b)?,
+        None => x.matmul(w)?,
+    }; // [rows, d_out]
     if let Some(last) = shape.last_mut() {
         *last = d_out;
     }
@@ -41,7 +42,11 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let (_, d_model) = table.dims2()?;
     let mut shape = ids.dims().to_vec();
     shape.push(d_model);
-    table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)
+    let ids = ids.flatten_all()?;
+    if custom::takes(table) {
+        return table.contiguous()?.apply_op1(Gather { ids: ids.to_vec1()? })?.reshape(shape);
+    }
+    table.index_select(&ids, 0)?.reshape(shape)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::fused;
+use crate::custom::{self, TokenLosses};
+use crate::kernel::loss::IGNORED;
 
-/// Negative log-probability of each target.
+/// Negative log-probability of each target; 0, and no gradient, where it is [`IGNORED`].
 ///
 /// # Shapes
 /// `logits` `[rows, d_vocab]`, `targets` `[rows]` (`u32`), output `[rows]`.
@@ -12,27 +13,28 @@ use crate::fused;
 /// # Errors
 /// When the shapes do not fit or a target lies outside of the vocabulary.
 pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    if fused::takes(logits) {
-        return logits.contiguous()?.apply_op1(fused::TokenLosses { targets: targets.to_vec1()? });
+    if custom::takes(logits) {
+        return logits.contiguous()?.apply_op1(TokenLosses::new(targets.to_vec1()?));
     }
+    let counts = targets.ne(IGNORED)?;
+    let targets = counts.where_cond(targets, &targets.zeros_like()?)?;
     let largest = logits.detach().max_keepdim(D::Minus1)?;
     let shifted = logits.broadcast_sub(&largest)?;
     let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?; // [rows]
     let chosen = shifted.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?; // [rows]
-    log_sum - chosen
+    (log_sum - chosen)? * counts.to_dtype(logits.dtype())?
 }
 
-/// Mean negative log-probability over the rows whose weight is not zero: `sum(w * nll) / sum(w)`.
+/// Mean negative log-probability over the targets that are not [`IGNORED`].
 ///
 /// # Shapes
-/// `logits` `[rows, d_vocab]`, `targets` `[rows]` (`u32`), `weights` `[rows]`, output a scalar.
+/// `logits` `[rows, d_vocab]`, `targets` `[rows]` (`u32`), output a scalar.
 ///
 /// # Errors
 /// As [`token_losses`].
-pub fn cross_entropy(logits: &Tensor, targets: &Tensor, weights: &Tensor) -> Result<Tensor> {
-    let losses = token_losses(logits, targets)?.to_dtype(DType::F32)?;
-    let weights = weights.to_dtype(DType::F32)?;
-    (losses * &weights)?.sum_all()? / weights.sum_all()?
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let counted = targets.ne(IGNORED)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+    token_losses(logits, targets)?.sum_all()? / f64::from(counted)
 }
 
 #[cfg(test)]
@@ -51,17 +53,17 @@ mod tests {
     }
 
     #[test]
-    fn large_logits_stay_finite_and_unweighted_rows_do_not_count() {
+    fn large_logits_stay_finite_and_ignored_targets_do_not_count() {
         let logits = Tensor::new(&[[1e4f32, 0.], [0., 5.]], &Device::Cpu).unwrap();
-        let targets = Tensor::new(&[0u32, 0], &Device::Cpu).unwrap();
-        let weights = Tensor::new(&[1f32, 0.], &Device::Cpu).unwrap();
-        let loss = cross_entropy(&logits, &targets, &weights).unwrap().to_scalar::<f32>().unwrap();
-        assert_eq!(loss, 0.);
+        let targets = Tensor::new(&[0u32, IGNORED], &Device::Cpu).unwrap();
+        assert_eq!(cross_entropy(&logits, &targets).unwrap().to_scalar::<f32>().unwrap(), 0.);
     }
 
     #[test]
     fn gradients() {
         let targets = Tensor::new(&[0u32, 2, 4], &Device::Cpu).unwrap();
         check_gradient(&[filled(&[3, 5], 1)], |t| token_losses(&t[0], &targets));
+        let some = Tensor::new(&[0u32, IGNORED, 64], &Device::Cpu).unwrap();
+        check_gradient(&[filled(&[3, 65], 1)], |t| cross_entropy(&t[0], &some));
     }
 }

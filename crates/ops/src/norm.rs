@@ -2,7 +2,8 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::fused;
+use crate::custom::{self, Norm};
+use crate::kernel::norm::Kind;
 
 /// What a LayerNorm computes on the way, each for those who look.
 #[derive(Clone, Debug)]
@@ -35,14 +36,33 @@ pub fn layer_norm_parts(x: &Tensor, eps: f64) -> Result<LayerNorm> {
 /// # Errors
 /// When the shapes do not fit.
 pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
-    if let Some(bias) = bias.filter(|_| fused::takes(x)) {
-        return x.contiguous()?.apply_op3(gain, bias, fused::LayerNormOp { eps });
+    if custom::takes(x) {
+        let (x, gain, norm) = (x.contiguous()?, gain.contiguous()?, Norm { kind: Kind::Layer, eps });
+        return match bias {
+            Some(bias) => x.apply_op3(&gain, &bias.contiguous()?, norm),
+            None => x.apply_op2(&gain, norm),
+        };
     }
     let y = layer_norm_parts(x, eps)?.normalized.broadcast_mul(gain)?;
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
     }
+}
+
+/// RMSNorm over the last axis, `gain * x / sqrt(mean(x^2) + eps)` (arXiv 1910.07467).
+///
+/// # Shapes
+/// `x` `[.., d_model]`, `gain` `[d_model]`, output `[.., d_model]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn rms_norm(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
+    if custom::takes(x) {
+        return x.contiguous()?.apply_op2(&gain.contiguous()?, Norm { kind: Kind::Rms, eps });
+    }
+    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    x.broadcast_div(&scale)?.broadcast_mul(gain)
 }
 
 #[cfg(test)]

@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(setup.resume().unwrap(), None);
         for step in [1, 2, 3] {
             let gradient = Tensor::new(&[0.5f32, -1.], &Device::Cpu).unwrap();
-            setup.adam.update(&setup.variables, &[true], &[gradient], 1.).unwrap();
+            setup.adam.update(&setup.variables, &[true], &[gradient], 1., 1.).unwrap();
             setup.save(step);
         }
         let weights = setup.variables[0].as_tensor().to_vec1::<f32>().unwrap();

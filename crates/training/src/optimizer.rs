@@ -1,6 +1,7 @@
 //! AdamW (arXiv 1711.05101) with decay groups and global-norm clipping.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
+use ops::AdamWStep;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -57,25 +58,25 @@ impl AdamW {
 
     /// One update `w -= lr (m^ / (sqrt(v^) + eps) + decay w)`, in place.
     ///
-    /// `decays[i]` says whether variable i is in the group with weight decay.
+    /// `decays[i]` says whether variable i is in the group with weight decay; `factor` scales the learning rate, and
+    /// `gradient_scale` the gradients.
     ///
     /// # Errors
     /// When candle fails.
-    pub fn update(&mut self, variables: &[Var], decays: &[bool], gradients: &[Tensor], factor: f64) -> Result<()> {
-        let AdamWConfig { lr, betas: [beta1, beta2], eps, weight_decay } = self.config;
-        let lr = lr * factor;
+    pub fn update(
+        &mut self,
+        variables: &[Var],
+        decays: &[bool],
+        gradients: &[Tensor],
+        factor: f64,
+        gradient_scale: f64,
+    ) -> Result<()> {
+        let AdamWConfig { lr, betas, eps, weight_decay } = self.config;
         self.updates += 1;
-        let correction1 = 1. - beta1.powi(self.updates.min(i32::MAX as u64) as i32);
-        let correction2 = 1. - beta2.powi(self.updates.min(i32::MAX as u64) as i32);
-        for (((var, gradient), [m, v]), decays) in variables.iter().zip(gradients).zip(&mut self.moments).zip(decays) {
-            // detached, because the running means would otherwise keep the graph of every step alive
-            let (w, gradient) = (var.as_detached_tensor(), gradient.detach());
-            *m = ((&*m * beta1)? + (&gradient * (1. - beta1))?)?;
-            *v = ((&*v * beta2)? + (gradient.sqr()? * (1. - beta2))?)?;
-            let denominator = ((&*v / correction2)?.sqrt()? + eps)?;
-            let step = ((&*m / correction1)? / denominator)?;
-            let kept = if *decays { (w * (1. - lr * weight_decay))? } else { w };
-            var.set(&(kept - (step * lr)?)?)?;
+        let step = AdamWStep { lr: lr * factor, betas, eps, weight_decay, t: self.updates, gradient_scale };
+        for (((var, gradient), [m, v]), decays) in variables.iter().zip(gradients).zip(&self.moments).zip(decays) {
+            let step = if *decays { step } else { AdamWStep { weight_decay: 0., ..step } };
+            ops::adamw(var.as_tensor(), gradient, m, v, &step)?;
         }
         Ok(())
     }
@@ -100,7 +101,7 @@ impl AdamW {
 pub fn gradient_norm(gradients: &[Tensor]) -> Result<f64> {
     let mut sum = 0.;
     for gradient in gradients {
-        sum += gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        sum += ops::sum_of_squares(gradient)?;
     }
     Ok(sum.sqrt())
 }
@@ -136,7 +137,7 @@ mod tests {
         let gradients = [0.3, -0.1, 2.];
         for g in gradients {
             let gradient = Tensor::new(&[g, -g], &Device::Cpu).unwrap();
-            adam.update(std::slice::from_ref(&var), &[true], &[gradient], 1.).unwrap();
+            adam.update(std::slice::from_ref(&var), &[true], &[gradient], 1., 1.).unwrap();
         }
         let got = var.as_tensor().to_vec1::<f64>().unwrap();
         assert!((got[0] - reference(1., &gradients, config)).abs() < 1e-12);
@@ -148,7 +149,7 @@ mod tests {
         let vars = [Var::new(&[1f64], &Device::Cpu).unwrap(), Var::new(&[1f64], &Device::Cpu).unwrap()];
         let mut adam = AdamW::new(config(0.1, 0.5), &vars).unwrap();
         let zero = Tensor::new(&[0f64], &Device::Cpu).unwrap();
-        adam.update(&vars, &[true, false], &[zero.clone(), zero], 1.).unwrap();
+        adam.update(&vars, &[true, false], &[zero.clone(), zero], 1., 1.).unwrap();
         assert_eq!(vars[0].as_tensor().to_vec1::<f64>().unwrap(), [0.95]);
         assert_eq!(vars[1].as_tensor().to_vec1::<f64>().unwrap(), [1.]);
     }
@@ -160,7 +161,7 @@ mod tests {
         // still attached to the variable, as candle's gradients are
         let gradient = (var.as_tensor() * 2.).unwrap();
         assert!(gradient.track_op());
-        adam.update(std::slice::from_ref(&var), &[true], &[gradient], 1.).unwrap();
+        adam.update(std::slice::from_ref(&var), &[true], &[gradient], 1., 1.).unwrap();
         let (_, moments) = adam.state();
         assert!(moments.iter().flatten().all(|moment| !moment.track_op()));
     }

@@ -41,6 +41,9 @@ pub struct Plan {
     /// Steps between checkpoints.
     #[schemars(range(min = 1))]
     pub checkpoint_every: u64,
+    /// Whether blocks are computed again in the backward pass instead of being kept: less memory, more time, same bytes.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 /// What is trained: losses by step, and what is looked at on the way.
@@ -129,11 +132,14 @@ pub fn train(
         if objective.resets_optimizer(step) {
             adam.reset(&variables)?;
         }
-        let (loss, mut gradients) = gradients(parameters, plan, objective, step)?;
-        if let Some(limit) = plan.clip_norm {
-            clip(&mut gradients, limit, step)?;
-        }
-        adam.update(&variables, &decays, &gradients, plan.schedule.factor(step, plan.steps))?;
+        let (loss, gradients) = gradients(parameters, plan, objective, step)?;
+        // sums over micro-batches, so the mean and the clipping are one factor
+        let mean = 1. / f64::from(plan.accumulate);
+        let scale = match plan.clip_norm {
+            Some(limit) => mean * clip_factor(&gradients, mean, limit, step)?,
+            None => mean,
+        };
+        adam.update(&variables, &decays, &gradients, plan.schedule.factor(step, plan.steps), scale)?;
         let done = step + 1;
         objective.after(done, Some(loss))?;
         observer.step(done, loss);
@@ -145,7 +151,7 @@ pub fn train(
     Ok(Ended::Finished)
 }
 
-/// Mean loss and mean gradients of a step over its micro-batches, added in their order.
+/// Mean loss of a step over its micro-batches, and the sum of their gradients, added in their order.
 fn gradients(
     parameters: &[Parameter],
     plan: &Plan,
@@ -172,17 +178,13 @@ fn gradients(
             None => Ok(p.var.zeros_like()?),
         });
         let parts = parts.collect::<Result<Vec<_>, Error>>()?;
-        sums = if sums.is_empty() {
-            parts
+        if sums.is_empty() {
+            sums = parts;
         } else {
-            sums.iter().zip(&parts).map(|(sum, part)| sum + part).collect::<candle_core::Result<_>>()?
-        };
+            sums.iter_mut().zip(&parts).try_for_each(|(sum, part)| ops::add_to(sum, part))?;
+        }
     }
-    let count = f64::from(plan.accumulate);
-    if plan.accumulate > 1 {
-        sums = sums.iter().map(|sum| sum / count).collect::<candle_core::Result<_>>()?;
-    }
-    Ok((total / count, sums))
+    Ok((total / f64::from(plan.accumulate), sums))
 }
 
 /// Fails, naming them, when some parameters got no gradient or one that is not finite.
@@ -202,17 +204,13 @@ fn check_reach(parameters: &[Parameter], store: &GradStore) -> Result<(), Error>
     Ok(())
 }
 
-fn clip(gradients: &mut [Tensor], limit: f64, step: u64) -> Result<(), Error> {
-    let norm = gradient_norm(gradients)?;
+/// What brings the global norm of `gradients * scale` down to the limit: 1 where it is there already.
+fn clip_factor(gradients: &[Tensor], scale: f64, limit: f64, step: u64) -> Result<f64, Error> {
+    let norm = gradient_norm(gradients)? * scale;
     if !norm.is_finite() {
         return Err(Error::NotFinite { step, what: "the gradient".to_owned() });
     }
-    if norm > limit {
-        for gradient in gradients {
-            *gradient = (&*gradient * (limit / norm))?;
-        }
-    }
-    Ok(())
+    Ok(if norm > limit { limit / norm } else { 1. })
 }
 
 #[cfg(test)]
@@ -286,6 +284,7 @@ mod tests {
             schedule: Schedule::Cosine { warmup: 3, floor: 0.1 },
             clip_norm: Some(0.5),
             checkpoint_every: 5,
+            recompute: false,
         }
     }
 
@@ -333,12 +332,12 @@ mod tests {
     }
 
     #[test]
-    fn clipping_scales_the_whole() {
-        let mut gradients =
-            vec![Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
-        clip(&mut gradients, 1., 0).unwrap();
-        assert!((gradient_norm(&gradients).unwrap() - 1.).abs() < 1e-6);
-        let mut nan = vec![Tensor::new(&[f32::NAN], &Device::Cpu).unwrap()];
-        assert!(clip(&mut nan, 1., 3).unwrap_err().to_string().contains("step 3"));
+    fn clipping_brings_the_norm_of_all_down_to_the_limit() {
+        let gradients = [Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
+        assert_eq!(clip_factor(&gradients, 1., 1., 0).unwrap(), 0.2);
+        assert_eq!(clip_factor(&gradients, 0.5, 1., 0).unwrap(), 0.4);
+        assert_eq!(clip_factor(&gradients, 0.1, 1., 0).unwrap(), 1.);
+        let nan = [Tensor::new(&[f32::NAN], &Device::Cpu).unwrap()];
+        assert!(clip_factor(&nan, 1., 1., 3).unwrap_err().to_string().contains("step 3"));
     }
 }

@@ -8,10 +8,8 @@ use datasets::multiplication::{Example, Problem, Side, Vocabulary};
 pub struct Batch {
     /// Inputs, `[batch, seq]`.
     pub inputs: Tensor,
-    /// The token after each input, `[batch * seq]`.
+    /// The token after each input, [`ops::IGNORED`] where it is not trained, `[batch, seq]`.
     pub targets: Tensor,
-    /// 1 where the target is trained, 0 elsewhere, `[batch * seq]`.
-    pub weights: Tensor,
     /// Place of c_0 in each sequence.
     pub answer_starts: Vec<usize>,
 }
@@ -32,18 +30,16 @@ pub fn encode(
 fn from_examples(examples: &[Example], vocabulary: Vocabulary, device: &Device) -> Result<Batch> {
     let longest = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(1);
     let seq = longest - 1;
-    let (mut inputs, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
     for example in examples {
         let token = |place: usize| example.tokens.get(place).copied().unwrap_or(vocabulary.padding());
         inputs.extend((0..seq).map(token));
-        targets.extend((1..=seq).map(token));
         let trained = example.first_trained..example.tokens.len();
-        weights.extend((1..=seq).map(|place| if trained.contains(&place) { 1f32 } else { 0. }));
+        targets.extend((1..=seq).map(|place| if trained.contains(&place) { token(place) } else { ops::IGNORED }));
     }
     Ok(Batch {
         inputs: Tensor::from_vec(inputs, (examples.len(), seq), device)?,
-        targets: Tensor::from_vec(targets, examples.len() * seq, device)?,
-        weights: Tensor::from_vec(weights, examples.len() * seq, device)?,
+        targets: Tensor::from_vec(targets, (examples.len(), seq), device)?,
         answer_starts: examples.iter().map(|example| example.answer_start).collect(),
     })
 }
@@ -59,12 +55,12 @@ mod tests {
         let (rows, seq) = batch.inputs.dims2().unwrap();
         assert_eq!((rows, seq), (2, 4 * 2 + 5 + 8 - 1));
         assert_eq!(batch.answer_starts, [16, 8]);
-        let weights = batch.weights.reshape((rows, seq)).unwrap().to_vec2::<f32>().unwrap();
+        let targets = batch.targets.to_vec2::<u32>().unwrap();
+        let trained = |row: usize| -> Vec<u32> {
+            targets[row].iter().copied().filter(|target| *target != ops::IGNORED).collect()
+        };
         // trained without working: %, #, four digits, %
-        assert_eq!(weights[1].iter().sum::<f32>(), 7.);
-        assert_eq!(weights[0].iter().sum::<f32>(), 15.);
-        let targets = batch.targets.reshape((rows, seq)).unwrap().to_vec2::<u32>().unwrap();
-        let trained: Vec<u32> = targets[1].iter().zip(&weights[1]).filter(|(_, w)| **w > 0.).map(|(t, _)| *t).collect();
-        assert_eq!(trained, [11, 12, 8, 0, 4, 0, 11]);
+        assert_eq!(trained(1), [11, 12, 8, 0, 4, 0, 11]);
+        assert_eq!(trained(0).len(), 15);
     }
 }

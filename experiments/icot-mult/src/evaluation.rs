@@ -91,7 +91,7 @@ pub fn answer_logits(
     // all sequences have the same length, so the answer stands at the same place in each
     let first = batch.answer_starts[0] - 1;
     let logits = model.forward(&batch.inputs, &mut NoHook)?.narrow(1, first, digits)?;
-    let targets = batch.targets.reshape(batch.inputs.shape())?.narrow(1, first, digits)?.contiguous()?;
+    let targets = batch.targets.narrow(1, first, digits)?.contiguous()?;
     Ok((logits.contiguous()?, targets))
 }
 

@@ -1,10 +1,9 @@
 //! One method's training: its losses, and what is looked at on the way.
 
 use candle_core::{D, DType, Tensor, Var};
-use capture::Recorder;
 use datasets::multiplication::{Problem, Split};
-use hooks::{HookedModel, Layer, NoHook, Point, Site};
-use models::Decoder;
+use hooks::{HookedModel, Layer};
+use models::{Decoder, Losses, Step};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
@@ -222,20 +221,15 @@ impl Objective for Lesson<'_> {
     fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
         let (problems, batch) = self.batch(step, micro)?;
         let key = datasets::at(&self.streams.dropout, step).next_u64().wrapping_add(u64::from(micro) << 32);
-        let cross_entropy = |logits: Tensor| -> candle_core::Result<Tensor> {
-            let (rows, vocabulary) = (batch.targets.elem_count(), logits.dim(D::Minus1)?);
-            ops::cross_entropy(&logits.reshape((rows, vocabulary))?, &batch.targets, &batch.weights)
+        let taps: Vec<Layer> = self.regressor.iter().map(|_| Layer(self.model.n_layers() - 1)).collect();
+        let how = Step { dropout: Some(key), recompute: self.params.training.recompute };
+        let Losses { losses, z } = self.model.losses(&batch.inputs, &batch.targets, &taps, how)?;
+        let cross_entropy = losses.mean_all()?;
+        let (Some(regressor), Some(z)) = (&self.regressor, z.first()) else {
+            return Ok(cross_entropy);
         };
-        let Some(regressor) = &self.regressor else {
-            let logits = self.model.forward_training(&batch.inputs, key, &mut NoHook)?;
-            return Ok(cross_entropy(logits)?);
-        };
-        let site = Site::Block(Layer(self.model.n_layers() - 1), Point::Z);
-        let mut recorder = Recorder::new(self.model, &[site]).map_err(Error::objective)?;
-        let logits = self.model.forward_training(&batch.inputs, key, &mut recorder)?;
-        let z = recorder.get(site).map_err(Error::objective)?;
         let auxiliary = self.auxiliary(&problems, &batch, z, regressor)?;
-        Ok((cross_entropy(logits)? + (auxiliary * self.params.aux.weight)?)?)
+        Ok((cross_entropy + (auxiliary * self.params.aux.weight)?)?)
     }
 
     fn resets_optimizer(&self, step: u64) -> bool {

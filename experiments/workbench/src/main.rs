@@ -2,6 +2,7 @@
 // this program's answer is what it prints
 #![allow(clippy::print_stdout)]
 
+mod peer;
 mod train;
 
 use anyhow::Result;
@@ -22,12 +23,19 @@ enum Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Tokens per second of a full training step, beside the machine's own matrix product.
+    /// Tokens per second of a full training step, beside PyTorch's.
     Train(train::Arguments),
+    /// Our side of `train`.
+    #[command(hide = true)]
+    TrainWorker {
+        /// What to time, as JSON.
+        order: String,
+    },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Bench(Bench::Train(arguments)) => train::bench(&arguments),
+        Arguments::Bench(Bench::TrainWorker { order }) => train::work(&order),
     }
 }

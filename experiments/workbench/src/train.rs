@@ -1,32 +1,55 @@
-//! Tokens per second of a full training step: forward, backward, clipping, AdamW.
+//! Tokens per second of a full training step (forward, backward, clipping, AdamW), beside PyTorch's.
 //!
-//! Each case is timed in rounds that alternate with the machine's largest square matrix product, so that a busy
-//! neighbour slows both; medians are reported, and the share of that product's speed.
+//! Both sides start from the same weights and batch. Rounds alternate, so that a busy neighbour slows both; medians of
+//! rounds are reported, and the ratios of neighbouring rounds. A row is written only when the losses of the first steps
+//! agree.
 
-use std::path::PathBuf;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
-use candle_core::{Device, Tensor, Var};
-use hooks::NoHook;
-use models::{Activation, Config, Decoder, Initialisation};
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor, Var};
+use hooks::{HookedModel, NoHook};
+use models::{Activation, Config, Decoder, Initialisation, Step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
+use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 use training::{AdamW, AdamWConfig, gradient_norm};
+
+use crate::peer::{self, Worker, median};
+
+/// Steps whose losses both sides must agree on.
+const AGREE: usize = 20;
+/// How far apart they may be.
+const TOLERANCE: f64 = 1e-4;
 
 /// Options of the bench.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Rounds per case.
-    #[arg(long, default_value_t = 5)]
+    /// Rounds of each side, per case.
+    #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Steps per round.
-    #[arg(long, default_value_t = 10)]
-    steps: usize,
+    /// Seconds that a round takes, about.
+    #[arg(long, default_value_t = 2.)]
+    seconds: f64,
+    /// Threads of each side.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Only cases whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Without PyTorch: our side alone, and no table.
+    #[arg(long)]
+    alone: bool,
     /// Folder for `train.csv`.
     #[arg(long, default_value = "results/benchmarks")]
     out: PathBuf,
+    /// Folder of the peer's Python environment.
+    #[arg(long, default_value = "target/peers/train")]
+    environment: PathBuf,
 }
 
 struct Case {
@@ -34,6 +57,7 @@ struct Case {
     config: Config,
     batch: usize,
     seq: usize,
+    inference: bool,
 }
 
 fn config(n_layers: usize, d_model: usize, d_vocab: usize, n_positions: usize) -> Config {
@@ -54,110 +78,253 @@ fn config(n_layers: usize, d_model: usize, d_vocab: usize, n_positions: usize) -
 }
 
 fn cases() -> Vec<Case> {
-    let multiplication =
-        |name, n: usize, d| Case { name, config: config(2, d, 16, 4 * n + 5), batch: 64, seq: 4 * n + 5 };
+    let multiplication = |name, n: usize, d| {
+        let seq = 4 * n + 5;
+        Case { name, config: config(2, d, 16, seq), batch: 64, seq, inference: false }
+    };
+    let text = |name, inference| Case { name, config: config(4, 256, 8192, 256), batch: 8, seq: 256, inference };
     vec![
         multiplication("mult-n3-d64", 3, 64),
         multiplication("mult-n3-d128", 3, 128),
         multiplication("mult-n4-d256", 4, 256),
-        Case { name: "text-d256", config: config(4, 256, 8192, 256), batch: 8, seq: 256 },
+        text("text-d256", false),
+        text("text-d256-inference", true),
     ]
+}
+
+/// What both sides are told of a case.
+#[derive(Serialize, Deserialize)]
+pub struct Order {
+    config: Config,
+    weights: PathBuf,
+    batch: PathBuf,
+    threads: usize,
+    compile: bool,
+    inference: bool,
 }
 
 /// Runs all cases, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("train", "tokens per second of a full training step")
+        Schema::new("train", "full training steps (or forward passes), ours and the peer's, by turns")
             .text("case", "shape")
-            .int("threads", "threads used")
-            .float("ours", "median", "tokens/s")
-            .float("ours_min", "slowest round", "tokens/s")
-            .float("ours_max", "fastest round", "tokens/s")
-            .float(
-                "share_of_sgemm_peak",
-                "arithmetic done, over that of a 1024-cubed f32 product in the same rounds",
-                "fraction",
-            ),
+            .text("peer", "what is compared with")
+            .float("ours", "median of the rounds", "")
+            .float("theirs", "median of the rounds", "")
+            .text("unit", "of the two before")
+            .float("ratio", "median over rounds of ours / theirs", "")
+            .float("ratio_min", "the worst round", "")
+            .float("ratio_max", "the best round", "")
+            .float("peak_mib_ours", "growth of resident memory over the process's start", "MiB")
+            .float("peak_mib_theirs", "the same of the peer", "MiB")
+            .float("share_of_sgemm_peak", "our arithmetic over that of the fastest square product of the same run", ""),
     );
-    for case in cases() {
-        let (mut speeds, mut products) = (Vec::new(), Vec::new());
-        let mut step = stepper(&case)?;
-        step()?;
-        for _ in 0..arguments.rounds {
-            products.push(product_flops()?);
-            let started = Instant::now();
-            for _ in 0..arguments.steps {
-                step()?;
-            }
-            let tokens = (arguments.steps * case.batch * case.seq) as f64;
-            speeds.push(tokens / started.elapsed().as_secs_f64());
+    let work = tempfile::tempdir()?;
+    for case in cases().into_iter().filter(|case| case.name.contains(&arguments.only)) {
+        let order = prepare(&case, work.path(), arguments.threads)?;
+        if arguments.alone {
+            alone(&case, &order, arguments)?;
+            continue;
         }
-        let speed = median(&mut speeds);
-        let share = speed * flops_per_token(&case) / median(&mut products);
-        let threads = candle_core::utils::get_num_threads();
-        println!("{:14} {speed:9.0} tokens/s, {:.0} % of the sgemm peak, {threads} threads", case.name, share * 100.);
-        let (slowest, fastest) = (speeds[0], speeds[speeds.len() - 1]);
-        table.push(row![
-            case.name,
-            threads,
-            speed.round(),
-            slowest.round(),
-            fastest.round(),
-            (share * 1000.).round() / 1000.
-        ])?;
+        for (peer, compile) in [("pytorch-eager", false), ("pytorch-compile", true)] {
+            let order = Order { compile, config: order.config.clone(), weights: order.weights.clone(), batch: order.batch.clone(), ..order };
+            if let Some(row) = compare(&case, peer, &order, arguments)? {
+                table.push(row)?;
+            }
+        }
     }
-    let path = table.finish()?.write(&arguments.out)?;
-    println!("wrote {}", path.display());
+    if !arguments.alone {
+        let path = table.finish()?.write(&arguments.out)?;
+        println!("wrote {}", path.display());
+    }
     Ok(())
 }
 
-/// A closure that takes one training step on random tokens.
-fn stepper(case: &Case) -> Result<impl FnMut() -> Result<()>> {
-    let device = Device::Cpu;
+/// Writes the weights and the batch that both sides read.
+fn prepare(case: &Case, folder: &Path, threads: usize) -> Result<Order> {
     let mut rng = ChaCha12Rng::seed_from_u64(1);
-    let model = Decoder::fresh(&case.config, &mut rng, &device)?;
+    let model = Decoder::fresh(&case.config, &mut rng, &Device::Cpu)?;
+    let (weights, batch) = (folder.join("weights.safetensors"), folder.join("batch.safetensors"));
+    weights::save(&weights, &Default::default(), &model.weights())?;
+    let vocabulary = case.config.d_vocab as u32;
+    let mut draw = |rows: usize| {
+        let ids: Vec<u32> = (0..rows * case.seq).map(|_| rng.random_range(0..vocabulary)).collect();
+        Tensor::from_vec(ids, (rows, case.seq), &Device::Cpu)
+    };
+    let tensors = [("tokens".to_owned(), draw(case.batch)?), ("targets".to_owned(), draw(case.batch)?)];
+    weights::save(&batch, &Default::default(), &tensors.into_iter().collect())?;
+    Ok(Order { config: case.config.clone(), weights, batch, threads, compile: false, inference: case.inference })
+}
+
+fn ours(order: &Order) -> Result<Worker> {
+    let program = std::env::current_exe()?;
+    let order_json = serde_json::to_string(order)?;
+    Worker::start("retrace", Command::new(program).args(["bench", "train-worker", &order_json]), order.threads)
+}
+
+fn theirs(peer: &str, order: &Order, arguments: &Arguments) -> Result<Worker> {
+    let scripts = Path::new("experiments/workbench/peers");
+    let python = peer::python(&arguments.environment, &scripts.join("requirements.txt"))?;
+    let order_json = serde_json::to_string(order)?;
+    Worker::start(peer, Command::new(python).arg(scripts.join("train.py")).arg(order_json), order.threads)
+}
+
+/// Both sides by turns; nothing when their losses do not agree.
+fn compare(case: &Case, peer: &str, order: &Order, arguments: &Arguments) -> Result<Option<Vec<tables::Value>>> {
+    let (mut ours, mut theirs) = (ours(order)?, theirs(peer, order, arguments)?);
+    let apart = apart(&mut ours, &mut theirs)?;
+    if apart > TOLERANCE {
+        println!("{:20} {peer:16} no row: losses differ by {apart:.1e} within {AGREE} steps", case.name);
+        return Ok(None);
+    }
+    let steps = steps_per_round(&mut theirs, arguments.seconds)?;
+    ours.number("time", steps, "seconds")?;
+    let (mut speeds, mut others, mut ratios, mut peak) = (Vec::new(), Vec::new(), Vec::new(), 0f64);
+    let tokens = (steps * case.batch * case.seq) as f64;
+    for _ in 0..arguments.rounds {
+        let mine = tokens / ours.number("time", steps, "seconds")?;
+        let other = tokens / theirs.number("time", steps, "seconds")?;
+        speeds.push(mine);
+        others.push(other);
+        ratios.push(mine / other);
+        for side in [&mut ours, &mut theirs] {
+            peak = peak.max(side.number("product", 1024, "flops")?);
+        }
+    }
+    let memory = [&mut ours, &mut theirs].map(|side| side.number("memory", 0, "peak_kib").map(|kib| kib / 1024.));
+    let [memory, their_memory] = memory;
+    let (memory, their_memory) = (memory?, their_memory?);
+    let (mine, other, ratio) = (median(&mut speeds), median(&mut others), median(&mut ratios));
+    let share = mine * flops_per_token(case) / peak;
+    println!(
+        "{:20} {peer:16} {mine:8.0} against {other:8.0} tokens/s: {ratio:.2} ({:.2} to {:.2}); {memory:.0} against \
+         {their_memory:.0} MiB; {:.0} % of {:.0} GFLOP/s",
+        case.name,
+        ratios[0],
+        ratios[ratios.len() - 1],
+        share * 100.,
+        peak / 1e9,
+    );
+    let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
+    Ok(Some(row![
+        case.name,
+        peer,
+        round(mine, 0),
+        round(other, 0),
+        "tokens/s",
+        round(ratio, 3),
+        round(ratios[0], 3),
+        round(ratios[ratios.len() - 1], 3),
+        round(memory, 1),
+        round(their_memory, 1),
+        round(share, 3)
+    ]))
+}
+
+/// Largest difference between the two sides' losses over the first steps.
+fn apart(ours: &mut Worker, theirs: &mut Worker) -> Result<f64> {
+    let losses = |side: &mut Worker| -> Result<Vec<f64>> {
+        let answer = side.ask("losses", AGREE)?;
+        serde_json::from_value(answer.get("losses").cloned().context("no losses")?).context("losses")
+    };
+    let (mine, other) = (losses(ours)?, losses(theirs)?);
+    Ok(mine.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0., f64::max))
+}
+
+fn steps_per_round(worker: &mut Worker, seconds: f64) -> Result<usize> {
+    worker.number("time", 3, "seconds")?;
+    let three = worker.number("time", 3, "seconds")?;
+    Ok(((seconds * 3. / three) as usize).max(2))
+}
+
+fn alone(case: &Case, order: &Order, arguments: &Arguments) -> Result<()> {
+    let mut ours = ours(order)?;
+    let steps = steps_per_round(&mut ours, arguments.seconds)?;
+    let tokens = (steps * case.batch * case.seq) as f64;
+    let mut speeds = Vec::new();
+    for _ in 0..arguments.rounds {
+        speeds.push(tokens / ours.number("time", steps, "seconds")?);
+    }
+    let (speed, peak) = (median(&mut speeds), ours.number("product", 1024, "flops")?);
+    let memory = ours.number("memory", 0, "peak_kib")? / 1024.;
+    let share = speed * flops_per_token(case) / peak;
+    println!(
+        "{:20} {speed:8.0} tokens/s, {:.0} % of {:.0} GFLOP/s, {memory:.0} MiB",
+        case.name,
+        share * 100.,
+        peak / 1e9
+    );
+    Ok(())
+}
+
+/// Floating-point operations per token: 6 per weight of a product and attention for a step, a third of it for a forward pass.
+fn flops_per_token(case: &Case) -> f64 {
+    let Config { n_layers, d_model: d, d_mlp, d_vocab, .. } = case.config;
+    let weights = n_layers * (4 * d * d + 2 * d * d_mlp) + d * d_vocab;
+    let step = (6 * weights + 12 * n_layers * case.seq * d) as f64;
+    if case.inference { step / 3. } else { step }
+}
+
+/// Our side: obeys commands on standard input until it ends.
+pub fn work(order: &str) -> Result<()> {
+    let order: Order = serde_json::from_str(order).context("the order of a bench")?;
+    let start = peer::resident_kib();
+    let device = Device::Cpu;
+    let model = Decoder::new(&order.config, weights::load(&order.weights, &device)?.tensors, &device)?;
+    let mut batch = weights::load(&order.batch, &device)?.tensors;
+    let (Some(tokens), Some(targets)) = (batch.remove("tokens"), batch.remove("targets")) else {
+        bail!("{}: no tokens or targets", order.batch.display());
+    };
     let variables: Vec<Var> = model.parameters().iter().map(|(_, var)| var.clone()).collect();
     let decays: Vec<bool> = variables.iter().map(|var| var.dims().len() > 1).collect();
     let adamw = AdamWConfig { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
     let mut adam = AdamW::new(adamw, &variables)?;
-    let (batch, seq, vocabulary) = (case.batch, case.seq, case.config.d_vocab);
-    let mut draw = |count: usize| -> Vec<u32> { (0..count).map(|_| rng.random_range(0..vocabulary as u32)).collect() };
-    let inputs = Tensor::from_vec(draw(batch * seq), (batch, seq), &device)?;
-    let targets = Tensor::from_vec(draw(batch * seq), batch * seq, &device)?;
-    Ok(move || {
-        let logits = model.forward_training(&inputs, 0, &mut NoHook)?.reshape((batch * seq, vocabulary))?;
-        let store = ops::token_losses(&logits, &targets)?.mean_all()?.backward()?;
-        let mut gradients: Vec<Tensor> = variables.iter().filter_map(|var| store.get(var).cloned()).collect();
+    let mut step = || -> Result<f64> {
+        let loss = model.losses(&tokens, &targets, &[], Step::default())?.losses.mean_all()?;
+        let store = loss.backward()?;
+        let gradients: Vec<Tensor> = variables.iter().filter_map(|var| store.get(var).cloned()).collect();
         let norm = gradient_norm(&gradients)?;
-        for gradient in &mut gradients {
-            *gradient = (&*gradient * (1. / norm.max(1.)))?;
-        }
-        Ok(adam.update(&variables, &decays, &gradients, 1.)?)
-    })
-}
-
-/// Floating-point operations of a training step per token: 6 per weight of a product, and attention.
-fn flops_per_token(case: &Case) -> f64 {
-    let Config { n_layers, d_model: d, d_mlp, d_vocab, .. } = case.config;
-    let weights = n_layers * (4 * d * d + 2 * d * d_mlp) + d * d_vocab;
-    (6 * weights + 12 * n_layers * case.seq * d) as f64
-}
-
-/// Speed of a 1024-cubed f32 product, in operations per second.
-fn product_flops() -> Result<f64> {
-    let side = 1024;
-    let x = Tensor::ones((side, side), candle_core::DType::F32, &Device::Cpu)?;
-    x.matmul(&x)?;
-    let started = Instant::now();
-    let repeats = 3;
-    for _ in 0..repeats {
-        x.matmul(&x)?;
+        adam.update(&variables, &decays, &gradients, 1., 1. / norm.max(1.))?;
+        Ok(loss.to_dtype(DType::F64)?.to_scalar()?)
+    };
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (command, count) = line.split_once(' ').context("a command and a count")?;
+        let count: usize = count.parse()?;
+        let answer = match command {
+            "losses" => serde_json::json!({"losses": (0..count).map(|_| step()).collect::<Result<Vec<f64>>>()?}),
+            "time" => {
+                let started = Instant::now();
+                for _ in 0..count {
+                    if order.inference {
+                        model.forward(&tokens, &mut NoHook)?;
+                    } else {
+                        step()?;
+                    }
+                }
+                serde_json::json!({"seconds": started.elapsed().as_secs_f64()})
+            }
+            "product" => serde_json::json!({"flops": product_flops(count)?}),
+            "memory" => serde_json::json!({"peak_kib": peer::growth_kib(start)}),
+            other => bail!("no command `{other}`"),
+        };
+        println!("{answer}");
+        std::io::stdout().flush()?;
     }
-    Ok((repeats * 2 * side * side * side) as f64 / started.elapsed().as_secs_f64())
+    Ok(())
 }
 
-/// The middle value; sorts.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Speed of a square f32 product, candle's or ours, whichever is faster, in operations per second.
+fn product_flops(side: usize) -> Result<f64> {
+    let x = Tensor::ones((side, side), DType::F32, &Device::Cpu)?;
+    let flops = |product: &dyn Fn() -> candle_core::Result<Tensor>| -> Result<f64> {
+        product()?;
+        let started = Instant::now();
+        let repeats = 3;
+        for _ in 0..repeats {
+            product()?;
+        }
+        Ok((repeats * 2 * side * side * side) as f64 / started.elapsed().as_secs_f64())
+    };
+    Ok(flops(&|| x.matmul(&x))?.max(flops(&|| ops::linear(&x, &x, None))?))
 }

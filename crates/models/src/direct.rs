@@ -1,0 +1,177 @@
+//! The direct pass as one operation in candle's graph: all weights in, logits or losses out.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use ops::kernel::Real;
+
+use crate::Config;
+use crate::pass::{self, Drop, Keep, Model, Places, Shard, Upstream};
+
+/// What the decoder keeps between passes: where its weights stand, and buffers.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    config: Config,
+    places: Places,
+    spare: (Mutex<Vec<Vec<Shard<f32>>>>, Mutex<Vec<Vec<Shard<f64>>>>),
+}
+
+/// Number types that the direct pass runs on.
+pub(crate) trait Pooled: Real {
+    fn spare(direct: &Direct) -> &Mutex<Vec<Vec<Shard<Self>>>>;
+}
+
+impl Pooled for f32 {
+    fn spare(direct: &Direct) -> &Mutex<Vec<Vec<Shard<Self>>>> {
+        &direct.spare.0
+    }
+}
+
+impl Pooled for f64 {
+    fn spare(direct: &Direct) -> &Mutex<Vec<Vec<Shard<Self>>>> {
+        &direct.spare.1
+    }
+}
+
+impl Direct {
+    pub(crate) fn new(config: &Config) -> Self {
+        let spare = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Self { config: config.clone(), places: Places::of(config), spare }
+    }
+
+    fn take<T: Pooled>(&self, tokens: &[u32], seq: usize) -> Vec<Shard<T>> {
+        let mut shards = T::spare(self).lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
+        pass::shards(&self.config, tokens, seq, &mut shards);
+        shards
+    }
+
+    fn give_back<T: Pooled>(&self, shards: Vec<Shard<T>>) {
+        if let Ok(mut spare) = T::spare(self).lock()
+            && spare.is_empty()
+        {
+            spare.push(shards);
+        }
+    }
+}
+
+/// What a pass is for.
+#[derive(Debug)]
+pub(crate) enum Want {
+    /// Logits of every token, `[batch, seq, d_vocab]`; a backward pass would compute them again.
+    Logits,
+    /// Losses of the targets that count, then the outputs of the heads of some blocks, all in one row.
+    Losses {
+        targets: Vec<u32>,
+        keep: Keep,
+        taps: Vec<usize>,
+    },
+}
+
+/// One pass over one batch.
+pub(crate) struct Pass<T: Pooled> {
+    pub(crate) direct: Arc<Direct>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) seq: usize,
+    pub(crate) drop: Drop,
+    pub(crate) want: Want,
+    kept: Mutex<Option<Vec<Shard<T>>>>,
+}
+
+impl<T: Pooled> Pass<T> {
+    pub(crate) fn new(direct: Arc<Direct>, tokens: Vec<u32>, seq: usize, drop: Drop, want: Want) -> Self {
+        Self { direct, tokens, seq, drop, want, kept: Mutex::new(None) }
+    }
+
+    fn model<'a>(&'a self, weights: &'a [&'a [T]]) -> Model<'a, T> {
+        let taps = match &self.want {
+            Want::Logits => [].as_slice(),
+            Want::Losses { taps, .. } => taps,
+        };
+        Model { config: &self.direct.config, places: &self.direct.places, weights, drop: self.drop, taps }
+    }
+
+    fn forward(&self, flat: &[T]) -> Vec<T> {
+        let weights = self.direct.places.split(flat);
+        let model = self.model(&weights);
+        let mut shards = self.direct.take(&self.tokens, self.seq);
+        match &self.want {
+            Want::Logits => {
+                let logits = pass::logits(&model, &mut shards);
+                self.direct.give_back(shards);
+                logits
+            }
+            Want::Losses { targets, keep, taps } => {
+                let mut out = pass::losses(&model, &mut shards, targets, *keep);
+                (0..taps.len()).for_each(|tap| out.extend(pass::tapped(&shards, tap)));
+                match self.kept.lock() {
+                    Ok(mut kept) if *keep != Keep::Nothing => *kept = Some(shards),
+                    _ => self.direct.give_back(shards),
+                }
+                out
+            }
+        }
+    }
+
+    fn backward(&self, flat: &[T], upstream: &[T]) -> Vec<T> {
+        let weights = self.direct.places.split(flat);
+        let model = self.model(&weights);
+        let kept = self.kept.lock().ok().and_then(|mut kept| kept.take());
+        let again = kept.is_none();
+        let mut shards = kept.unwrap_or_else(|| self.direct.take(&self.tokens, self.seq));
+        let gradient = match &self.want {
+            Want::Logits => {
+                pass::again(&model, &mut shards);
+                pass::backward(&model, &mut shards, Upstream::Logits(upstream), &[])
+            }
+            Want::Losses { targets, keep, taps } => {
+                if again {
+                    let keep = if *keep == Keep::Nothing { Keep::All } else { *keep };
+                    pass::losses(&model, &mut shards, targets, keep);
+                }
+                let each = self.tokens.len() * self.direct.config.d_model;
+                let (losses, rest) = upstream.split_at(upstream.len() - taps.len() * each);
+                let dz: Vec<&[T]> = rest.chunks_exact(each.max(1)).collect();
+                pass::backward(&model, &mut shards, Upstream::Losses(losses), &dz)
+            }
+        };
+        self.direct.give_back(shards);
+        gradient
+    }
+}
+
+impl<T: Pooled> std::ops::Drop for Pass<T> {
+    fn drop(&mut self) {
+        if let Ok(Some(shards)) = self.kept.get_mut().map(Option::take) {
+            self.direct.give_back(shards);
+        }
+    }
+}
+
+impl<T: Pooled> CustomOp1 for Pass<T> {
+    fn name(&self) -> &'static str {
+        "decoder"
+    }
+
+    fn cpu_fwd(&self, flat: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("the weights must lie one after the other");
+        };
+        let out = self.forward(&flat.as_slice::<T>()?[start..end]);
+        let shape = Shape::from(out.len());
+        Ok((T::to_cpu_storage_owned(out), shape))
+    }
+
+    fn bwd(&self, flat: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let upstream = upstream.contiguous()?;
+        let (weights, at) = flat.storage_and_layout();
+        let (up, up_at) = upstream.storage_and_layout();
+        let (Storage::Cpu(weights), Storage::Cpu(up)) = (&*weights, &*up) else {
+            bail!("the direct pass runs on the CPU");
+        };
+        let (Some((start, end)), Some((from, to))) = (at.contiguous_offsets(), up_at.contiguous_offsets()) else {
+            bail!("the weights must lie one after the other");
+        };
+        let gradient = self.backward(&weights.as_slice::<T>()?[start..end], &up.as_slice::<T>()?[from..to]);
+        Tensor::from_vec(gradient, flat.shape(), flat.device()).map(Some)
+    }
+}

@@ -1,0 +1,608 @@
+//! The kernels as candle custom operations.
+//!
+//! The public functions choose these for f32 and f64 tensors on the CPU, and candle's own operations elsewhere.
+
+use std::sync::Mutex;
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, backend::BackendStorage,
+    bail,
+};
+use rayon::prelude::*;
+
+use crate::kernel::activation::Activation;
+use crate::kernel::attention::{self, Heads, Scratch};
+use crate::kernel::norm::Kind;
+use crate::kernel::product::{Into, Matrix, product};
+use crate::kernel::random::Mask;
+use crate::kernel::rotary::Pairs;
+use crate::kernel::{Real, activation, loss, norm, rotary, rows};
+use crate::parallel::{over_blocks, over_rows, tile_rows};
+
+/// Numbers in one part of a pointwise loop.
+const BLOCK: usize = 1 << 14;
+
+/// Whether the kernels take this tensor.
+pub(crate) fn takes(x: &Tensor) -> bool {
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+}
+
+macro_rules! by_dtype {
+    ($dtype:expr, $run:ident ( $($argument:expr),* )) => {
+        match $dtype {
+            DType::F32 => $run::<f32>($($argument),*),
+            DType::F64 => $run::<f64>($($argument),*),
+            other => bail!("the CPU kernels take f32 and f64, not {other:?}"),
+        }
+    };
+}
+
+/// One operand of a forward pass.
+pub(crate) type Operand<'a> = (&'a CpuStorage, &'a Layout);
+
+pub(crate) fn slice<'a, T: Real>((storage, layout): Operand<'a>) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
+        None => bail!("a CPU kernel needs contiguous tensors"),
+    }
+}
+
+fn storage<T: Real>(values: Vec<T>) -> CpuStorage {
+    T::to_cpu_storage_owned(values)
+}
+
+/// Runs `run` on the numbers of a tensor, without copying contiguous ones.
+fn with<T: Real, R>(x: &Tensor, run: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let x = x.contiguous()?;
+    let (guard, layout) = x.storage_and_layout();
+    match &*guard {
+        Storage::Cpu(cpu) => run(slice((cpu, layout))?),
+        _ => bail!("a CPU kernel was given a tensor of another device"),
+    }
+}
+
+fn tensor<T: Real>(values: Vec<T>, shape: &Shape) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &candle_core::Device::Cpu)
+}
+
+/// A pointwise nonlinearity.
+pub(crate) struct Pointwise(pub(crate) Activation);
+
+impl CustomOp1 for Pointwise {
+    fn name(&self) -> &'static str {
+        "pointwise"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(kind: Activation, x: Operand<'_>) -> Result<CpuStorage> {
+            let x = slice::<T>(x)?;
+            let mut out = vec![T::zero(); x.len()];
+            over_blocks(&mut out, BLOCK, |first, out| activation::forward(kind, &x[first..][..out.len()], out));
+            Ok(storage(out))
+        }
+        Ok((by_dtype!(x.dtype(), run(self.0, (x, layout)))?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        fn run<T: Real>(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+            let mut dx = with(dy, |dy: &[T]| Ok(dy.to_vec()))?;
+            with(x, |x| {
+                over_blocks(&mut dx, BLOCK, |first, dx| activation::backward(kind, &x[first..][..dx.len()], dx));
+                Ok(())
+            })?;
+            tensor(dx, x.shape())
+        }
+        by_dtype!(x.dtype(), run(self.0, x, dy)).map(Some)
+    }
+}
+
+/// `x w` over rows, with a bias when there is a third operand.
+pub(crate) struct Linear;
+
+fn affine<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, sizes: (usize, usize)) -> Vec<T> {
+    let (d_in, d_out) = sizes;
+    let mut out = vec![T::zero(); x.len() / d_in.max(1) * d_out];
+    over_rows(&mut out, d_out, |first, out| {
+        let count = out.len() / d_out;
+        if let Some(bias) = bias {
+            rows::fill(out, Some(bias));
+        }
+        let x = Matrix::new(&x[first * d_in..][..count * d_in], count, d_in);
+        let how = if bias.is_some() { Into::Add } else { Into::Replace };
+        product(out, d_out, how, x, Matrix::new(w, d_in, d_out), T::one());
+    });
+    out
+}
+
+fn affine_backward<T: Real>(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
+    let (d_in, d_out) = w.dims2()?;
+    let (mut dx, mut dw, mut db) =
+        (vec![T::zero(); x.elem_count()], vec![T::zero(); d_in * d_out], vec![T::zero(); d_out]);
+    with(dy, |dy: &[T]| {
+        with(w, |w: &[T]| {
+            over_rows(&mut dx, d_in, |first, dx| {
+                let count = dx.len() / d_in;
+                let dy = Matrix::new(&dy[first * d_out..][..count * d_out], count, d_out);
+                product(dx, d_in, Into::Replace, dy, Matrix::new(w, d_in, d_out).t(), T::one());
+            });
+            Ok(())
+        })?;
+        with(x, |x: &[T]| {
+            let count = x.len() / d_in.max(1);
+            let tile = tile_rows(d_in);
+            dw.par_chunks_mut((tile * d_out).max(1)).enumerate().for_each(|(i, dw)| {
+                let part = Matrix::strided(&x[i * tile..], count, dw.len() / d_out, d_in);
+                product(dw, d_out, Into::Replace, part.t(), Matrix::new(dy, count, d_out), T::one());
+            });
+            Ok(())
+        })?;
+        rows::add_column_sums(&mut db, dy);
+        Ok(())
+    })?;
+    Ok([tensor(dx, x.shape())?, tensor(dw, w.shape())?, tensor(db, &Shape::from(d_out))?])
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(x: Operand<'_>, w: Operand<'_>, sizes: (usize, usize)) -> Result<CpuStorage> {
+            Ok(storage(affine::<T>(slice(x)?, slice(w)?, None, sizes)))
+        }
+        let (rows, _) = x_at.shape().dims2()?;
+        let sizes = w_at.shape().dims2()?;
+        Ok((by_dtype!(x.dtype(), run((x, x_at), (w, w_at), sizes))?, Shape::from((rows, sizes.1))))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, _] = by_dtype!(x.dtype(), affine_backward(x, w, dy))?;
+        Ok((Some(dx), Some(dw)))
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_at: &Layout,
+        w: &CpuStorage,
+        w_at: &Layout,
+        b: &CpuStorage,
+        b_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(
+            x: Operand<'_>,
+            w: Operand<'_>,
+            b: Operand<'_>,
+            sizes: (usize, usize),
+        ) -> Result<CpuStorage> {
+            Ok(storage(affine::<T>(slice(x)?, slice(w)?, Some(slice(b)?), sizes)))
+        }
+        let (rows, _) = x_at.shape().dims2()?;
+        let sizes = w_at.shape().dims2()?;
+        Ok((by_dtype!(x.dtype(), run((x, x_at), (w, w_at), (b, b_at), sizes))?, Shape::from((rows, sizes.1))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, db] = by_dtype!(x.dtype(), affine_backward(x, w, dy))?;
+        Ok((Some(dx), Some(dw), Some(db)))
+    }
+}
+
+/// A norm over the last axis, with gain, and a bias when there is a third operand.
+pub(crate) struct Norm {
+    pub(crate) kind: Kind,
+    pub(crate) eps: f64,
+}
+
+impl Norm {
+    fn forward<T: Real>(&self, x: Operand<'_>, gain: Operand<'_>, bias: Option<Operand<'_>>) -> Result<CpuStorage> {
+        let (x, gain) = (slice::<T>(x)?, slice::<T>(gain)?);
+        let bias = bias.map(slice::<T>).transpose()?;
+        let d = gain.len();
+        let mut out = vec![T::zero(); x.len()];
+        over_rows(&mut out, d, |first, out| {
+            let x = &x[first * d..][..out.len()];
+            norm::forward(self.kind, x, gain, bias, self.eps, out, &mut vec![[T::zero(); 2]; out.len() / d]);
+        });
+        Ok(storage(out))
+    }
+
+    fn backward<T: Real>(&self, x: &Tensor, gain: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
+        let d = gain.elem_count();
+        let (mut dx, mut dgain, mut dbias) = (vec![T::zero(); x.elem_count()], vec![T::zero(); d], vec![T::zero(); d]);
+        with(x, |x: &[T]| {
+            with(gain, |gain: &[T]| {
+                with(dy, |dy: &[T]| {
+                    let (mut y, mut stats) = (vec![T::zero(); x.len()], vec![[T::zero(); 2]; x.len() / d.max(1)]);
+                    norm::forward(self.kind, x, gain, None, self.eps, &mut y, &mut stats);
+                    norm::backward(self.kind, x, &stats, gain, dy, &mut dx, &mut dgain, Some(&mut dbias));
+                    Ok(())
+                })
+            })
+        })?;
+        Ok([tensor(dx, x.shape())?, tensor(dgain, gain.shape())?, tensor(dbias, gain.shape())?])
+    }
+}
+
+impl CustomOp2 for Norm {
+    fn name(&self) -> &'static str {
+        "norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout, g: &CpuStorage, g_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = match x.dtype() {
+            DType::F32 => self.forward::<f32>((x, x_at), (g, g_at), None)?,
+            _ => self.forward::<f64>((x, x_at), (g, g_at), None)?,
+        };
+        Ok((out, x_at.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, gain: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dgain, _] = match x.dtype() {
+            DType::F32 => self.backward::<f32>(x, gain, dy)?,
+            _ => self.backward::<f64>(x, gain, dy)?,
+        };
+        Ok((Some(dx), Some(dgain)))
+    }
+}
+
+impl CustomOp3 for Norm {
+    fn name(&self) -> &'static str {
+        "norm-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_at: &Layout,
+        g: &CpuStorage,
+        g_at: &Layout,
+        b: &CpuStorage,
+        b_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = match x.dtype() {
+            DType::F32 => self.forward::<f32>((x, x_at), (g, g_at), Some((b, b_at)))?,
+            _ => self.forward::<f64>((x, x_at), (g, g_at), Some((b, b_at)))?,
+        };
+        Ok((out, x_at.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        gain: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dgain, dbias] = match x.dtype() {
+            DType::F32 => self.backward::<f32>(x, gain, dy)?,
+            _ => self.backward::<f64>(x, gain, dy)?,
+        };
+        Ok((Some(dx), Some(dgain), Some(dbias)))
+    }
+}
+
+/// Causal attention from `[batch, seq, heads + 2 kv_heads, width]` to `[batch, seq, heads, width]`.
+pub(crate) struct Attention {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+}
+
+impl Attention {
+    fn sizes(&self, shape: &Shape) -> Result<(usize, Heads)> {
+        let (batch, seq, parts, width) = shape.dims4()?;
+        if parts != self.heads + 2 * self.kv_heads || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            bail!("{parts} heads in all are not {} for queries and {} each for keys and values", self.heads, self.kv_heads);
+        }
+        Ok((batch, Heads { seq, heads: self.heads, kv_heads: self.kv_heads, width }))
+    }
+}
+
+/// Output and logs of the sums for every sequence.
+fn attend<T: Real>(h: Heads, qkv: &[T]) -> (Vec<T>, Vec<T>) {
+    let batch = qkv.len() / (h.seq * h.row()).max(1);
+    let mut z = vec![T::zero(); batch * h.seq * h.out()];
+    let mut logs = vec![T::zero(); batch * h.heads * h.seq];
+    z.par_chunks_mut((h.seq * h.out()).max(1))
+        .zip(logs.par_chunks_mut((h.heads * h.seq).max(1)))
+        .zip(qkv.par_chunks((h.seq * h.row()).max(1)))
+        .for_each_init(Scratch::default, |scratch, ((z, logs), qkv)| {
+            attention::forward(h, qkv, z, logs, &None, scratch);
+        });
+    (z, logs)
+}
+
+impl CustomOp1 for Attention {
+    fn name(&self) -> &'static str {
+        "causal-attention"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(h: Heads, x: Operand<'_>) -> Result<CpuStorage> {
+            Ok(storage(attend::<T>(h, slice(x)?).0))
+        }
+        let (batch, h) = self.sizes(layout.shape())?;
+        Ok((by_dtype!(x.dtype(), run(h, (x, layout)))?, Shape::from((batch, h.seq, h.heads, h.width))))
+    }
+
+    fn bwd(&self, qkv: &Tensor, _: &Tensor, dz: &Tensor) -> Result<Option<Tensor>> {
+        fn run<T: Real>(h: Heads, qkv: &Tensor, dz: &Tensor) -> Result<Tensor> {
+            let mut dqkv = vec![T::zero(); qkv.elem_count()];
+            with(qkv, |x: &[T]| {
+                with(dz, |dz: &[T]| {
+                    let (_, logs) = attend(h, x);
+                    let row = (h.seq * h.row()).max(1);
+                    dqkv.par_chunks_mut(row)
+                        .zip(x.par_chunks(row))
+                        .zip(dz.par_chunks((h.seq * h.out()).max(1)))
+                        .zip(logs.par_chunks((h.heads * h.seq).max(1)))
+                        .for_each_init(Scratch::default, |scratch, (((dqkv, x), dz), logs)| {
+                            attention::backward(h, x, logs, dz, dqkv, &None, scratch);
+                        });
+                    Ok(())
+                })
+            })?;
+            tensor(dqkv, qkv.shape())
+        }
+        let (_, h) = self.sizes(qkv.shape())?;
+        by_dtype!(qkv.dtype(), run(h, qkv, dz)).map(Some)
+    }
+}
+
+/// Negative log-probability of one target per row of `[rows, d_vocab]`.
+pub(crate) struct TokenLosses {
+    pub(crate) targets: Vec<u32>,
+    /// Log of each row's sum, for the backward pass.
+    logs: Mutex<Option<Tensor>>,
+}
+
+impl TokenLosses {
+    pub(crate) fn new(targets: Vec<u32>) -> Self {
+        Self { targets, logs: Mutex::new(None) }
+    }
+
+    fn forward<T: Real>(&self, x: Operand<'_>, vocabulary: usize) -> Result<CpuStorage> {
+        let x = slice::<T>(x)?;
+        let mut both = vec![T::zero(); 2 * self.targets.len()];
+        let (losses, logs) = both.split_at_mut(self.targets.len());
+        const ROWS: usize = 64;
+        losses.par_chunks_mut(ROWS).zip(logs.par_chunks_mut(ROWS)).enumerate().for_each(|(i, (losses, logs))| {
+            let targets = &self.targets[i * ROWS..][..losses.len()];
+            loss::forward(&x[i * ROWS * vocabulary..][..targets.len() * vocabulary], vocabulary, targets, losses, logs);
+        });
+        let logs = both.split_off(self.targets.len());
+        if let Ok(mut kept) = self.logs.lock() {
+            *kept = Some(tensor(logs, &Shape::from(self.targets.len()))?);
+        }
+        Ok(storage(both))
+    }
+
+    fn backward<T: Real>(&self, logits: &Tensor, dlosses: &Tensor) -> Result<Tensor> {
+        let (_, vocabulary) = logits.dims2()?;
+        let Some(logs) = self.logs.lock().ok().and_then(|logs| logs.clone()) else {
+            bail!("token losses went backward before they went forward");
+        };
+        let mut d = with(logits, |x: &[T]| Ok(x.to_vec()))?;
+        with(dlosses, |dlosses: &[T]| {
+            with(&logs, |logs: &[T]| {
+                over_rows(&mut d, vocabulary, |first, d| {
+                    let part = first..first + d.len() / vocabulary;
+                    loss::backward(d, vocabulary, &self.targets[part.clone()], &dlosses[part.clone()], &logs[part]);
+                });
+                Ok(())
+            })
+        })?;
+        tensor(d, logits.shape())
+    }
+}
+
+impl CustomOp1 for TokenLosses {
+    fn name(&self) -> &'static str {
+        "token-losses"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, vocabulary) = layout.shape().dims2()?;
+        if rows != self.targets.len() {
+            bail!("{rows} rows of logits for {} targets", self.targets.len());
+        }
+        let outside = |target: &&u32| **target as usize >= vocabulary && **target != loss::IGNORED;
+        if let Some(target) = self.targets.iter().find(outside) {
+            bail!("target {target} lies outside of the vocabulary of {vocabulary}");
+        }
+        let losses = match x.dtype() {
+            DType::F32 => self.forward::<f32>((x, layout), vocabulary)?,
+            _ => self.forward::<f64>((x, layout), vocabulary)?,
+        };
+        Ok((losses, Shape::from(rows)))
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, dlosses: &Tensor) -> Result<Option<Tensor>> {
+        match logits.dtype() {
+            DType::F32 => self.backward::<f32>(logits, dlosses),
+            _ => self.backward::<f64>(logits, dlosses),
+        }
+        .map(Some)
+    }
+}
+
+/// Rows of a table by id.
+pub(crate) struct Gather {
+    pub(crate) ids: Vec<u32>,
+}
+
+impl CustomOp1 for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(ids: &[u32], table: Operand<'_>, width: usize) -> Result<CpuStorage> {
+            let table = slice::<T>(table)?;
+            let mut out = Vec::with_capacity(ids.len() * width);
+            ids.iter().for_each(|id| out.extend_from_slice(&table[*id as usize * width..][..width]));
+            Ok(storage(out))
+        }
+        let (rows, width) = layout.shape().dims2()?;
+        if let Some(id) = self.ids.iter().find(|id| **id as usize >= rows) {
+            bail!("id {id} lies outside of a table of {rows} rows");
+        }
+        Ok((by_dtype!(table.dtype(), run(&self.ids, (table, layout), width))?, Shape::from((self.ids.len(), width))))
+    }
+
+    fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        fn run<T: Real>(ids: &[u32], table: &Tensor, dy: &Tensor) -> Result<Tensor> {
+            let (rows, width) = table.dims2()?;
+            let mut d = vec![T::zero(); rows * width];
+            with(dy, |dy: &[T]| {
+                for (id, dy) in ids.iter().zip(dy.chunks_exact(width)) {
+                    rows::add(&mut d[*id as usize * width..][..width], dy);
+                }
+                Ok(())
+            })?;
+            tensor(d, table.shape())
+        }
+        by_dtype!(table.dtype(), run(&self.ids, table, dy)).map(Some)
+    }
+}
+
+/// Dropout with the mask of a key.
+pub(crate) struct Dropout {
+    pub(crate) p: f64,
+    pub(crate) key: u64,
+}
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(p: f64, key: u64, x: Operand<'_>) -> Result<CpuStorage> {
+            let mut out = slice::<T>(x)?.to_vec();
+            let mask = Mask::new(p, key);
+            over_blocks(&mut out, BLOCK, |first, out| mask.apply(out, first as u64));
+            Ok(storage(out))
+        }
+        Ok((by_dtype!(x.dtype(), run(self.p, self.key, (x, layout)))?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(dy.contiguous()?.apply_op1_no_bwd(self)?))
+    }
+}
+
+/// Rotation of `[batch, seq, heads, width]` by angles per place in the sequence.
+pub(crate) struct Rotary {
+    pub(crate) pairs: Pairs,
+    /// Entries of each head that turn.
+    pub(crate) turned: usize,
+    /// `[seq, turned / 2]` each.
+    pub(crate) cos: Vec<f64>,
+    pub(crate) sin: Vec<f64>,
+    pub(crate) inverse: bool,
+}
+
+impl CustomOp1 for Rotary {
+    fn name(&self) -> &'static str {
+        "rotary"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(op: &Rotary, x: Operand<'_>, heads: usize, width: usize) -> Result<CpuStorage> {
+            let mut out = slice::<T>(x)?.to_vec();
+            let half = op.turned / 2;
+            // the angles of a place, once for each head
+            let spread = |angles: &[f64]| -> Vec<T> {
+                let place = |angles: &[f64]| angles.iter().map(|a| T::of(*a)).collect::<Vec<_>>().repeat(heads);
+                angles.chunks_exact(half.max(1)).flat_map(place).collect()
+            };
+            let (cos, sin) = (spread(&op.cos), spread(&op.sin));
+            let seq = op.cos.len() / half.max(1);
+            out.par_chunks_mut((seq * heads * width).max(1))
+                .for_each(|out| rotary::apply(op.pairs, out, width, op.turned, &cos, &sin, op.inverse));
+            Ok(storage(out))
+        }
+        let (_, seq, heads, width) = layout.shape().dims4()?;
+        let half = self.turned / 2;
+        if self.turned > width || !self.turned.is_multiple_of(2) || self.turned == 0 || self.cos.len() != seq * half {
+            bail!("rotary: {} angles for {seq} places and {} of {width} entries", self.cos.len(), self.turned);
+        }
+        Ok((by_dtype!(x.dtype(), run(self, (x, layout), heads, width))?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let back = Self {
+            pairs: self.pairs,
+            turned: self.turned,
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+            inverse: !self.inverse,
+        };
+        Ok(Some(dy.contiguous()?.apply_op1_no_bwd(&back)?))
+    }
+}
+
+/// `silu(gate) * up`.
+pub(crate) struct SiluGate;
+
+impl CustomOp2 for SiluGate {
+    fn name(&self) -> &'static str {
+        "silu-gate"
+    }
+
+    fn cpu_fwd(&self, g: &CpuStorage, g_at: &Layout, u: &CpuStorage, u_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(gate: Operand<'_>, up: Operand<'_>) -> Result<CpuStorage> {
+            let (gate, up) = (slice::<T>(gate)?, slice::<T>(up)?);
+            let mut out = vec![T::zero(); gate.len()];
+            over_blocks(&mut out, BLOCK, |first, out| {
+                activation::forward(Activation::Silu, &gate[first..][..out.len()], out);
+                out.iter_mut().zip(&up[first..]).for_each(|(out, up)| *out *= *up);
+            });
+            Ok(storage(out))
+        }
+        if g_at.shape() != u_at.shape() {
+            bail!("a gate {:?} for {:?}", g_at.shape(), u_at.shape());
+        }
+        Ok((by_dtype!(g.dtype(), run((g, g_at), (u, u_at)))?, g_at.shape().clone()))
+    }
+
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        fn run<T: Real>(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tensor; 2]> {
+            let mut dgate = with(dy, |dy: &[T]| Ok(dy.to_vec()))?;
+            let mut dup = vec![T::zero(); dgate.len()];
+            with(gate, |gate: &[T]| {
+                over_blocks(&mut dup, BLOCK, |first, dup| {
+                    activation::forward(Activation::Silu, &gate[first..][..dup.len()], dup);
+                });
+                dup.iter_mut().zip(&dgate).for_each(|(dup, dy)| *dup *= *dy);
+                with(up, |up: &[T]| {
+                    dgate.iter_mut().zip(up).for_each(|(dgate, up)| *dgate *= *up);
+                    Ok(())
+                })?;
+                over_blocks(&mut dgate, BLOCK, |first, dgate| {
+                    activation::backward(Activation::Silu, &gate[first..][..dgate.len()], dgate);
+                });
+                Ok(())
+            })?;
+            Ok([tensor(dgate, gate.shape())?, tensor(dup, gate.shape())?])
+        }
+        let [dgate, dup] = by_dtype!(gate.dtype(), run(gate, up, dy))?;
+        Ok((Some(dgate), Some(dup)))
+    }
+}

@@ -1,0 +1,104 @@
+//! Pointwise nonlinearities.
+
+use super::{Real, vectorised};
+
+/// A pointwise nonlinearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `x Phi(x)`.
+    GeluErf,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+}
+
+const TWICE_ROOT_2_OVER_PI: f64 = 1.595_769_121_605_730_7;
+const CUBIC: f64 = 0.044_715;
+
+#[inline(always)]
+fn sigmoid<T: Real>(x: T) -> T {
+    T::one() / (T::one() + (-x).exponential())
+}
+
+/// Value and slope. GELU's tanh form is `x sigmoid(2u)`, because `1 + tanh(u) = 2 sigmoid(2u)`.
+#[inline(always)]
+fn both<T: Real>(kind: Activation, x: T) -> (T, T) {
+    let one = T::one();
+    match kind {
+        Activation::GeluTanh => {
+            let (a, c) = (T::of(TWICE_ROOT_2_OVER_PI), T::of(CUBIC));
+            let square = x * x;
+            let s = sigmoid(a * x * (one + c * square));
+            let slope = s + x * (s * (one - s)) * (a * (one + T::of(3. * CUBIC) * square));
+            (x * s, slope)
+        }
+        Activation::GeluErf => {
+            let half = T::of(0.5);
+            let below = half * (one + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).error_function());
+            let density = (-half * x * x).exponential() * T::of(0.398_942_280_401_432_7);
+            (x * below, below + x * density)
+        }
+        Activation::Silu => {
+            let s = sigmoid(x);
+            (x * s, s + x * (s * (one - s)))
+        }
+    }
+}
+
+/// `out = f(x)`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn forward<T: Real>(kind: Activation, x: &[T], out: &mut [T]) {
+    #[inline(always)]
+    fn run<T: Real>(kind: Activation, x: &[T], out: &mut [T]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = both(kind, *x).0;
+        }
+    }
+    assert_eq!(x.len(), out.len(), "an activation and its output");
+    // one loop for each kind, so that none branches inside
+    match kind {
+        Activation::GeluTanh => vectorised(
+            #[inline(always)]
+            || run(Activation::GeluTanh, x, out),
+        ),
+        Activation::GeluErf => vectorised(
+            #[inline(always)]
+            || run(Activation::GeluErf, x, out),
+        ),
+        Activation::Silu => vectorised(
+            #[inline(always)]
+            || run(Activation::Silu, x, out),
+        ),
+    }
+}
+
+/// `dy = dy * f'(x)`, in place.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn backward<T: Real>(kind: Activation, x: &[T], dy: &mut [T]) {
+    #[inline(always)]
+    fn run<T: Real>(kind: Activation, x: &[T], dy: &mut [T]) {
+        for (dy, x) in dy.iter_mut().zip(x) {
+            *dy *= both(kind, *x).1;
+        }
+    }
+    assert_eq!(x.len(), dy.len(), "an activation and its gradient");
+    match kind {
+        Activation::GeluTanh => vectorised(
+            #[inline(always)]
+            || run(Activation::GeluTanh, x, dy),
+        ),
+        Activation::GeluErf => vectorised(
+            #[inline(always)]
+            || run(Activation::GeluErf, x, dy),
+        ),
+        Activation::Silu => vectorised(
+            #[inline(always)]
+            || run(Activation::Silu, x, dy),
+        ),
+    }
+}

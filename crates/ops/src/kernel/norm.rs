@@ -1,0 +1,112 @@
+//! LayerNorm and RMSNorm over rows.
+
+use super::rows::{sum, sum_pairs};
+use super::{Real, vectorised};
+
+/// Which statistics a norm takes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Mean and (biased) variance.
+    Layer,
+    /// Mean square only.
+    Rms,
+}
+
+/// Shift and inverse scale of one row: its normalised entries are `(x - shift) * inverse`.
+#[inline(always)]
+fn statistics<T: Real>(kind: Kind, row: &[T], eps: T) -> [T; 2] {
+    let n = T::of(row.len() as f64);
+    let shift = match kind {
+        Kind::Layer => sum(row, |x| x) / n,
+        Kind::Rms => T::zero(),
+    };
+    let variance = sum(row, |x| (x - shift) * (x - shift)) / n;
+    [shift, T::one() / (variance + eps).sqrt()]
+}
+
+/// `out = gain * (x - shift) * inverse + bias` per row; `stats` gets shift and inverse of each row.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn forward<T: Real>(
+    kind: Kind,
+    x: &[T],
+    gain: &[T],
+    bias: Option<&[T]>,
+    eps: f64,
+    out: &mut [T],
+    stats: &mut [[T; 2]],
+) {
+    let d = gain.len();
+    assert!(x.len() == out.len() && x.len() == stats.len() * d && bias.is_none_or(|b| b.len() == d), "sizes of a norm");
+    vectorised(
+        #[inline(always)]
+        || {
+            for ((x, out), stats) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)).zip(stats) {
+                let [shift, inverse] = statistics(kind, x, T::of(eps));
+                *stats = [shift, inverse];
+                match bias {
+                    Some(bias) => {
+                        for (((out, x), g), b) in out.iter_mut().zip(x).zip(gain).zip(bias) {
+                            *out = (*x - shift) * inverse * *g + *b;
+                        }
+                    }
+                    None => {
+                        for ((out, x), g) in out.iter_mut().zip(x).zip(gain) {
+                            *out = (*x - shift) * inverse * *g;
+                        }
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// Backward of [`forward`]: adds to `dx`, to `dgain` and, if it is there, to `dbias`.
+///
+/// # Panics
+/// When the lengths do not fit.
+#[expect(clippy::too_many_arguments, reason = "a kernel takes its operands one by one")]
+pub fn backward<T: Real>(
+    kind: Kind,
+    x: &[T],
+    stats: &[[T; 2]],
+    gain: &[T],
+    dy: &[T],
+    dx: &mut [T],
+    dgain: &mut [T],
+    dbias: Option<&mut [T]>,
+) {
+    let d = gain.len();
+    assert!(x.len() == dx.len() && x.len() == dy.len() && x.len() == stats.len() * d, "sizes of a norm");
+    assert!(dgain.len() == d && dbias.as_ref().is_none_or(|b| b.len() == d), "sizes of a norm");
+    if let Some(dbias) = dbias {
+        super::rows::add_column_sums(dbias, dy);
+    }
+    vectorised(
+        #[inline(always)]
+        || {
+            let n = T::of(d as f64);
+            let mut scaled = vec![T::zero(); d]; // gradient of the normalised row
+            let mut normalized = vec![T::zero(); d];
+            for (((x, dy), dx), stats) in
+                x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(stats)
+            {
+                let [shift, inverse] = *stats;
+                for i in 0..d {
+                    normalized[i] = (x[i] - shift) * inverse;
+                    dgain[i] += dy[i] * normalized[i];
+                    scaled[i] = dy[i] * gain[i];
+                }
+                let mean = match kind {
+                    Kind::Layer => sum(&scaled, |s| s) / n,
+                    Kind::Rms => T::zero(),
+                };
+                let along = sum_pairs(&scaled, &normalized, |s, x| s * x) / n;
+                for i in 0..d {
+                    dx[i] += inverse * (scaled[i] - mean - normalized[i] * along);
+                }
+            }
+        },
+    );
+}

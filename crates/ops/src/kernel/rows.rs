@@ -1,0 +1,139 @@
+//! Sums over rows and columns in a fixed order, and additions in place.
+
+use super::{Real, vectorised};
+
+/// Running sums side by side, so that a sum can use whole vector registers.
+const LANES: usize = 16;
+
+/// Sum of `f` over pairs of two rows of one length, in a fixed order.
+#[inline(always)]
+pub(crate) fn sum_pairs<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut sums = [T::zero(); LANES];
+    let (chunks_a, chunks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = chunks_a.remainder().iter().zip(chunks_b.remainder()).fold(T::zero(), |sum, (a, b)| sum + f(*a, *b));
+    for (a, b) in chunks_a.zip(chunks_b) {
+        for i in 0..LANES {
+            sums[i] += f(a[i], b[i]);
+        }
+    }
+    fold(sums) + rest
+}
+
+/// Sum of `f` over a row, in a fixed order.
+#[inline(always)]
+pub(crate) fn sum<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
+    let mut sums = [T::zero(); LANES];
+    let chunks = a.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(T::zero(), |sum, a| sum + f(*a));
+    for a in chunks {
+        for i in 0..LANES {
+            sums[i] += f(a[i]);
+        }
+    }
+    fold(sums) + rest
+}
+
+#[inline(always)]
+fn fold<T: Real>(mut sums: [T; LANES]) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] = sums[i] + sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// Largest entry; NaN entries are passed over, and spread through what is computed with the row afterwards.
+#[inline(always)]
+pub(crate) fn largest<T: Real>(a: &[T]) -> T {
+    let larger = |a: T, b: T| if a > b { a } else { b };
+    let mut most = [T::neg_infinity(); LANES];
+    let chunks = a.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(T::neg_infinity(), |most, a| larger(*a, most));
+    for a in chunks {
+        for i in 0..LANES {
+            most[i] = larger(a[i], most[i]);
+        }
+    }
+    most.into_iter().fold(rest, larger)
+}
+
+/// Fills rows with copies of one row, or with zeros.
+pub fn fill<T: Real>(out: &mut [T], row: Option<&[T]>) {
+    match row {
+        Some(row) => out.chunks_exact_mut(row.len()).for_each(|out| out.copy_from_slice(row)),
+        None => out.fill(T::zero()),
+    }
+}
+
+/// Adds one row to every row.
+pub fn add_row<T: Real>(out: &mut [T], row: &[T]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for out in out.chunks_exact_mut(row.len()) {
+                for (out, row) in out.iter_mut().zip(row) {
+                    *out += *row;
+                }
+            }
+        },
+    );
+}
+
+/// `out += x`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn add<T: Real>(out: &mut [T], x: &[T]) {
+    assert_eq!(out.len(), x.len(), "two slices to add");
+    vectorised(
+        #[inline(always)]
+        || {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out += *x;
+            }
+        },
+    );
+}
+
+/// Adds each column's sum over all rows, in the order of the rows.
+pub fn add_column_sums<T: Real>(sums: &mut [T], x: &[T]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in x.chunks_exact(sums.len()) {
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum += *x;
+                }
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_and_maxima_of_odd_lengths() {
+        for n in [0usize, 1, 3, 15, 16, 17, 63, 65] {
+            let row: Vec<f64> = (0..n).map(|i| ((i * 7) % 13) as f64 - 6.).collect();
+            assert_eq!(sum(&row, |x| x), row.iter().sum::<f64>());
+            assert_eq!(sum_pairs(&row, &row, |a, b| a * b), row.iter().map(|x| x * x).sum::<f64>());
+            assert_eq!(largest(&row), row.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        }
+    }
+
+    #[test]
+    fn rows_and_columns() {
+        let mut x = vec![0f32; 6];
+        fill(&mut x, Some(&[1., 2., 3.]));
+        add_row(&mut x, &[1., 1., 1.]);
+        assert_eq!(x, [2., 3., 4., 2., 3., 4.]);
+        let mut sums = [1f32, 0., 0.];
+        add_column_sums(&mut sums, &x);
+        assert_eq!(sums, [5., 6., 8.]);
+    }
+}

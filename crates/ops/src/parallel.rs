@@ -1,0 +1,34 @@
+//! Work over threads, cut by shape alone so that no byte depends on how many threads there are.
+
+use rayon::prelude::*;
+
+/// Rows in one part of a loop over rows.
+const ROWS: usize = 128;
+
+/// Runs `run(first row, rows of out)` over fixed blocks of rows.
+pub(crate) fn over_rows<T: Send>(out: &mut [T], width: usize, run: impl Fn(usize, &mut [T]) + Sync) {
+    if width == 0 {
+        return;
+    }
+    let chunk = ROWS * width;
+    if out.len() <= chunk {
+        run(0, out);
+    } else {
+        out.par_chunks_mut(chunk).enumerate().for_each(|(i, out)| run(i * ROWS, out));
+    }
+}
+
+/// Runs `run(first place, part of out)` over fixed blocks of `size` numbers.
+pub(crate) fn over_blocks<T: Send>(out: &mut [T], size: usize, run: impl Fn(usize, &mut [T]) + Sync) {
+    if out.len() <= size {
+        run(0, out);
+    } else {
+        out.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, out)| run(i * size, out));
+    }
+}
+
+/// Rows of a product in one tile: a quarter of them, so that up to four threads share, but no less than 32.
+#[must_use]
+pub fn tile_rows(rows: usize) -> usize {
+    rows.div_ceil(4).next_multiple_of(32).min(256)
+}

@@ -1,0 +1,104 @@
+//! The frame of every bench against another program: both sides are processes of their own that obey one command per
+//! line and answer with one line of JSON, and take turns.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// A side of a bench.
+pub struct Worker {
+    name: String,
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Starts a side on so many threads.
+    pub fn start(name: &str, command: &mut Command, threads: usize) -> Result<Self> {
+        for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+            command.env(variable, threads.to_string());
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {name}: {}", command.get_program().display()))?;
+        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else { bail!("{name} has no pipes") };
+        Ok(Self { name: name.to_owned(), child, to, from: BufReader::new(from) })
+    }
+
+    /// One command with a count, and what it answers.
+    pub fn ask(&mut self, command: &str, count: usize) -> Result<BTreeMap<String, Value>> {
+        writeln!(self.to, "{command} {count}")?;
+        self.to.flush()?;
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        if line.is_empty() {
+            bail!("{} ended ({}); its message is above", self.name, self.child.wait()?);
+        }
+        serde_json::from_str(&line).with_context(|| format!("{} answered `{}`", self.name, line.trim()))
+    }
+
+    /// A command whose answer is one number.
+    pub fn number(&mut self, command: &str, count: usize, key: &str) -> Result<f64> {
+        let answer = self.ask(command, count)?;
+        answer.get(key).and_then(Value::as_f64).with_context(|| format!("{} gave no `{key}`", self.name))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The Python of an environment with exactly these packages, made once under `folder`.
+pub fn python(folder: &Path, requirements: &Path) -> Result<PathBuf> {
+    let wanted = std::fs::read_to_string(requirements).with_context(|| format!("reading {}", requirements.display()))?;
+    let (python, stamp) = (folder.join("bin/python"), folder.join("requirements.txt"));
+    if std::fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
+        return Ok(python);
+    }
+    println!("making the peer's environment in {} (once; PyTorch is large)", folder.display());
+    let run = |command: &mut Command| -> Result<()> {
+        let status = command.status().with_context(|| format!("starting {}", command.get_program().display()))?;
+        if !status.success() {
+            bail!("{} failed ({status}); its message is above", command.get_program().display());
+        }
+        Ok(())
+    };
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements))?;
+    storage::write_atomic(&stamp, wanted.as_bytes())?;
+    Ok(python)
+}
+
+/// Growth of the process's largest resident memory over what it was at `start`, in KiB.
+pub fn growth_kib(start: u64) -> u64 {
+    status("VmHWM").saturating_sub(start)
+}
+
+/// Resident memory now, in KiB.
+pub fn resident_kib() -> u64 {
+    status("VmRSS")
+}
+
+/// A line of the process's status; 0 where the system has none.
+fn status(key: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// The middle value; sorts.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
