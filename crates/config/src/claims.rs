@@ -10,8 +10,8 @@ use crate::error::{Error, did_you_mean};
 pub struct Measure {
     /// Its name in claims and published numbers.
     pub name: String,
-    /// The number; NaN where the run was not asked for it.
-    pub value: f64,
+    /// The number; none where the configuration did not ask for it.
+    pub value: Option<f64>,
     /// Unit, such as `nats` or `fraction`.
     pub unit: String,
 }
@@ -46,7 +46,8 @@ pub struct Comparison {
 ///
 /// A claim takes its value from the points that report its measure (both, if there is a `minus`).
 /// Without `over`, the point on the worst side of the bar decides, so that all points must meet it.
-/// A measure that is not a number (NaN) was not measured: the claim stays open. An infinite one meets no bar.
+/// A measure without a value was not asked for: where no point has one, the claim stays open. One that is not a finite
+/// number (0 / 0, say) meets no bar.
 ///
 /// # Errors
 /// When no point reports a measure that a claim names, with the nearest names; all such claims at once.
@@ -107,10 +108,9 @@ fn value(claim: &Claim, point: &[Measure]) -> Option<f64> {
     }
 }
 
-/// The value of a measure; one that is not a number was not measured.
+/// The value of a measure, where it was asked for.
 fn find(point: &[Measure], name: &str) -> Option<f64> {
-    let named = point.iter().find(|measure| measure.name == name)?;
-    (!named.value.is_nan()).then_some(named.value)
+    point.iter().find(|measure| measure.name == name)?.value
 }
 
 /// One number out of several.
@@ -136,11 +136,11 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn smallest(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::INFINITY, f64::min)
+    values.iter().copied().fold(f64::INFINITY, |least, x| if least.is_nan() || x > least { least } else { x })
 }
 
 fn largest(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    values.iter().copied().fold(f64::NEG_INFINITY, |most, x| if most.is_nan() || x < most { most } else { x })
 }
 
 impl Bar {
@@ -154,14 +154,14 @@ impl Bar {
             }
     }
 
-    /// The value on the worst side.
+    /// The value on the worst side; what is not a number is worst.
     fn worst(self, values: &[f64]) -> f64 {
         match self {
             Bar::AtLeast(_) => smallest(values),
             Bar::AtMost(_) => largest(values),
             Bar::Between([low, high]) => {
                 let (smallest, largest) = (smallest(values), largest(values));
-                if low - smallest > largest - high { smallest } else { largest }
+                if smallest.is_nan() || low - smallest > largest - high { smallest } else { largest }
             }
         }
     }
@@ -186,7 +186,9 @@ mod tests {
     fn measures(text: &str) -> Vec<Vec<Measure>> {
         let measure = |word: &str| {
             let (name, value) = word.split_once('=').unwrap();
-            Measure { name: name.into(), value: value.parse().unwrap(), unit: String::new() }
+            // `acc=` was not asked for
+            let value = (!value.is_empty()).then(|| value.parse().unwrap());
+            Measure { name: name.into(), value, unit: String::new() }
         };
         text.split('|').map(|point| point.split_whitespace().map(measure).collect()).collect()
     }
@@ -223,10 +225,20 @@ mod tests {
         let verdict = &evaluate(std::slice::from_ref(&bar), &[]).unwrap()[0];
         assert_eq!((verdict.measured, verdict.n, verdict.holds), (None, 0, None));
         // a point that was not asked for the measure does not count; with no point left the claim stays open
-        let verdict = &evaluate(std::slice::from_ref(&bar), &measures("acc=NaN|acc=1")).unwrap()[0];
+        let verdict = &evaluate(std::slice::from_ref(&bar), &measures("acc=|acc=1")).unwrap()[0];
         assert_eq!((verdict.measured, verdict.n, verdict.holds), (Some(1.0), 1, Some(true)));
-        let verdict = &evaluate(&[bar], &measures("acc=NaN")).unwrap()[0];
+        let verdict = &evaluate(&[bar], &measures("acc=")).unwrap()[0];
         assert_eq!((verdict.measured, verdict.n, verdict.holds), (None, 0, None));
+    }
+
+    #[test]
+    fn what_is_not_a_number_meets_no_bar() {
+        for bar in ["at_least: 0", "at_most: 0", "between: [0, 1]"] {
+            for points in ["acc=NaN", "acc=NaN|acc=0", "acc=0|acc=NaN"] {
+                let verdict = &evaluate(&[claim(&format!("measure: acc, bar: {{{bar}}}"))], &measures(points)).unwrap()[0];
+                assert!(verdict.measured.unwrap().is_nan() && verdict.holds == Some(false), "{bar} {points}");
+            }
+        }
     }
 
     #[test]

@@ -172,10 +172,10 @@ impl Run {
         self.collected().tables.push(table);
     }
 
-    /// Hands in a number that claims and published values are held against; NaN for one that the configuration left out,
-    /// whose claims then stay open.
-    pub fn measure(&self, name: &str, value: f64, unit: &str) {
-        self.collected().measures.push(Measure { name: name.to_owned(), value, unit: unit.to_owned() });
+    /// Hands in a number that claims and published values are held against; none for one that the configuration did not
+    /// ask for, whose claims then stay open.
+    pub fn measure(&self, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        self.collected().measures.push(Measure { name: name.to_owned(), value: value.into(), unit: unit.to_owned() });
     }
 
     /// Notes the hash of a file that the run reads.

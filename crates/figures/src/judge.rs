@@ -24,13 +24,13 @@ pub(crate) fn points_of(measures: &Table) -> Result<Vec<Vec<Measure>>, Error> {
         .take_while(|c| c.name != "measure")
         .map(|c| measures.values(&c.name))
         .collect::<Result<_, _>>()?;
-    let (names, values, units) = (measures.texts("measure")?, measures.floats("value")?, measures.texts("unit")?);
+    let (names, values, units) = (measures.texts("measure")?, measures.values("value")?, measures.texts("unit")?);
     let mut points: Vec<(Vec<String>, Vec<Measure>)> = Vec::new();
     for i in 0..measures.len() {
         let key: Vec<String> = keys.iter().map(|column| column[i].to_string()).collect();
         let measure = Measure {
             name: names[i].clone().unwrap_or_default(),
-            value: values[i],
+            value: values[i].as_f64(),
             unit: units[i].clone().unwrap_or_default(),
         };
         match points.iter_mut().find(|(k, _)| *k == key) {

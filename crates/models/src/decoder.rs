@@ -28,6 +28,8 @@ pub struct Decoder {
     ln_final: Norm,
     unembed: Option<Tensor>,
     direct: Arc<Direct>,
+    /// What candle's graph follows to the direct pass.
+    handle: Var,
 }
 
 #[derive(Clone, Debug)]
@@ -118,10 +120,11 @@ impl Decoder {
                 None => Err(Error::Config(format!("weight `{name}` is missing"))),
             })
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(Self::assemble(config.clone(), parameters))
+        let handle = Var::zeros((), DType::F32, device)?;
+        Ok(Self::assemble(config.clone(), parameters, handle))
     }
 
-    fn assemble(config: Config, parameters: Vec<(String, Var)>) -> Self {
+    fn assemble(config: Config, parameters: Vec<(String, Var)>, handle: Var) -> Self {
         let find =
             |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor().clone());
         // every name below stands in `Config::shapes`, which `parameters` was made from
@@ -148,6 +151,7 @@ impl Decoder {
             ln_final: norm("ln_final"),
             unembed: find("unembed.W_U"),
             direct: Arc::new(Direct::new(&config)),
+            handle,
             config,
             parameters,
         }
@@ -174,7 +178,8 @@ impl Decoder {
     /// Losses of a training step, and on the way the outputs of the heads of some blocks.
     ///
     /// On the CPU, in f32 and f64, this runs on the decoder's own forward and backward pass, with the same bytes at any
-    /// number of threads; elsewhere through [`HookedModel::forward`].
+    /// number of threads; elsewhere through [`HookedModel::forward`]. Gradients come from [`ops::backward`], and are those
+    /// at the weights' values of that moment.
     ///
     /// # Shapes
     /// `tokens` and `targets` `[batch, seq]` (`u32`); targets that are [`ops::IGNORED`] count for nothing.
@@ -227,12 +232,10 @@ impl Decoder {
         if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.d_vocab) {
             candle_core::bail!("token {token} lies outside of the vocabulary of {}", self.config.d_vocab);
         }
-        let parts = self.parameters.iter().map(|(_, var)| var.flatten_all()).collect::<Result<Vec<_>>>()?;
-        let flat = Tensor::cat(&parts, 0)?;
-        let direct = self.direct.clone();
+        let (handle, weights) = (self.handle.as_tensor(), &self.parameters);
         match self.embed.dtype() {
-            DType::F64 => flat.apply_op1(Pass::<f64>::new(direct, tokens, seq, drop, want)),
-            _ => flat.apply_op1(Pass::<f32>::new(direct, tokens, seq, drop, want)),
+            DType::F64 => handle.apply_op1(Pass::<f64>::new(&self.direct, weights, tokens, seq, drop, want)),
+            _ => handle.apply_op1(Pass::<f32>::new(&self.direct, weights, tokens, seq, drop, want)),
         }
     }
 
@@ -458,7 +461,7 @@ mod tests {
     fn irregular(config: &Config, dtype: DType) -> Decoder {
         let weights = config.shapes().into_iter().enumerate().map(|(which, (name, shape))| {
             let count: usize = shape.iter().product();
-            let values: Vec<f64> = (0..count).map(|i| 0.6 * ((i * 7 + which * 13) as f64 * 0.731).sin()).collect();
+            let values: Vec<f64> = (0..count).map(|i| 0.4 * ((i * 7 + which * 13) as f64 * 0.731).sin()).collect();
             (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap())
         });
         Decoder::new(config, weights.collect(), &Device::Cpu).unwrap()
@@ -489,7 +492,7 @@ mod tests {
         };
         let sum = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap();
         let total = (sum(&losses) + (sum(&z[0]) + sum(&z[1])).unwrap()).unwrap();
-        let store = total.backward().unwrap();
+        let store = ops::backward(&total).unwrap();
         let gradients = model.parameters.iter().map(|(name, var)| {
             (name.clone(), store.get(var).unwrap_or_else(|| panic!("no gradient for {name}")).clone())
         });
@@ -541,14 +544,14 @@ mod tests {
         let (tokens, targets) = batch(3, 5);
         let losses = model.losses(&tokens, &targets, &[], Step::default()).unwrap().losses;
         let gradient = || {
-            let store = losses.sum_all().unwrap().backward().unwrap();
+            let store = ops::backward(&losses.sum_all().unwrap()).unwrap();
             store.get(&model.parameters[0].1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         assert_eq!(gradient(), gradient());
         let logits = model.forward(&tokens, &mut NoHook).unwrap();
         let losses =
             ops::token_losses(&logits.reshape((15, 11)).unwrap(), &targets.flatten_all().unwrap()).unwrap();
-        let store = losses.sum_all().unwrap().backward().unwrap();
+        let store = ops::backward(&losses.sum_all().unwrap()).unwrap();
         let other = store.get(&model.parameters[0].1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (a, b) in gradient().iter().zip(other) {
             assert!((a - b).abs() < 1e-5);
@@ -633,7 +636,7 @@ mod tests {
         for config in variants() {
             let model = model(&config);
             let loss = model.forward(&tokens(), &mut NoHook).unwrap().sqr().unwrap().sum_all().unwrap();
-            let grads = loss.backward().unwrap();
+            let grads = ops::backward(&loss).unwrap();
             for (name, var) in model.parameters() {
                 assert!(grads.get(var).is_some(), "{name}");
             }

@@ -1,8 +1,10 @@
 //! The direct pass as one operation in candle's graph: all weights in, logits or losses out.
+//!
+//! candle follows a handle to it; the weights' gradients are handed over with [`ops::deposit`].
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, Var, bail};
 use ops::kernel::Real;
 
 use crate::Config;
@@ -69,17 +71,38 @@ pub(crate) enum Want {
 
 /// One pass over one batch.
 pub(crate) struct Pass<T: Pooled> {
-    pub(crate) direct: Arc<Direct>,
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) seq: usize,
-    pub(crate) drop: Drop,
-    pub(crate) want: Want,
+    direct: Arc<Direct>,
+    /// In the order of [`Config::shapes`].
+    weights: Vec<Tensor>,
+    tokens: Vec<u32>,
+    seq: usize,
+    drop: Drop,
+    want: Want,
     kept: Mutex<Option<Vec<Shard<T>>>>,
 }
 
 impl<T: Pooled> Pass<T> {
-    pub(crate) fn new(direct: Arc<Direct>, tokens: Vec<u32>, seq: usize, drop: Drop, want: Want) -> Self {
-        Self { direct, tokens, seq, drop, want, kept: Mutex::new(None) }
+    pub(crate) fn new(
+        direct: &Arc<Direct>,
+        weights: &[(String, Var)],
+        tokens: Vec<u32>,
+        seq: usize,
+        drop: Drop,
+        want: Want,
+    ) -> Self {
+        let weights = weights.iter().map(|(_, var)| var.as_tensor().clone()).collect();
+        Self { direct: direct.clone(), weights, tokens, seq, drop, want, kept: Mutex::new(None) }
+    }
+
+    /// Runs `run` on the numbers of all weights.
+    fn with<R>(&self, run: impl FnOnce(&Model<'_, T>) -> R) -> Result<R> {
+        let guards: Vec<_> = self.weights.iter().map(Tensor::storage_and_layout).collect();
+        let numbers = guards.iter().map(|(guard, layout)| match (&**guard, layout.contiguous_offsets()) {
+            (Storage::Cpu(cpu), Some((start, end))) => Ok(&cpu.as_slice::<T>()?[start..end]),
+            _ => bail!("the direct pass takes contiguous weights on the CPU"),
+        });
+        let numbers = numbers.collect::<Result<Vec<&[T]>>>()?;
+        Ok(run(&self.model(&numbers)))
     }
 
     fn model<'a>(&'a self, weights: &'a [&'a [T]]) -> Model<'a, T> {
@@ -90,18 +113,16 @@ impl<T: Pooled> Pass<T> {
         Model { config: &self.direct.config, places: &self.direct.places, weights, drop: self.drop, taps }
     }
 
-    fn forward(&self, flat: &[T]) -> Vec<T> {
-        let weights = self.direct.places.split(flat);
-        let model = self.model(&weights);
+    fn forward(&self, model: &Model<'_, T>) -> Vec<T> {
         let mut shards = self.direct.take(&self.tokens, self.seq);
         match &self.want {
             Want::Logits => {
-                let logits = pass::logits(&model, &mut shards);
+                let logits = pass::logits(model, &mut shards);
                 self.direct.give_back(shards);
                 logits
             }
             Want::Losses { targets, keep, taps } => {
-                let mut out = pass::losses(&model, &mut shards, targets, *keep);
+                let mut out = pass::losses(model, &mut shards, targets, *keep);
                 (0..taps.len()).for_each(|tap| out.extend(pass::tapped(&shards, tap)));
                 match self.kept.lock() {
                     Ok(mut kept) if *keep != Keep::Nothing => *kept = Some(shards),
@@ -112,26 +133,24 @@ impl<T: Pooled> Pass<T> {
         }
     }
 
-    fn backward(&self, flat: &[T], upstream: &[T]) -> Vec<T> {
-        let weights = self.direct.places.split(flat);
-        let model = self.model(&weights);
+    fn backward(&self, model: &Model<'_, T>, upstream: &[T]) -> Vec<Vec<T>> {
         let kept = self.kept.lock().ok().and_then(|mut kept| kept.take());
         let again = kept.is_none();
         let mut shards = kept.unwrap_or_else(|| self.direct.take(&self.tokens, self.seq));
         let gradient = match &self.want {
             Want::Logits => {
-                pass::again(&model, &mut shards);
-                pass::backward(&model, &mut shards, Upstream::Logits(upstream), &[])
+                pass::again(model, &mut shards);
+                pass::backward(model, &mut shards, Upstream::Logits(upstream), &[])
             }
             Want::Losses { targets, keep, taps } => {
                 if again {
                     let keep = if *keep == Keep::Nothing { Keep::All } else { *keep };
-                    pass::losses(&model, &mut shards, targets, keep);
+                    pass::losses(model, &mut shards, targets, keep);
                 }
                 let each = self.tokens.len() * self.direct.config.d_model;
                 let (losses, rest) = upstream.split_at(upstream.len() - taps.len() * each);
                 let dz: Vec<&[T]> = rest.chunks_exact(each.max(1)).collect();
-                pass::backward(&model, &mut shards, Upstream::Losses(losses), &dz)
+                pass::backward(model, &mut shards, Upstream::Losses(losses), &dz)
             }
         };
         self.direct.give_back(shards);
@@ -152,26 +171,23 @@ impl<T: Pooled> CustomOp1 for Pass<T> {
         "decoder"
     }
 
-    fn cpu_fwd(&self, flat: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("the weights must lie one after the other");
-        };
-        let out = self.forward(&flat.as_slice::<T>()?[start..end]);
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = self.with(|model| self.forward(model))?;
         let shape = Shape::from(out.len());
         Ok((T::to_cpu_storage_owned(out), shape))
     }
 
-    fn bwd(&self, flat: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, handle: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
         let upstream = upstream.contiguous()?;
-        let (weights, at) = flat.storage_and_layout();
-        let (up, up_at) = upstream.storage_and_layout();
-        let (Storage::Cpu(weights), Storage::Cpu(up)) = (&*weights, &*up) else {
+        let (numbers, layout) = upstream.storage_and_layout();
+        let (Storage::Cpu(numbers), Some((start, end))) = (&*numbers, layout.contiguous_offsets()) else {
             bail!("the direct pass runs on the CPU");
         };
-        let (Some((start, end)), Some((from, to))) = (at.contiguous_offsets(), up_at.contiguous_offsets()) else {
-            bail!("the weights must lie one after the other");
-        };
-        let gradient = self.backward(&weights.as_slice::<T>()?[start..end], &up.as_slice::<T>()?[from..to]);
-        Tensor::from_vec(gradient, flat.shape(), flat.device()).map(Some)
+        let upstream = &numbers.as_slice::<T>()?[start..end];
+        let gradients = self.with(|model| self.backward(model, upstream))?;
+        for (weight, gradient) in self.weights.iter().zip(gradients) {
+            ops::deposit(weight, Tensor::from_vec(gradient, weight.shape(), weight.device())?)?;
+        }
+        handle.zeros_like().map(Some)
     }
 }

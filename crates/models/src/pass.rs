@@ -78,30 +78,6 @@ impl Places {
             lengths: shapes.iter().map(|(_, shape)| shape.iter().product()).collect(),
         }
     }
-
-    /// The weights in one slice that holds them one after the other.
-    pub(crate) fn split<'a, T>(&self, mut flat: &'a [T]) -> Vec<&'a [T]> {
-        let mut part = |length: &usize| {
-            let (part, rest) = flat.split_at(*length);
-            flat = rest;
-            part
-        };
-        self.lengths.iter().map(&mut part).collect()
-    }
-
-    fn split_mut<'a, T>(&self, mut flat: &'a mut [T]) -> Vec<&'a mut [T]> {
-        let mut parts = Vec::with_capacity(self.lengths.len());
-        for length in &self.lengths {
-            let (part, rest) = flat.split_at_mut(*length);
-            parts.push(part);
-            flat = rest;
-        }
-        parts
-    }
-
-    fn total(&self) -> usize {
-        self.lengths.iter().sum()
-    }
 }
 
 /// What every part of a pass needs.
@@ -618,7 +594,7 @@ pub(crate) enum Upstream<'a, T> {
     Logits(&'a [T]),
 }
 
-/// Gradient of every weight, one after the other, after [`losses`] or [`logits`] on the same shards.
+/// Gradient of every weight, in the order of [`Config::shapes`], after [`losses`] or [`logits`] on the same shards.
 ///
 /// `dz` are the gradients of the tapped blocks' heads.
 pub(crate) fn backward<T: Real>(
@@ -626,11 +602,11 @@ pub(crate) fn backward<T: Real>(
     shards: &mut [Shard<T>],
     upstream: Upstream<'_, T>,
     dz: &[&[T]],
-) -> Vec<T> {
+) -> Vec<Vec<T>> {
     let (config, places) = (model.config, model.places);
     let (d, m, v) = (config.d_model, config.d_mlp, config.d_vocab);
-    let mut flat = vec![T::zero(); places.total()];
-    let mut slots: Vec<Option<&mut [T]>> = places.split_mut(&mut flat).into_iter().map(Some).collect();
+    let mut gradients: Vec<Vec<T>> = places.lengths.iter().map(|length| vec![T::zero(); *length]).collect();
+    let mut slots: Vec<Option<&mut [T]>> = gradients.iter_mut().map(|gradient| Some(gradient.as_mut_slice())).collect();
     let per = shards.first().map_or(1, Shard::rows).max(1);
 
     let mut offset = 0;
@@ -685,9 +661,8 @@ pub(crate) fn backward<T: Real>(
         sum_norm(&mut slots, at.ln1, shards, |back| &back.ln1);
         sum_norm(&mut slots, at.ln2, shards, |back| &back.ln2);
     }
-    drop(slots);
-    embedding_back(model, shards, &mut places.split_mut(&mut flat));
-    flat
+    embedding_back(model, shards, &mut gradients);
+    gradients
 }
 
 /// One activation or gradient of a shard.
@@ -790,7 +765,7 @@ fn sum_norm<T: Real>(
 }
 
 /// Adds what reaches the first stream to the embeddings' gradients.
-fn embedding_back<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>], slots: &mut [&mut [T]]) {
+fn embedding_back<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>], slots: &mut [Vec<T>]) {
     let d = model.config.d_model;
     for shard in shards {
         let place = shard.place(d);

@@ -45,14 +45,11 @@ pub fn attention_scores(q: &Tensor, k: &Tensor) -> Result<Tensor> {
     let (_, _, seq, d_head) = q.dims4()?;
     let scale = 1. / (d_head as f64).sqrt();
     let scores = (q.matmul(&k.t()?)? * scale)?;
-    scores.broadcast_add(&causal_mask(seq, q)?)
-}
-
-/// Additive mask `[seq, seq]`: 0 where the key is not after the query, minus infinity elsewhere.
-fn causal_mask(seq: usize, like: &Tensor) -> Result<Tensor> {
-    let mask: Vec<f32> =
-        (0..seq * seq).map(|cell| if cell % seq > cell / seq { f32::NEG_INFINITY } else { 0. }).collect();
-    Tensor::from_vec(mask, (seq, seq), like.device())?.to_dtype(like.dtype())
+    // chosen, not added: a key that is not a number must not reach the queries before it
+    let ahead: Vec<u8> = (0..seq * seq).map(|cell| u8::from(cell % seq > cell / seq)).collect();
+    let ahead = Tensor::from_vec(ahead, (seq, seq), q.device())?.broadcast_as(scores.shape())?;
+    let nothing = Tensor::full(f32::NEG_INFINITY, (), q.device())?.to_dtype(scores.dtype())?;
+    ahead.where_cond(&nothing.broadcast_as(scores.shape())?, &scores)
 }
 
 /// Softmax of the scores over the keys.

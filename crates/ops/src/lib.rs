@@ -12,6 +12,7 @@ mod dropout;
 pub mod kernel;
 mod linear;
 mod loss;
+mod many;
 mod norm;
 mod optimizer;
 mod parallel;
@@ -21,6 +22,7 @@ pub use activation::{gelu_erf, gelu_tanh, silu_gate};
 pub use attention::{attention_pattern, attention_scores, causal_attention, mix_values};
 pub use dropout::dropout;
 pub use linear::{embedding, linear};
+pub use many::{backward, deposit};
 pub use loss::{cross_entropy, token_losses};
 pub use kernel::loss::IGNORED;
 pub use norm::{LayerNorm, layer_norm, layer_norm_parts, rms_norm};
@@ -28,5 +30,7 @@ pub use optimizer::{AdamWStep, adamw, add_to, sum_of_squares};
 pub use parallel::tile_rows;
 pub use rotary::{Pairs, Rotation};
 
+#[cfg(test)]
+mod contract;
 #[cfg(test)]
 mod gradcheck;

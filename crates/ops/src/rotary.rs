@@ -46,7 +46,7 @@ impl Rotation {
     }
 
     /// The same from candle's operations.
-    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, seq, heads, width) = x.dims4()?;
         let half = self.turned / 2;
         if self.turned > width || self.cos.len() != seq * half {

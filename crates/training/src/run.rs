@@ -167,7 +167,7 @@ fn gradients(
             return Err(Error::NotFinite { step, what: "the loss".to_owned() });
         }
         total += value;
-        let store = loss.backward()?;
+        let store = ops::backward(&loss)?;
         if step == 0 && micro == 0 {
             check_reach(parameters, &store)?;
         }

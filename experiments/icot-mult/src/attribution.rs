@@ -122,8 +122,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         run.measure(&format!("{method}.delta_largest"), largest, "");
     }
     for method in Method::ALL.iter().filter(|method| !params.methods.contains(method)) {
-        run.measure(&format!("{method}.delta_correlation"), f64::NAN, "");
-        run.measure(&format!("{method}.delta_largest"), f64::NAN, "");
+        run.measure(&format!("{method}.delta_correlation"), None, "");
+        run.measure(&format!("{method}.delta_largest"), None, "");
     }
     run.record(delta.finish()?);
     run.record(reference_table(&reference, task.digits)?);

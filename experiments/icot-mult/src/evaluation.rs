@@ -141,7 +141,7 @@ pub fn digit_gradients(model: &Decoder, problems: &[Problem], removed: usize, fo
         let at = |tensor: &Tensor| tensor.narrow(1, k, 1)?.squeeze(1)?.contiguous();
         let mean = ops::token_losses(&at(&logits)?, &at(&targets)?)?.mean_all()?;
         loss.push(mean.to_dtype(DType::F64)?.to_scalar()?);
-        let store = mean.backward()?;
+        let store = ops::backward(&mean)?;
         let flat: Vec<Tensor> = model
             .parameters()
             .iter()

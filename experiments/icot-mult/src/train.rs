@@ -164,7 +164,7 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
 /// The numbers that claims are held against; those of a method that was not trained stay open.
 fn measures(run: &Run, n: usize, method: Method, outcome: Option<&Outcome>) {
     let measure = |name: &str, of: &dyn Fn(&Scores) -> f64, unit: &str| {
-        run.measure(&format!("{method}.{name}"), outcome.map_or(f64::NAN, |outcome| of(&outcome.scores)), unit);
+        run.measure(&format!("{method}.{name}"), outcome.map(|outcome| of(&outcome.scores)), unit);
     };
     for k in 0..2 * n {
         measure(&format!("c{k}.accuracy"), &|scores| scores.accuracy[k], "fraction");

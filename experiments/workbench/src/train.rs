@@ -281,7 +281,7 @@ pub fn work(order: &str) -> Result<()> {
     let mut adam = AdamW::new(adamw, &variables)?;
     let mut step = || -> Result<f64> {
         let loss = model.losses(&tokens, &targets, &[], Step::default())?.losses.mean_all()?;
-        let store = loss.backward()?;
+        let store = ops::backward(&loss)?;
         let gradients: Vec<Tensor> = variables.iter().filter_map(|var| store.get(var).cloned()).collect();
         let norm = gradient_norm(&gradients)?;
         adam.update(&variables, &decays, &gradients, 1., 1. / norm.max(1.))?;

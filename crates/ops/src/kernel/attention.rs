@@ -8,8 +8,8 @@ use super::random::Mask;
 use super::rows::{largest, sum, sum_pairs};
 use super::{Real, vectorised};
 
-/// Queries in one block: small enough for the scores to stay in the cache, large enough for the products.
-const BLOCK: usize = 64;
+/// Queries in one block: small enough for the scores to stay in the cache, and a multiple of the products' widest kernel.
+const BLOCK: usize = 96;
 
 /// Sizes of attention over one sequence whose queries, keys and values lie side by side in each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
