@@ -235,7 +235,8 @@ mod tests {
     fn what_is_not_a_number_meets_no_bar() {
         for bar in ["at_least: 0", "at_most: 0", "between: [0, 1]"] {
             for points in ["acc=NaN", "acc=NaN|acc=0", "acc=0|acc=NaN"] {
-                let verdict = &evaluate(&[claim(&format!("measure: acc, bar: {{{bar}}}"))], &measures(points)).unwrap()[0];
+                let verdict =
+                    &evaluate(&[claim(&format!("measure: acc, bar: {{{bar}}}"))], &measures(points)).unwrap()[0];
                 assert!(verdict.measured.unwrap().is_nan() && verdict.holds == Some(false), "{bar} {points}");
             }
         }

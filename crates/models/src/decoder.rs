@@ -507,7 +507,8 @@ mod tests {
                 let config = Config { dropout, ..config.clone() };
                 for (dtype, bar) in [(DType::F64, 1e-11), (DType::F32, 1e-5)] {
                     let model = irregular(&config, dtype);
-                    for ((name, direct), (_, composed)) in step(&model, true, false).iter().zip(&step(&model, false, false))
+                    for ((name, direct), (_, composed)) in
+                        step(&model, true, false).iter().zip(&step(&model, false, false))
                     {
                         let flat = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
                         let largest = flat(composed).abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
@@ -521,7 +522,8 @@ mod tests {
     }
 
     fn bytes(step: Vec<(String, Tensor)>) -> Vec<(String, Vec<u32>)> {
-        let bits = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
+        let bits =
+            |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
         step.into_iter().map(|(name, tensor)| (name, bits(tensor))).collect()
     }
 
@@ -549,8 +551,7 @@ mod tests {
         };
         assert_eq!(gradient(), gradient());
         let logits = model.forward(&tokens, &mut NoHook).unwrap();
-        let losses =
-            ops::token_losses(&logits.reshape((15, 11)).unwrap(), &targets.flatten_all().unwrap()).unwrap();
+        let losses = ops::token_losses(&logits.reshape((15, 11)).unwrap(), &targets.flatten_all().unwrap()).unwrap();
         let store = ops::backward(&losses.sum_all().unwrap()).unwrap();
         let other = store.get(&model.parameters[0].1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (a, b) in gradient().iter().zip(other) {

@@ -10,27 +10,30 @@ use ops::kernel::Real;
 use crate::Config;
 use crate::pass::{self, Drop, Keep, Model, Places, Shard, Upstream};
 
+/// Shards of finished passes, for their buffers.
+type Spare<T> = Mutex<Vec<Vec<Shard<T>>>>;
+
 /// What the decoder keeps between passes: where its weights stand, and buffers.
 #[derive(Debug)]
 pub(crate) struct Direct {
     config: Config,
     places: Places,
-    spare: (Mutex<Vec<Vec<Shard<f32>>>>, Mutex<Vec<Vec<Shard<f64>>>>),
+    spare: (Spare<f32>, Spare<f64>),
 }
 
 /// Number types that the direct pass runs on.
 pub(crate) trait Pooled: Real {
-    fn spare(direct: &Direct) -> &Mutex<Vec<Vec<Shard<Self>>>>;
+    fn spare(direct: &Direct) -> &Spare<Self>;
 }
 
 impl Pooled for f32 {
-    fn spare(direct: &Direct) -> &Mutex<Vec<Vec<Shard<Self>>>> {
+    fn spare(direct: &Direct) -> &Spare<Self> {
         &direct.spare.0
     }
 }
 
 impl Pooled for f64 {
-    fn spare(direct: &Direct) -> &Mutex<Vec<Vec<Shard<Self>>>> {
+    fn spare(direct: &Direct) -> &Spare<Self> {
         &direct.spare.1
     }
 }
@@ -62,11 +65,7 @@ pub(crate) enum Want {
     /// Logits of every token, `[batch, seq, d_vocab]`; a backward pass would compute them again.
     Logits,
     /// Losses of the targets that count, then the outputs of the heads of some blocks, all in one row.
-    Losses {
-        targets: Vec<u32>,
-        keep: Keep,
-        taps: Vec<usize>,
-    },
+    Losses { targets: Vec<u32>, keep: Keep, taps: Vec<usize> },
 }
 
 /// One pass over one batch.

@@ -177,16 +177,16 @@ pub(crate) enum Keep {
 /// What a block computes on the way.
 #[derive(Debug)]
 struct Inside<T> {
-    ln1: Vec<T>,   // [r, d]
+    ln1: Vec<T>, // [r, d]
     stats1: Vec<[T; 2]>,
-    qkv: Vec<T>,   // [r, 3d]
-    logs: Vec<T>,  // [sequences, h, t]
-    z: Vec<T>,     // [r, d]
-    mid: Vec<T>,   // [r, d], the stream between attention and MLP
-    ln2: Vec<T>,   // [r, d]
+    qkv: Vec<T>,  // [r, 3d]
+    logs: Vec<T>, // [sequences, h, t]
+    z: Vec<T>,    // [r, d]
+    mid: Vec<T>,  // [r, d], the stream between attention and MLP
+    ln2: Vec<T>,  // [r, d]
     stats2: Vec<[T; 2]>,
-    pre: Vec<T>,   // [r, m]
-    post: Vec<T>,  // [r, m]
+    pre: Vec<T>,  // [r, m]
+    post: Vec<T>, // [r, m]
 }
 
 impl<T> Default for Inside<T> {
@@ -434,15 +434,7 @@ impl<T: Real> Shard<T> {
         }
         let normalized = sized(&mut self.normalized, self.last.len(), T::zero());
         let stats = sized(&mut self.stats, self.chosen.len(), [T::zero(); 2]);
-        norm::forward(
-            Kind::Layer,
-            &self.last,
-            model.w(at.w),
-            model.bias(at.b),
-            config.norm_eps,
-            normalized,
-            stats,
-        );
+        norm::forward(Kind::Layer, &self.last, model.w(at.w), model.bias(at.b), config.norm_eps, normalized, stats);
     }
 
     /// Losses of the rows whose targets count.

@@ -75,28 +75,43 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
         case("gelu_tanh", &[&[rows, n]], |t| gelu_tanh(&t[0]), |t| t[0].gelu()),
         case("gelu_erf", &[&[rows, n]], |t| gelu_erf(&t[0]), |t| t[0].gelu_erf()),
         case("silu_gate", &[&[rows, n], &[rows, n]], |t| silu_gate(&t[0], &t[1]), |t| t[0].silu()? * &t[1]),
-        case("dropout", &[&[rows, n]], |t| dropout(&t[0], 0.4, 11), |t| {
-            let mask = dropout(&t[0].ones_like()?.detach(), 0.4, 11)?;
-            &t[0] * mask
-        }),
+        case(
+            "dropout",
+            &[&[rows, n]],
+            |t| dropout(&t[0], 0.4, 11),
+            |t| {
+                let mask = dropout(&t[0].ones_like()?.detach(), 0.4, 11)?;
+                &t[0] * mask
+            },
+        ),
         case(
             "rotary",
             &[&[1, rows, 1, n + n % 2 + 1]],
             move |t| rotation.apply(&t[0]),
             move |t| unturned.composed(&t[0]),
         ),
-        case("causal_attention", &[&[1, rows, 4, n]], |t| causal_attention(&t[0], 1), |t| {
-            let part = |first, count| t[0].narrow(2, first, count)?.transpose(1, 2)?.contiguous();
-            let (k, v): (Tensor, Tensor) = (part(2, 1)?, part(3, 1)?);
-            let (k, v) = (Tensor::cat(&[&k, &k], 1)?, Tensor::cat(&[&v, &v], 1)?);
-            mix_values(&attention_pattern(&attention_scores(&part(0, 2)?, &k)?)?, &v)?.transpose(1, 2)
-        }),
-        case("token_losses", &[&[rows, n]], move |t| token_losses(&t[0], &targets), move |t| {
-            let counts = targets2.ne(IGNORED)?;
-            let chosen = counts.where_cond(&targets2, &targets2.zeros_like()?)?;
-            let log = candle_nn::ops::log_softmax(&t[0], D::Minus1)?;
-            log.gather(&chosen.unsqueeze(1)?, 1)?.squeeze(1)?.neg()? * counts.to_dtype(t[0].dtype())?
-        }),
+        case(
+            "causal_attention",
+            &[&[1, rows, 4, n]],
+            |t| causal_attention(&t[0], 1),
+            |t| {
+                let part = |first, count| t[0].narrow(2, first, count)?.transpose(1, 2)?.contiguous();
+                let (k, v): (Tensor, Tensor) = (part(2, 1)?, part(3, 1)?);
+                let (k, v) = (Tensor::cat(&[&k, &k], 1)?, Tensor::cat(&[&v, &v], 1)?);
+                mix_values(&attention_pattern(&attention_scores(&part(0, 2)?, &k)?)?, &v)?.transpose(1, 2)
+            },
+        ),
+        case(
+            "token_losses",
+            &[&[rows, n]],
+            move |t| token_losses(&t[0], &targets),
+            move |t| {
+                let counts = targets2.ne(IGNORED)?;
+                let chosen = counts.where_cond(&targets2, &targets2.zeros_like()?)?;
+                let log = candle_nn::ops::log_softmax(&t[0], D::Minus1)?;
+                log.gather(&chosen.unsqueeze(1)?, 1)?.squeeze(1)?.neg()? * counts.to_dtype(t[0].dtype())?
+            },
+        ),
         case("embedding", &[&[n, 3]], move |t| embedding(&ids, &t[0]), move |t| t[0].index_select(&ids2, 0)),
     ]
 }

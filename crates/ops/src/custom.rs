@@ -5,8 +5,8 @@
 use std::sync::Mutex;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, backend::BackendStorage,
-    bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor,
+    backend::BackendStorage, bail,
 };
 use rayon::prelude::*;
 
@@ -176,12 +176,7 @@ impl CustomOp3 for Linear {
         b: &CpuStorage,
         b_at: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        fn run<T: Real>(
-            x: Operand<'_>,
-            w: Operand<'_>,
-            b: Operand<'_>,
-            sizes: (usize, usize),
-        ) -> Result<CpuStorage> {
+        fn run<T: Real>(x: Operand<'_>, w: Operand<'_>, b: Operand<'_>, sizes: (usize, usize)) -> Result<CpuStorage> {
             Ok(storage(affine::<T>(slice(x)?, slice(w)?, Some(slice(b)?), sizes)))
         }
         let (rows, _) = x_at.shape().dims2()?;
@@ -307,7 +302,11 @@ impl Attention {
     fn sizes(&self, shape: &Shape) -> Result<(usize, Heads)> {
         let (batch, seq, parts, width) = shape.dims4()?;
         if parts != self.heads + 2 * self.kv_heads || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            bail!("{parts} heads in all are not {} for queries and {} each for keys and values", self.heads, self.kv_heads);
+            bail!(
+                "{parts} heads in all are not {} for queries and {} each for keys and values",
+                self.heads,
+                self.kv_heads
+            );
         }
         Ok((batch, Heads { seq, heads: self.heads, kv_heads: self.kv_heads, width }))
     }

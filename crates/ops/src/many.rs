@@ -44,7 +44,9 @@ pub fn deposit(of: &Tensor, gradient: Tensor) -> Result<()> {
             deposited.push((of.clone(), gradient));
             Ok(())
         }
-        None => bail!("this operation has more inputs than candle can follow: call ops::backward(&loss), not loss.backward()"),
+        None => bail!(
+            "this operation has more inputs than candle can follow: call ops::backward(&loss), not loss.backward()"
+        ),
     })
 }
 

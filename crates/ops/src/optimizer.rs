@@ -120,8 +120,7 @@ impl<T: Real> InplaceOp1 for Middle<'_, T> {
 
     fn cpu_fwd(&self, m: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let mut w = self.w.borrow_mut();
-        let inner =
-            Inner { w: RefCell::new(&mut w), m: RefCell::new(numbers(m, layout)?), step: &self.outer.step };
+        let inner = Inner { w: RefCell::new(&mut w), m: RefCell::new(numbers(m, layout)?), step: &self.outer.step };
         self.outer.v.inplace_op2(self.outer.g, &inner)
     }
 }

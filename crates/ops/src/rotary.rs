@@ -50,11 +50,14 @@ impl Rotation {
         let (batch, seq, heads, width) = x.dims4()?;
         let half = self.turned / 2;
         if self.turned > width || self.cos.len() != seq * half {
-            candle_core::bail!("rotary: {} angles for {seq} places and {} of {width} entries", self.cos.len(), self.turned);
+            candle_core::bail!(
+                "rotary: {} angles for {seq} places and {} of {width} entries",
+                self.cos.len(),
+                self.turned
+            );
         }
-        let angles = |values: &[f64]| {
-            Tensor::from_vec(values.to_vec(), (1, seq, 1, half), x.device())?.to_dtype(x.dtype())
-        };
+        let angles =
+            |values: &[f64]| Tensor::from_vec(values.to_vec(), (1, seq, 1, half), x.device())?.to_dtype(x.dtype());
         let (cos, sin) = (angles(&self.cos)?, angles(&self.sin)?);
         let (a, b) = match self.pairs {
             Pairs::Halves => (x.narrow(3, 0, half)?, x.narrow(3, half, half)?),

@@ -61,7 +61,8 @@ impl Drop for Worker {
 
 /// The Python of an environment with exactly these packages, made once under `folder`.
 pub fn python(folder: &Path, requirements: &Path) -> Result<PathBuf> {
-    let wanted = std::fs::read_to_string(requirements).with_context(|| format!("reading {}", requirements.display()))?;
+    let wanted =
+        std::fs::read_to_string(requirements).with_context(|| format!("reading {}", requirements.display()))?;
     let (python, stamp) = (folder.join("bin/python"), folder.join("requirements.txt"));
     if std::fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
         return Ok(python);

@@ -127,7 +127,13 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             continue;
         }
         for (peer, compile) in [("pytorch-eager", false), ("pytorch-compile", true)] {
-            let order = Order { compile, config: order.config.clone(), weights: order.weights.clone(), batch: order.batch.clone(), ..order };
+            let order = Order {
+                compile,
+                config: order.config.clone(),
+                weights: order.weights.clone(),
+                batch: order.batch.clone(),
+                ..order
+            };
             if let Some(row) = compare(&case, peer, &order, arguments)? {
                 table.push(row)?;
             }

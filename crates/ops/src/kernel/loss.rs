@@ -32,7 +32,9 @@ pub fn forward<T: Real>(logits: &[T], vocabulary: usize, targets: &[u32], losses
 /// # Panics
 /// As [`forward`].
 pub fn backward<T: Real>(logits: &mut [T], vocabulary: usize, targets: &[u32], dlosses: &[T], logs: &[T]) {
-    assert!(logits.len() == targets.len() * vocabulary && dlosses.len() == targets.len() && logs.len() == targets.len());
+    assert!(
+        logits.len() == targets.len() * vocabulary && dlosses.len() == targets.len() && logs.len() == targets.len()
+    );
     vectorised(
         #[inline(always)]
         || {

@@ -62,12 +62,12 @@ impl Real for f32 {
 
     #[inline(always)]
     fn error_function(self) -> Self {
-        const MOST: f32 = 3.832_506_9;
+        const MOST: f32 = 3.832_507;
         let x = if self > MOST { MOST } else { self };
         let x = if x < -MOST { -MOST } else { x };
         let s = x * x;
         let mut p = 2.290_506_6e-4;
-        for c in [3.408_291e-3, 5.095_569_5e-2, 1.852_083_2e-1, 1.128_379_1] {
+        for c in [3.408_291e-3, 5.095_569_5e-2, 1.852_083_2e-1, std::f32::consts::FRAC_2_SQRT_PI] {
             p = p * s + c;
         }
         let mut q = -1.179_160_3e-7;

@@ -59,5 +59,13 @@ pub fn adamw<T: Real>(step: &Step<T>, w: &mut [T], g: &[T], m: &mut [T], v: &mut
 /// Sum of squares, in f64 over blocks, in a fixed order.
 #[must_use]
 pub fn sum_of_squares<T: Real>(x: &[T]) -> f64 {
-    x.chunks(1024).map(|block| vectorised(#[inline(always)] || sum(block, |x| x * x)).wide()).sum()
+    x.chunks(1024)
+        .map(|block| {
+            vectorised(
+                #[inline(always)]
+                || sum(block, |x| x * x),
+            )
+            .wide()
+        })
+        .sum()
 }

@@ -38,7 +38,8 @@ fn fold<T: Real>(mut sums: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            sums[i] = sums[i] + sums[i + width];
+            let other = sums[i + width];
+            sums[i] += other;
         }
         width /= 2;
     }
