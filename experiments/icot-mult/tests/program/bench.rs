@@ -59,7 +59,7 @@ impl Bench {
         for need in &self.needs {
             command.args(["--need", need]);
         }
-        // both kinds: methods side by side, and threads inside of candle's products
+        // the second is what candle goes by
         command.env("RETRACE_THREADS", self.threads.to_string());
         command.env("RAYON_NUM_THREADS", self.threads.to_string()).stderr(Stdio::piped());
         command

@@ -38,12 +38,20 @@ fn smoke_tables_are_the_golden_ones() {
 }
 
 #[test]
-fn one_and_two_threads_and_a_second_run_give_the_same_bytes() {
-    let one = Bench::new("train", &[]);
-    one.finish();
-    for threads in [1, 2, 3] {
-        let other = Bench::new("train", &[]).threads(threads);
-        other.finish();
-        assert_same(&one.tables(), &other.tables());
+fn one_two_and_four_threads_and_a_second_run_give_the_same_bytes() {
+    // the second is large enough for its steps to be split, in every way that there is
+    let split =
+        ["params.batch_size=96", "params.model.d_model=32", "params.model.dropout=0.1", "params.training.accumulate=2"];
+    for set in [&[], split.as_slice()] {
+        let one = Bench::new("train", set);
+        one.finish();
+        for threads in [1, 2, 4] {
+            let other = Bench::new("train", set).threads(threads);
+            other.finish();
+            assert_same(&one.tables(), &other.tables());
+        }
+        let recomputed = Bench::new("train", &[set, &["params.training.recompute=true"]].concat()).threads(2);
+        recomputed.finish();
+        assert_same(&one.tables(), &recomputed.tables());
     }
 }

@@ -12,7 +12,7 @@ use crate::bench::{Bench, assert_same, told};
 /// Two methods, long enough to be killed ten times, with a checkpoint every few steps.
 const LONG: [&str; 4] = [
     "params.methods=[sft, icot]",
-    "params.training.steps=600",
+    "params.training.steps=2000",
     "params.training.checkpoint_every=10",
     "params.icot.steps_per_token=40",
 ];
