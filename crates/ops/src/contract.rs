@@ -109,7 +109,8 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
                 let counts = targets2.ne(IGNORED)?;
                 let chosen = counts.where_cond(&targets2, &targets2.zeros_like()?)?;
                 let log = candle_nn::ops::log_softmax(&t[0], D::Minus1)?;
-                log.gather(&chosen.unsqueeze(1)?, 1)?.squeeze(1)?.neg()? * counts.to_dtype(t[0].dtype())?
+                let losses = log.gather(&chosen.unsqueeze(1)?, 1)?.squeeze(1)?.neg()?;
+                counts.where_cond(&losses, &losses.zeros_like()?)
             },
         ),
         case("embedding", &[&[n, 3]], move |t| embedding(&ids, &t[0]), move |t| t[0].index_select(&ids2, 0)),

@@ -22,7 +22,9 @@ pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let shifted = logits.broadcast_sub(&largest)?;
     let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?; // [rows]
     let chosen = shifted.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?; // [rows]
-    (log_sum - chosen)? * counts.to_dtype(logits.dtype())?
+    let losses = (log_sum - chosen)?;
+    // chosen, not multiplied: a row that does not count may hold anything
+    counts.where_cond(&losses, &losses.zeros_like()?)
 }
 
 /// Mean negative log-probability over the targets that are not [`IGNORED`].
