@@ -69,9 +69,14 @@ pub fn compare(published: &[Published], points: &[Vec<Measure>]) -> Result<Vec<C
 
 fn decide(claim: &Claim, points: &[Vec<Measure>], unknown: &mut Vec<String>) -> Verdict {
     let who = format!("claim `{}`", claim.id);
-    know(&claim.measure, &who, points, unknown);
-    if let Some(minus) = &claim.minus {
-        know(minus, &who, points, unknown);
+    let known = know(&claim.measure, &who, points, unknown);
+    let known = claim.minus.as_ref().is_none_or(|minus| know(minus, &who, points, unknown)) && known;
+    if let (Some(minus), true, false) = (&claim.minus, known, points.is_empty()) {
+        let both =
+            |point: &Vec<Measure>| [&claim.measure, minus].iter().all(|name| point.iter().any(|m| m.name == **name));
+        if !points.iter().any(both) {
+            unknown.push(format!("{who}: no point has both `{}` and `{minus}`", claim.measure));
+        }
     }
     let values: Vec<f64> = points.iter().filter_map(|point| value(claim, point)).collect();
     let measured = if values.is_empty() { None } else { Some(reduce(&values, claim.over, claim.bar)) };
@@ -87,17 +92,18 @@ fn beside(published: &Published, points: &[Vec<Measure>], unknown: &mut Vec<Stri
     Comparison { published: published.clone(), ours, difference, n: values.len() }
 }
 
-/// Notes a measure that no point reports; no points at all is no mistake.
-fn know(measure: &str, who: &str, points: &[Vec<Measure>], unknown: &mut Vec<String>) {
+/// Whether some point reports the measure; no points at all is no mistake.
+fn know(measure: &str, who: &str, points: &[Vec<Measure>], unknown: &mut Vec<String>) -> bool {
     let mut names: Vec<&str> = points.iter().flatten().map(|measure| measure.name.as_str()).collect();
     if points.is_empty() || names.contains(&measure) {
-        return;
+        return true;
     }
     names.sort_unstable();
     names.dedup();
     let guess = did_you_mean(measure, names.iter().copied());
     let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     unknown.push(format!("{who}: unknown measure `{measure}`{guess} (there are: {list})"));
+    false
 }
 
 fn value(claim: &Claim, point: &[Measure]) -> Option<f64> {
@@ -115,6 +121,9 @@ fn find(point: &[Measure], name: &str) -> Option<f64> {
 
 /// One number out of several.
 fn reduce(values: &[f64], over: Option<Over>, bar: Bar) -> f64 {
+    if values.iter().any(|value| value.is_nan()) {
+        return f64::NAN;
+    }
     match over {
         Some(Over::Mean) => mean(values),
         Some(Over::Median) => median(values),
@@ -136,11 +145,11 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn smallest(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::INFINITY, |least, x| if least.is_nan() || x > least { least } else { x })
+    values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 fn largest(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::NEG_INFINITY, |most, x| if most.is_nan() || x < most { most } else { x })
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
 impl Bar {
@@ -154,14 +163,14 @@ impl Bar {
             }
     }
 
-    /// The value on the worst side; what is not a number is worst.
+    /// The value on the worst side.
     fn worst(self, values: &[f64]) -> f64 {
         match self {
             Bar::AtLeast(_) => smallest(values),
             Bar::AtMost(_) => largest(values),
             Bar::Between([low, high]) => {
                 let (smallest, largest) = (smallest(values), largest(values));
-                if smallest.is_nan() || low - smallest > largest - high { smallest } else { largest }
+                if low - smallest > largest - high { smallest } else { largest }
             }
         }
     }
@@ -233,10 +242,11 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_meets_no_bar() {
-        for bar in ["at_least: 0", "at_most: 0", "between: [0, 1]"] {
-            for points in ["acc=NaN", "acc=NaN|acc=0", "acc=0|acc=NaN"] {
-                let verdict =
-                    &evaluate(&[claim(&format!("measure: acc, bar: {{{bar}}}"))], &measures(points)).unwrap()[0];
+        for bar in
+            ["bar: {at_least: 0}", "bar: {at_most: 0}", "bar: {between: [0, 1]}", "over: median, bar: {at_most: 0}"]
+        {
+            for points in ["acc=NaN", "acc=NaN|acc=0", "acc=0|acc=NaN", "acc=0|acc=NaN|acc=0"] {
+                let verdict = &evaluate(&[claim(&format!("measure: acc, {bar}"))], &measures(points)).unwrap()[0];
                 assert!(verdict.measured.unwrap().is_nan() && verdict.holds == Some(false), "{bar} {points}");
             }
         }
@@ -255,9 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn measures_that_no_point_has_together_leave_the_claim_open() {
-        let apart = &evaluate(&[claim("measure: a, minus: b, bar: {at_least: 1}")], &measures("a=1|b=2")).unwrap()[0];
-        assert_eq!((apart.measured, apart.holds), (None, None));
+    fn measures_that_no_point_has_together() {
+        let claim = [claim("measure: a, minus: b, bar: {at_least: 1}")];
+        let apart = evaluate(&claim, &measures("a=1|b=2")).unwrap_err();
+        assert_eq!(apart.to_string(), "claim `c`: no point has both `a` and `b`");
+        // each point was asked for one of them only, so the claim stays open
+        let asked = &evaluate(&claim, &measures("a=1 b=|a= b=2")).unwrap()[0];
+        assert_eq!((asked.measured, asked.holds), (None, None));
     }
 
     #[test]

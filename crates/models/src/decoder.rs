@@ -14,7 +14,7 @@ use rand::Rng;
 use weights::Named;
 
 use crate::direct::{Direct, Pass, Want};
-use crate::pass::{Drop, Keep};
+use crate::pass::{Affine, BlockPlaces, Drop, Places};
 use crate::{Activation, Config, Error, init};
 
 /// A decoder with its weights.
@@ -125,32 +125,26 @@ impl Decoder {
     }
 
     fn assemble(config: Config, parameters: Vec<(String, Var)>, handle: Var) -> Self {
-        let find =
-            |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor().clone());
-        // every name below stands in `Config::shapes`, which `parameters` was made from
-        let weight = |name: &str| find(name).expect("a weight of Config::shapes");
-        let norm = |name: &str| Norm { w: weight(&format!("{name}.w")), b: find(&format!("{name}.b")) };
-        let affine = |layer: usize, part: &str, name: &str| Linear {
-            w: weight(&format!("blocks.{layer}.{part}.W_{name}")),
-            b: find(&format!("blocks.{layer}.{part}.b_{name}")),
+        // `parameters` follow `Config::shapes`, as the places do
+        let places = Places::of(&config);
+        let weight = |place: usize| parameters[place].1.as_tensor().clone();
+        let norm = |at: Affine| Norm { w: weight(at.w), b: at.b.map(weight) };
+        let linear = |at: Affine| Linear { w: weight(at.w), b: at.b.map(weight) };
+        let block = |at: &BlockPlaces| Block {
+            ln1: norm(at.ln1),
+            qkv: linear(at.qkv),
+            out: linear(at.out),
+            ln2: norm(at.ln2),
+            mlp_in: linear(at.mlp_in),
+            mlp_out: linear(at.mlp_out),
         };
-        let blocks = (0..config.n_layers)
-            .map(|layer| Block {
-                ln1: norm(&format!("blocks.{layer}.ln1")),
-                qkv: affine(layer, "attn", "QKV"),
-                out: affine(layer, "attn", "O"),
-                ln2: norm(&format!("blocks.{layer}.ln2")),
-                mlp_in: affine(layer, "mlp", "in"),
-                mlp_out: affine(layer, "mlp", "out"),
-            })
-            .collect();
         Self {
-            embed: weight("embed.W_E"),
-            pos_embed: weight("pos_embed.W_pos"),
-            blocks,
-            ln_final: norm("ln_final"),
-            unembed: find("unembed.W_U"),
-            direct: Arc::new(Direct::new(&config)),
+            embed: weight(places.embed),
+            pos_embed: weight(places.pos_embed),
+            blocks: places.blocks.iter().map(block).collect(),
+            ln_final: norm(places.ln_final),
+            unembed: places.unembed.map(weight),
+            direct: Arc::new(Direct::new(&config, places)),
             handle,
             config,
             parameters,
@@ -202,8 +196,8 @@ impl Decoder {
         let drop = Drop { p: step.dropout.map_or(0., |_| self.config.dropout), key: step.dropout.unwrap_or(0) };
         let counted = targets.iter().filter(|target| **target != ops::IGNORED).count();
         if self.is_direct() {
-            let keep = if step.recompute { Keep::Blocks } else { Keep::All };
-            let want = Want::Losses { targets, keep, taps: taps.iter().map(|layer| layer.0).collect() };
+            let blocks = taps.iter().map(|layer| layer.0).collect();
+            let want = Want::Losses { targets, recompute: step.recompute, taps: blocks };
             let out = self.pass(tokens, drop, want)?;
             let (h, e) = (self.config.n_heads, self.config.d_head());
             let each = batch * seq * h * e;

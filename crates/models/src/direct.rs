@@ -39,9 +39,9 @@ impl Pooled for f64 {
 }
 
 impl Direct {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, places: Places) -> Self {
         let spare = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        Self { config: config.clone(), places: Places::of(config), spare }
+        Self { config: config.clone(), places, spare }
     }
 
     fn take<T: Pooled>(&self, tokens: &[u32], seq: usize) -> Vec<Shard<T>> {
@@ -65,7 +65,7 @@ pub(crate) enum Want {
     /// Logits of every token, `[batch, seq, d_vocab]`; a backward pass would compute them again.
     Logits,
     /// Losses of the targets that count, then the outputs of the heads of some blocks, all in one row.
-    Losses { targets: Vec<u32>, keep: Keep, taps: Vec<usize> },
+    Losses { targets: Vec<u32>, recompute: bool, taps: Vec<usize> },
 }
 
 /// One pass over one batch.
@@ -120,12 +120,11 @@ impl<T: Pooled> Pass<T> {
                 self.direct.give_back(shards);
                 logits
             }
-            Want::Losses { targets, keep, taps } => {
-                let mut out = pass::losses(model, &mut shards, targets, *keep);
+            Want::Losses { targets, recompute, taps } => {
+                let mut out = pass::losses(model, &mut shards, targets, keep(*recompute));
                 (0..taps.len()).for_each(|tap| out.extend(pass::tapped(&shards, tap)));
-                match self.kept.lock() {
-                    Ok(mut kept) if *keep != Keep::Nothing => *kept = Some(shards),
-                    _ => self.direct.give_back(shards),
+                if let Ok(mut kept) = self.kept.lock() {
+                    *kept = Some(shards);
                 }
                 out
             }
@@ -141,10 +140,9 @@ impl<T: Pooled> Pass<T> {
                 pass::again(model, &mut shards);
                 pass::backward(model, &mut shards, Upstream::Logits(upstream), &[])
             }
-            Want::Losses { targets, keep, taps } => {
+            Want::Losses { targets, recompute, taps } => {
                 if again {
-                    let keep = if *keep == Keep::Nothing { Keep::All } else { *keep };
-                    pass::losses(model, &mut shards, targets, keep);
+                    pass::losses(model, &mut shards, targets, keep(*recompute));
                 }
                 let each = self.tokens.len() * self.direct.config.d_model;
                 let (losses, rest) = upstream.split_at(upstream.len() - taps.len() * each);
@@ -155,6 +153,11 @@ impl<T: Pooled> Pass<T> {
         self.direct.give_back(shards);
         gradient
     }
+}
+
+/// What a pass that will go backward keeps.
+fn keep(recompute: bool) -> Keep {
+    if recompute { Keep::Blocks } else { Keep::All }
 }
 
 impl<T: Pooled> std::ops::Drop for Pass<T> {

@@ -26,28 +26,28 @@ const SHARD_NUMBERS: usize = 1 << 18;
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     lengths: Vec<usize>,
-    embed: usize,
-    pos_embed: usize,
-    blocks: Vec<BlockPlaces>,
-    ln_final: Affine,
-    unembed: Option<usize>,
+    pub(crate) embed: usize,
+    pub(crate) pos_embed: usize,
+    pub(crate) blocks: Vec<BlockPlaces>,
+    pub(crate) ln_final: Affine,
+    pub(crate) unembed: Option<usize>,
 }
 
 /// A weight and its bias.
 #[derive(Clone, Copy, Debug)]
-struct Affine {
-    w: usize,
-    b: Option<usize>,
+pub(crate) struct Affine {
+    pub(crate) w: usize,
+    pub(crate) b: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
-struct BlockPlaces {
-    ln1: Affine,
-    qkv: Affine,
-    out: Affine,
-    ln2: Affine,
-    mlp_in: Affine,
-    mlp_out: Affine,
+pub(crate) struct BlockPlaces {
+    pub(crate) ln1: Affine,
+    pub(crate) qkv: Affine,
+    pub(crate) out: Affine,
+    pub(crate) ln2: Affine,
+    pub(crate) mlp_in: Affine,
+    pub(crate) mlp_out: Affine,
 }
 
 impl Places {
@@ -123,6 +123,22 @@ impl<'a, T: Real> Model<'a, T> {
     fn heads(&self, seq: usize) -> Heads {
         let n_heads = self.config.n_heads;
         Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head() }
+    }
+
+    /// `out = before + x w + b`, with dropout on what is added: a mask, and the place of these rows in the whole batch.
+    fn write(&self, at: Affine, x: &[T], d_in: usize, drop: (Option<Mask<T>>, u64), before: &[T], out: &mut [T]) {
+        let sizes = (d_in, self.config.d_model);
+        match drop {
+            (Some(mask), place) => {
+                self.affine(at, x, sizes, false, out);
+                mask.apply(out, place);
+                rows::add(out, before);
+            }
+            (None, _) => {
+                out.copy_from_slice(before);
+                self.affine(at, x, sizes, true, out);
+            }
+        }
     }
 
     /// `out = x w + b`, or `out += x w + b`.
@@ -391,17 +407,7 @@ impl<T: Real> Shard<T> {
             attention::forward(heads, qkv, z, logs, &drop, &mut self.scratch);
         }
         let mid = sized(&mut inside.mid, count * d, zero);
-        match model.drop.mask::<T>(number + 1) {
-            Some(mask) => {
-                model.affine(at.out, z, (d, d), false, mid);
-                mask.apply(mid, place);
-                rows::add(mid, stream);
-            }
-            None => {
-                mid.copy_from_slice(stream);
-                model.affine(at.out, z, (d, d), true, mid);
-            }
-        }
+        model.write(at.out, z, d, (model.drop.mask(number + 1), place), stream, mid);
         let ln2 = sized(&mut inside.ln2, count * d, zero);
         let stats = sized(&mut inside.stats2, count, [zero; 2]);
         norm::forward(Kind::Layer, mid, model.w(at.ln2.w), model.bias(at.ln2.b), config.norm_eps, ln2, stats);
@@ -410,17 +416,7 @@ impl<T: Real> Shard<T> {
         let post = sized(&mut inside.post, count * m, zero);
         activation::forward(config.activation.kernel(), pre, post);
         let out = sized(&mut resid, count * d, zero);
-        match model.drop.mask::<T>(number + 2) {
-            Some(mask) => {
-                model.affine(at.mlp_out, post, (m, d), false, out);
-                mask.apply(out, place);
-                rows::add(out, mid);
-            }
-            None => {
-                out.copy_from_slice(mid);
-                model.affine(at.mlp_out, post, (m, d), true, out);
-            }
-        }
+        model.write(at.mlp_out, post, m, (model.drop.mask(number + 2), place), mid, out);
         self.stream[to] = resid;
     }
 

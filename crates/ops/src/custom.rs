@@ -35,6 +35,13 @@ macro_rules! by_dtype {
             other => bail!("the CPU kernels take f32 and f64, not {other:?}"),
         }
     };
+    ($dtype:expr, $op:ident . $run:ident ( $($argument:expr),* )) => {
+        match $dtype {
+            DType::F32 => $op.$run::<f32>($($argument),*),
+            DType::F64 => $op.$run::<f64>($($argument),*),
+            other => bail!("the CPU kernels take f32 and f64, not {other:?}"),
+        }
+    };
 }
 
 /// One operand of a forward pass.
@@ -222,8 +229,8 @@ impl Norm {
         with(x, |x: &[T]| {
             with(gain, |gain: &[T]| {
                 with(dy, |dy: &[T]| {
-                    let (mut y, mut stats) = (vec![T::zero(); x.len()], vec![[T::zero(); 2]; x.len() / d.max(1)]);
-                    norm::forward(self.kind, x, gain, None, self.eps, &mut y, &mut stats);
+                    let mut stats = vec![[T::zero(); 2]; x.len() / d.max(1)];
+                    norm::statistics_of(self.kind, x, d, self.eps, &mut stats);
                     norm::backward(self.kind, x, &stats, gain, dy, &mut dx, &mut dgain, Some(&mut dbias));
                     Ok(())
                 })
@@ -239,18 +246,12 @@ impl CustomOp2 for Norm {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout, g: &CpuStorage, g_at: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = match x.dtype() {
-            DType::F32 => self.forward::<f32>((x, x_at), (g, g_at), None)?,
-            _ => self.forward::<f64>((x, x_at), (g, g_at), None)?,
-        };
+        let out = by_dtype!(x.dtype(), self.forward((x, x_at), (g, g_at), None))?;
         Ok((out, x_at.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, gain: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dgain, _] = match x.dtype() {
-            DType::F32 => self.backward::<f32>(x, gain, dy)?,
-            _ => self.backward::<f64>(x, gain, dy)?,
-        };
+        let [dx, dgain, _] = by_dtype!(x.dtype(), self.backward(x, gain, dy))?;
         Ok((Some(dx), Some(dgain)))
     }
 }
@@ -269,10 +270,7 @@ impl CustomOp3 for Norm {
         b: &CpuStorage,
         b_at: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = match x.dtype() {
-            DType::F32 => self.forward::<f32>((x, x_at), (g, g_at), Some((b, b_at)))?,
-            _ => self.forward::<f64>((x, x_at), (g, g_at), Some((b, b_at)))?,
-        };
+        let out = by_dtype!(x.dtype(), self.forward((x, x_at), (g, g_at), Some((b, b_at))))?;
         Ok((out, x_at.shape().clone()))
     }
 
@@ -284,10 +282,7 @@ impl CustomOp3 for Norm {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dgain, dbias] = match x.dtype() {
-            DType::F32 => self.backward::<f32>(x, gain, dy)?,
-            _ => self.backward::<f64>(x, gain, dy)?,
-        };
+        let [dx, dgain, dbias] = by_dtype!(x.dtype(), self.backward(x, gain, dy))?;
         Ok((Some(dx), Some(dgain), Some(dbias)))
     }
 }
@@ -424,19 +419,12 @@ impl CustomOp1 for TokenLosses {
         if let Some(target) = self.targets.iter().find(outside) {
             bail!("target {target} lies outside of the vocabulary of {vocabulary}");
         }
-        let losses = match x.dtype() {
-            DType::F32 => self.forward::<f32>((x, layout), vocabulary)?,
-            _ => self.forward::<f64>((x, layout), vocabulary)?,
-        };
+        let losses = by_dtype!(x.dtype(), self.forward((x, layout), vocabulary))?;
         Ok((losses, Shape::from(rows)))
     }
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, dlosses: &Tensor) -> Result<Option<Tensor>> {
-        match logits.dtype() {
-            DType::F32 => self.backward::<f32>(logits, dlosses),
-            _ => self.backward::<f64>(logits, dlosses),
-        }
-        .map(Some)
+        by_dtype!(logits.dtype(), self.backward(logits, dlosses)).map(Some)
     }
 }
 

@@ -93,7 +93,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// What both sides are told of a case.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Order {
     config: Config,
     weights: PathBuf,
@@ -127,13 +127,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             continue;
         }
         for (peer, compile) in [("pytorch-eager", false), ("pytorch-compile", true)] {
-            let order = Order {
-                compile,
-                config: order.config.clone(),
-                weights: order.weights.clone(),
-                batch: order.batch.clone(),
-                ..order
-            };
+            let order = Order { compile, ..order.clone() };
             if let Some(row) = compare(&case, peer, &order, arguments)? {
                 table.push(row)?;
             }

@@ -24,6 +24,22 @@ fn statistics<T: Real>(kind: Kind, row: &[T], eps: T) -> [T; 2] {
     [shift, T::one() / (variance + eps).sqrt()]
 }
 
+/// Shift and inverse scale of each row of width `d`, without the norm itself.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn statistics_of<T: Real>(kind: Kind, x: &[T], d: usize, eps: f64, stats: &mut [[T; 2]]) {
+    assert_eq!(x.len(), stats.len() * d, "sizes of a norm");
+    vectorised(
+        #[inline(always)]
+        || {
+            for (x, stats) in x.chunks_exact(d).zip(stats) {
+                *stats = statistics(kind, x, T::of(eps));
+            }
+        },
+    );
+}
+
 /// `out = gain * (x - shift) * inverse + bias` per row; `stats` gets shift and inverse of each row.
 ///
 /// # Panics
