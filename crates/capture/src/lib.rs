@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
-use hooks::{Hook, HookedModel, Layer, Site, Tokens};
+use hooks::{Hook, HookedModel, Site, Tokens};
 
 /// Records the wanted sites and changes nothing. Tensors stay part of the gradient graph.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +16,7 @@ pub struct Recorder {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The model has no such place.
-    #[error("{site} does not exist in a model of {n_layers} blocks (0 to {})", n_layers - 1)]
+    #[error("{site} does not exist in this model of {n_layers} blocks (0 to {})", n_layers - 1)]
     NoSuchSite {
         /// What was asked for.
         site: Site,
@@ -40,11 +40,9 @@ impl Recorder {
     /// # Errors
     /// When the model does not have one of them.
     pub fn new(model: &dyn HookedModel, sites: &[Site]) -> std::result::Result<Self, Error> {
-        let n_layers = model.n_layers();
-        for site in sites {
-            if matches!(site, Site::Block(Layer(layer), _) if *layer >= n_layers) {
-                return Err(Error::NoSuchSite { site: *site, n_layers });
-            }
+        let known = model.sites();
+        if let Some(site) = sites.iter().find(|site| !known.contains(site)) {
+            return Err(Error::NoSuchSite { site: *site, n_layers: model.n_layers() });
         }
         Ok(Self { wanted: sites.to_vec(), seen: BTreeMap::new() })
     }
@@ -92,7 +90,7 @@ pub fn run_with_cache(
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use hooks::Point;
+    use hooks::{End, Layer, Point, Start};
 
     use super::*;
 
@@ -108,7 +106,16 @@ mod tests {
             1
         }
 
-        fn forward(&self, tokens: &Tokens, hook: &mut dyn Hook) -> Result<Tensor> {
+        fn sites(&self) -> Vec<Site> {
+            vec![Site::Embed, Site::Block(Layer(0), Point::Z)]
+        }
+
+        fn unembed(&self, resid: &Tensor) -> Result<Tensor> {
+            Ok(resid.clone())
+        }
+
+        fn forward_between(&self, start: Start<'_>, _: End, hook: &mut dyn Hook) -> Result<Tensor> {
+            let Start::Tokens(tokens) = start else { candle_core::bail!("tokens only") };
             let x = tokens.to_dtype(DType::F32)?;
             if hook.wants(Site::Embed) { hook.visit(Site::Embed, x) } else { Ok(x) }
         }

@@ -9,5 +9,5 @@
 mod hook;
 mod site;
 
-pub use hook::{Hook, HookedModel, NoHook, Tokens};
+pub use hook::{End, Hook, HookedModel, NoHook, Past, Start, Tokens};
 pub use site::{Layer, ParseSiteError, Point, Site};

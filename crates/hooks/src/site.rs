@@ -33,21 +33,27 @@ pub enum Point {
     Ln1Scale,
     /// Output of that norm before gain and bias, `[batch, seq, d_model]`: `ln1.hook_normalized`.
     Ln1Normalized,
-    /// Queries, `[batch, seq, n_heads, d_head]`: `attn.hook_q`.
+    /// Queries as projected, `[batch, seq, n_heads, d_head]`: `attn.hook_q`.
     Q,
-    /// Keys, `[batch, seq, n_heads, d_head]`: `attn.hook_k`.
+    /// Keys as projected, `[batch, seq, n_key_value_heads, d_head]`: `attn.hook_k`.
     K,
-    /// Values, `[batch, seq, n_heads, d_head]`: `attn.hook_v`.
+    /// Values, `[batch, seq, n_key_value_heads, d_head]`: `attn.hook_v`.
     V,
+    /// Queries after their norm and rotation, in rotary models, `[batch, seq, n_heads, d_head]`: `attn.hook_rot_q`.
+    RotQ,
+    /// Keys after their norm and rotation, in rotary models, `[batch, seq, n_key_value_heads, d_head]`: `attn.hook_rot_k`.
+    RotK,
     /// Scaled scores before the softmax, masked places at minus infinity, `[batch, n_heads, q_seq, k_seq]`: `attn.hook_attn_scores`.
     AttnScores,
     /// Attention probabilities, `[batch, n_heads, q_seq, k_seq]`: `attn.hook_pattern`.
     Pattern,
     /// Mix of values per head, `[batch, seq, n_heads, d_head]`: `attn.hook_z`.
     Z,
+    /// What each head writes, without the bias, `[batch, seq, n_heads, d_model]`: `attn.hook_result`.
+    Result,
     /// What attention adds to the stream, `[batch, seq, d_model]`: `hook_attn_out`.
     AttnOut,
-    /// Residual stream between attention and MLP, `[batch, seq, d_model]`: `hook_resid_mid`.
+    /// Residual stream between attention and MLP, `[batch, seq, d_model]`; not in parallel blocks: `hook_resid_mid`.
     ResidMid,
     /// Divisor of the norm before the MLP, `[batch, seq, 1]`: `ln2.hook_scale`.
     Ln2Scale,
@@ -55,7 +61,9 @@ pub enum Point {
     Ln2Normalized,
     /// MLP before its activation, `[batch, seq, d_mlp]`: `mlp.hook_pre`.
     MlpPre,
-    /// MLP after its activation, `[batch, seq, d_mlp]`: `mlp.hook_post`.
+    /// What the activation is multiplied with, in gated MLPs, `[batch, seq, d_mlp]`: `mlp.hook_pre_linear`.
+    MlpPreLinear,
+    /// What the MLP's last map reads, `[batch, seq, d_mlp]`: `mlp.hook_post`.
     MlpPost,
     /// What the MLP adds to the stream, `[batch, seq, d_model]`: `hook_mlp_out`.
     MlpOut,
@@ -65,21 +73,25 @@ pub enum Point {
 
 impl Point {
     /// All of them, in reading order, with their addresses below `blocks.L.`.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::ResidPre, "hook_resid_pre"),
         (Self::Ln1Scale, "ln1.hook_scale"),
         (Self::Ln1Normalized, "ln1.hook_normalized"),
         (Self::Q, "attn.hook_q"),
         (Self::K, "attn.hook_k"),
         (Self::V, "attn.hook_v"),
+        (Self::RotQ, "attn.hook_rot_q"),
+        (Self::RotK, "attn.hook_rot_k"),
         (Self::AttnScores, "attn.hook_attn_scores"),
         (Self::Pattern, "attn.hook_pattern"),
         (Self::Z, "attn.hook_z"),
+        (Self::Result, "attn.hook_result"),
         (Self::AttnOut, "hook_attn_out"),
         (Self::ResidMid, "hook_resid_mid"),
         (Self::Ln2Scale, "ln2.hook_scale"),
         (Self::Ln2Normalized, "ln2.hook_normalized"),
         (Self::MlpPre, "mlp.hook_pre"),
+        (Self::MlpPreLinear, "mlp.hook_pre_linear"),
         (Self::MlpPost, "mlp.hook_post"),
         (Self::MlpOut, "hook_mlp_out"),
         (Self::ResidPost, "hook_resid_post"),
@@ -101,7 +113,7 @@ const OUTSIDE: [(Site, &str); 5] = [
 ];
 
 impl Site {
-    /// Every site of a decoder with `n_layers` blocks, in the order in which a forward pass visits them.
+    /// Every site that a decoder with `n_layers` blocks may have, in the order in which a forward pass visits them.
     pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
         let blocks =
             (0..n_layers).flat_map(|layer| Point::ALL.iter().map(move |(point, _)| Self::Block(Layer(layer), *point)));

@@ -1,12 +1,14 @@
 //! What distinguishes one decoder from another.
 
+use hooks::{Point, Site};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::form::{Biases, Form, NormPlace, Positions, QkNorm};
 
-/// Sizes and variations of a decoder of the GPT-2 family: learned positions, LayerNorm before attention and MLP,
-/// serial blocks.
+/// Sizes and variations of a decoder. Without a [`Form`] of its own it belongs to the GPT-2 family: learned positions,
+/// LayerNorm before attention and MLP, serial blocks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -30,7 +32,7 @@ pub struct Config {
     pub n_positions: usize,
     /// Nonlinearity of the MLP.
     pub activation: Activation,
-    /// Whether linear maps and norms add a bias (the unembedding never does).
+    /// Whether linear maps and norms add a bias (the unembedding never does), unless the form says which.
     pub biases: bool,
     /// Whether the unembedding is the embedding transposed.
     pub tied: bool,
@@ -42,6 +44,9 @@ pub struct Config {
     pub dropout: f64,
     /// How fresh weights are drawn.
     pub initialisation: Initialisation,
+    /// What sets the family apart from GPT-2.
+    #[serde(default, skip_serializing_if = "Form::is_gpt2")]
+    pub form: Form,
 }
 
 /// Nonlinearity of the MLP.
@@ -52,13 +57,17 @@ pub enum Activation {
     GeluTanh,
     /// Exact GELU.
     GeluErf,
+    /// SiLU, as in the Llama family.
+    Silu,
 }
 
 impl Activation {
-    pub(crate) fn kernel(self) -> ops::kernel::activation::Activation {
+    /// The kernel of the direct pass, where it has one.
+    pub(crate) fn kernel(self) -> Option<ops::kernel::activation::Activation> {
         match self {
-            Self::GeluTanh => ops::kernel::activation::Activation::GeluTanh,
-            Self::GeluErf => ops::kernel::activation::Activation::GeluErf,
+            Self::GeluTanh => Some(ops::kernel::activation::Activation::GeluTanh),
+            Self::GeluErf => Some(ops::kernel::activation::Activation::GeluErf),
+            Self::Silu => None,
         }
     }
 }
@@ -77,17 +86,49 @@ impl Config {
     /// Width of a head.
     #[must_use]
     pub fn d_head(&self) -> usize {
-        self.d_model / self.n_heads
+        self.form.d_head.unwrap_or(self.d_model / self.n_heads.max(1))
+    }
+
+    /// Key and value heads in each block.
+    #[must_use]
+    pub fn n_key_value_heads(&self) -> usize {
+        self.form.n_key_value_heads.unwrap_or(self.n_heads)
+    }
+
+    /// Which maps add a bias.
+    #[must_use]
+    pub fn biases(&self) -> Biases {
+        self.form.biases.unwrap_or(Biases::all(self.biases))
+    }
+
+    /// Keys that a query of this block sees, itself included; `None`: all before it.
+    #[must_use]
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.form.windows.get(layer).copied().flatten()
     }
 
     /// Checks what a schema cannot say.
     ///
     /// # Errors
-    /// When the heads do not divide the width.
+    /// When sizes contradict each other; the message names both.
     pub fn check(&self) -> Result<(), Error> {
-        if self.n_heads == 0 || !self.d_model.is_multiple_of(self.n_heads) {
-            let Self { n_heads, d_model, .. } = self;
-            return Err(Error::Config(format!("n_heads = {n_heads} does not divide d_model = {d_model}")));
+        let Self { n_heads, d_model, .. } = self;
+        let wrong = |words: String| Err(Error::Config(words));
+        if *n_heads == 0 || (self.form.d_head.is_none() && !d_model.is_multiple_of(*n_heads)) {
+            return wrong(format!("n_heads = {n_heads} does not divide d_model = {d_model}"));
+        }
+        let kv_heads = self.n_key_value_heads();
+        if kv_heads == 0 || !n_heads.is_multiple_of(kv_heads) {
+            return wrong(format!("n_key_value_heads = {kv_heads} does not divide n_heads = {n_heads}"));
+        }
+        if self.d_head() == 0 {
+            return wrong(format!("heads of no width: d_model = {d_model}, n_heads = {n_heads}"));
+        }
+        if let Positions::Rotary(rotary) = &self.form.positions {
+            rotary.check(self.d_head())?;
+        }
+        if self.form.parallel && self.form.norm_place == NormPlace::After {
+            return wrong("a parallel block has its norms before attention and MLP".to_owned());
         }
         Ok(())
     }
@@ -102,34 +143,67 @@ impl Config {
     #[must_use]
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         let Self { d_model: d, d_mlp, d_vocab, n_positions, .. } = *self;
-        let mut shapes =
-            vec![("embed.W_E".to_owned(), vec![d_vocab, d]), ("pos_embed.W_pos".to_owned(), vec![n_positions, d])];
-        let mut add = |name: String, shape: &[usize], bias: bool| {
-            if !bias || self.biases {
+        let (heads, e) = (self.n_heads, self.d_head());
+        let (z, qkv) = (heads * e, (heads + 2 * self.n_key_value_heads()) * e);
+        let biases = self.biases();
+        let mut shapes = vec![("embed.W_E".to_owned(), vec![d_vocab, d])];
+        let mut add = |name: String, shape: &[usize], here: bool| {
+            if here {
                 shapes.push((name, shape.to_vec()));
             }
         };
+        add("pos_embed.W_pos".to_owned(), &[n_positions, d], self.form.positions == Positions::Learned);
         for layer in 0..self.n_layers {
             let at = |name: &str| format!("blocks.{layer}.{name}");
-            add(at("ln1.w"), &[d], false);
-            add(at("ln1.b"), &[d], true);
-            add(at("attn.W_QKV"), &[d, 3 * d], false);
-            add(at("attn.b_QKV"), &[3 * d], true);
-            add(at("attn.W_O"), &[d, d], false);
-            add(at("attn.b_O"), &[d], true);
-            add(at("ln2.w"), &[d], false);
-            add(at("ln2.b"), &[d], true);
-            add(at("mlp.W_in"), &[d, d_mlp], false);
-            add(at("mlp.b_in"), &[d_mlp], true);
-            add(at("mlp.W_out"), &[d_mlp, d], false);
-            add(at("mlp.b_out"), &[d], true);
+            add(at("ln1.w"), &[d], true);
+            add(at("ln1.b"), &[d], biases.norm);
+            add(at("attn.W_QKV"), &[d, qkv], true);
+            add(at("attn.b_QKV"), &[qkv], biases.qkv);
+            match self.form.qk_norm {
+                QkNorm::None => {}
+                QkNorm::Head => {
+                    add(at("attn.q_norm.w"), &[e], true);
+                    add(at("attn.k_norm.w"), &[e], true);
+                }
+                QkNorm::Whole => {
+                    add(at("attn.q_norm.w"), &[z], true);
+                    add(at("attn.k_norm.w"), &[self.n_key_value_heads() * e], true);
+                }
+            }
+            add(at("attn.W_O"), &[z, d], true);
+            add(at("attn.b_O"), &[d], biases.attn_out);
+            add(at("ln2.w"), &[d], true);
+            add(at("ln2.b"), &[d], biases.norm);
+            add(at("mlp.W_gate"), &[d, d_mlp], self.form.gated);
+            add(at("mlp.b_gate"), &[d_mlp], self.form.gated && biases.mlp);
+            add(at("mlp.W_in"), &[d, d_mlp], true);
+            add(at("mlp.b_in"), &[d_mlp], biases.mlp);
+            add(at("mlp.W_out"), &[d_mlp, d], true);
+            add(at("mlp.b_out"), &[d], biases.mlp);
         }
-        add("ln_final.w".to_owned(), &[d], false);
-        add("ln_final.b".to_owned(), &[d], true);
-        if !self.tied {
-            shapes.push(("unembed.W_U".to_owned(), vec![d, d_vocab]));
-        }
+        add("ln_final.w".to_owned(), &[d], true);
+        add("ln_final.b".to_owned(), &[d], biases.norm);
+        add("unembed.W_U".to_owned(), &[d, d_vocab], !self.tied);
         shapes
+    }
+
+    /// Every place a forward pass can be looked at, in the order in which it comes by.
+    #[must_use]
+    pub fn sites(&self) -> Vec<Site> {
+        let rotary = matches!(self.form.positions, Positions::Rotary(_));
+        let here = |point: Point| match point {
+            Point::RotQ | Point::RotK => rotary,
+            Point::ResidMid => !self.form.parallel,
+            Point::MlpPreLinear => self.form.gated,
+            _ => true,
+        };
+        Site::all(self.n_layers)
+            .filter(|site| match site {
+                Site::PosEmbed => !rotary,
+                Site::Block(_, point) => here(*point),
+                _ => true,
+            })
+            .collect()
     }
 }
 
@@ -152,6 +226,7 @@ pub(crate) mod tests {
             norm_eps: 1e-5,
             dropout: 0.,
             initialisation: Initialisation::Gpt2,
+            form: Form::default(),
         }
     }
 

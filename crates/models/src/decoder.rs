@@ -1,21 +1,24 @@
-//! The decoder: embedding, positions, blocks of attention and MLP, unembedding (arXiv 1706.03762, GPT-2's pre-norm form).
+//! The decoder: embedding, positions, blocks of attention and MLP, unembedding (arXiv 1706.03762), with the variations
+//! of its [`Form`](crate::Form).
 //!
 //! Letters in shapes: b batch, t sequence, d `d_model`, h heads, e `d_head`, m `d_mlp`, v vocabulary.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use hooks::{Hook, HookedModel, Layer, Point, Site, Tokens};
+use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start, Tokens};
 use ops::{
-    attention_pattern, attention_scores, causal_attention, dropout, embedding, gelu_erf, gelu_tanh, layer_norm_parts,
-    linear, mix_values,
+    NormParts, Pairs, Rotation, attention_pattern, attention_scores, causal_attention, causal_attention_from, dropout,
+    embedding, gelu_erf, gelu_tanh, linear, mix_values, silu_gate,
 };
 use rand::Rng;
 use weights::Named;
 
 use crate::direct::{Direct, Pass, Want};
-use crate::pass::{Affine, BlockPlaces, Drop, Places};
-use crate::{Activation, Config, Error, init};
+use crate::form::{NormKind, NormPlace, Positions, QkNorm};
+use crate::pass::{Affine, BlockPlaces, Drop};
+use crate::{Activation, Config, Error, init, pass};
 
 /// A decoder with its weights.
 #[derive(Clone, Debug)]
@@ -23,11 +26,11 @@ pub struct Decoder {
     config: Config,
     parameters: Vec<(String, Var)>,
     embed: Tensor,
-    pos_embed: Tensor,
+    pos_embed: Option<Tensor>,
     blocks: Vec<Block>,
     ln_final: Norm,
     unembed: Option<Tensor>,
-    direct: Arc<Direct>,
+    direct: Option<Arc<Direct>>,
     /// What candle's graph follows to the direct pass.
     handle: Var,
 }
@@ -36,8 +39,11 @@ pub struct Decoder {
 struct Block {
     ln1: Norm,
     qkv: Linear,
+    /// Gains of the norms of queries and of keys.
+    qk_norm: Option<[Tensor; 2]>,
     out: Linear,
     ln2: Norm,
+    mlp_gate: Option<Linear>,
     mlp_in: Linear,
     mlp_out: Linear,
 }
@@ -52,6 +58,14 @@ struct Norm {
 struct Linear {
     w: Tensor,
     b: Option<Tensor>,
+}
+
+/// What attention has to know of where its tokens stand.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    rotation: Option<&'a Rotation>,
+    /// Keys and values of the places before.
+    past: Option<&'a [Tensor; 2]>,
 }
 
 /// Dropout masks of one training step, in the order of their use.
@@ -126,25 +140,27 @@ impl Decoder {
 
     fn assemble(config: Config, parameters: Vec<(String, Var)>, handle: Var) -> Self {
         // `parameters` follow `Config::shapes`, as the places do
-        let places = Places::of(&config);
+        let places = pass::Places::of(&config);
         let weight = |place: usize| parameters[place].1.as_tensor().clone();
         let norm = |at: Affine| Norm { w: weight(at.w), b: at.b.map(weight) };
         let linear = |at: Affine| Linear { w: weight(at.w), b: at.b.map(weight) };
         let block = |at: &BlockPlaces| Block {
             ln1: norm(at.ln1),
             qkv: linear(at.qkv),
+            qk_norm: at.qk_norm.map(|gains| gains.map(weight)),
             out: linear(at.out),
             ln2: norm(at.ln2),
+            mlp_gate: at.mlp_gate.map(linear),
             mlp_in: linear(at.mlp_in),
             mlp_out: linear(at.mlp_out),
         };
         Self {
             embed: weight(places.embed),
-            pos_embed: weight(places.pos_embed),
+            pos_embed: places.pos_embed.map(weight),
             blocks: places.blocks.iter().map(block).collect(),
             ln_final: norm(places.ln_final),
             unembed: places.unembed.map(weight),
-            direct: Arc::new(Direct::new(&config, places)),
+            direct: Direct::new(&config, places).map(Arc::new),
             handle,
             config,
             parameters,
@@ -161,6 +177,32 @@ impl Decoder {
     #[must_use]
     pub fn parameters(&self) -> &[(String, Var)] {
         &self.parameters
+    }
+
+    /// The same model with weights that take no gradient: a backward pass through it reaches activations alone.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        let mut frozen = self.clone();
+        let linear = |map: &mut Linear| {
+            map.w = map.w.detach();
+            map.b = map.b.as_ref().map(Tensor::detach);
+        };
+        let norm = |norm: &mut Norm| {
+            norm.w = norm.w.detach();
+            norm.b = norm.b.as_ref().map(Tensor::detach);
+        };
+        frozen.embed = frozen.embed.detach();
+        frozen.pos_embed = frozen.pos_embed.as_ref().map(Tensor::detach);
+        frozen.unembed = frozen.unembed.as_ref().map(Tensor::detach);
+        norm(&mut frozen.ln_final);
+        for block in &mut frozen.blocks {
+            norm(&mut block.ln1);
+            norm(&mut block.ln2);
+            let maps = [&mut block.qkv, &mut block.out, &mut block.mlp_in, &mut block.mlp_out];
+            maps.into_iter().chain(&mut block.mlp_gate).for_each(linear);
+            block.qk_norm = block.qk_norm.as_ref().map(|gains| [gains[0].detach(), gains[1].detach()]);
+        }
+        frozen
     }
 
     /// The weights as they are now.
@@ -195,10 +237,10 @@ impl Decoder {
         }
         let drop = Drop { p: step.dropout.map_or(0., |_| self.config.dropout), key: step.dropout.unwrap_or(0) };
         let counted = targets.iter().filter(|target| **target != ops::IGNORED).count();
-        if self.is_direct() {
+        if let Some(direct) = self.direct() {
             let blocks = taps.iter().map(|layer| layer.0).collect();
             let want = Want::Losses { targets, recompute: step.recompute, taps: blocks };
-            let out = self.pass(tokens, drop, want)?;
+            let out = self.pass(direct, tokens, drop, want)?;
             let (h, e) = (self.config.n_heads, self.config.d_head());
             let each = batch * seq * h * e;
             let z = (0..taps.len()).map(|i| out.narrow(0, counted + i * each, each)?.reshape((batch, seq, h, e)));
@@ -214,13 +256,14 @@ impl Decoder {
         Ok(Losses { losses: ops::token_losses(&logits, &Tensor::new(chosen, device)?)?, z: hook.in_order(taps) })
     }
 
-    /// Whether the decoder's own pass can take these weights.
-    fn is_direct(&self) -> bool {
-        self.embed.device().is_cpu() && matches!(self.embed.dtype(), DType::F32 | DType::F64)
+    /// The decoder's own pass, where it can take these weights.
+    fn direct(&self) -> Option<&Arc<Direct>> {
+        let takes = self.embed.device().is_cpu() && matches!(self.embed.dtype(), DType::F32 | DType::F64);
+        self.direct.as_ref().filter(|_| takes)
     }
 
     /// One direct pass, attached to the weights in candle's graph.
-    fn pass(&self, tokens: &Tokens, drop: Drop, want: Want) -> Result<Tensor> {
+    fn pass(&self, direct: &Arc<Direct>, tokens: &Tokens, drop: Drop, want: Want) -> Result<Tensor> {
         let (_, seq) = tokens.dims2()?;
         let tokens = tokens.flatten_all()?.to_vec1::<u32>()?;
         if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.d_vocab) {
@@ -228,36 +271,104 @@ impl Decoder {
         }
         let (handle, weights) = (self.handle.as_tensor(), &self.parameters);
         match self.embed.dtype() {
-            DType::F64 => handle.apply_op1(Pass::<f64>::new(&self.direct, weights, tokens, seq, drop, want)),
-            _ => handle.apply_op1(Pass::<f32>::new(&self.direct, weights, tokens, seq, drop, want)),
+            DType::F64 => handle.apply_op1(Pass::<f64>::new(direct, weights, tokens, seq, drop, want)),
+            _ => handle.apply_op1(Pass::<f32>::new(direct, weights, tokens, seq, drop, want)),
         }
     }
 
     fn check(&self, tokens: &Tokens) -> Result<(usize, usize)> {
         let (batch, seq) = tokens.dims2()?;
-        if seq > self.config.n_positions {
-            let longest = self.config.n_positions;
-            candle_core::bail!("a sequence of {seq} tokens does not fit the model's {longest} positions");
-        }
+        self.check_length(seq)?;
         Ok((batch, seq))
     }
 
-    /// Every step an operation of its own, so that each site can be seen.
+    fn check_length(&self, seq: usize) -> Result<()> {
+        let longest = self.config.n_positions;
+        if seq > longest {
+            candle_core::bail!("a sequence of {seq} tokens does not fit the model's {longest} positions");
+        }
+        Ok(())
+    }
+
     fn run(&self, tokens: &Tokens, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
-        let (_, seq) = self.check(tokens)?;
-        let embed = visit(hook, Site::Embed, embedding(tokens, &self.embed)?)?; // [b, t, d]
-        let pos_embed = self.pos_embed.narrow(0, 0, seq)?.unsqueeze(0)?.broadcast_as(embed.shape())?; // [b, t, d]
-        let pos_embed = visit(hook, Site::PosEmbed, pos_embed)?;
-        let mut resid = drop.apply((embed + pos_embed)?)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            resid = self.block(block, Layer(layer), resid, drop, hook)?;
+        self.run_between(Start::Tokens(tokens), End::Logits, drop, hook)
+    }
+
+    /// Every step an operation of its own, so that each site can be seen.
+    fn run_between(&self, start: Start<'_>, end: End, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
+        let n_layers = self.config.n_layers;
+        let (first, mut resid, past) = match start {
+            Start::Tokens(tokens) => {
+                self.check(tokens)?;
+                (0, self.embed(tokens, drop, hook)?, None)
+            }
+            Start::Resid(Layer(layer), resid) => (layer, resid.clone(), None),
+            Start::Suffix(Layer(layer), resid, past) => (layer, resid.clone(), Some(past)),
+        }; // [b, t, d]
+        let last = match end {
+            End::Logits | End::LastLogits(_) => n_layers,
+            End::Resid(Layer(layer)) => layer,
+        };
+        if first > last || last > n_layers {
+            candle_core::bail!("no way from block {first} to block {last} in a model of {n_layers} blocks");
+        }
+        let (batch, seq, d) = resid.dims3()?;
+        let before = past.map_or(0, |past| past.seq);
+        self.check_length(before + seq)?;
+        self.check_past(past, batch)?;
+        if d != self.config.d_model {
+            candle_core::bail!("a stream of width {d} does not fit the model's {}", self.config.d_model);
+        }
+        let rotation = self.rotation(before..before + seq);
+        for (layer, block) in self.blocks.iter().enumerate().take(last).skip(first) {
+            let places = Places { rotation: rotation.as_ref(), past: past.map(|past| &past.keys_values[layer]) };
+            resid = self.block(block, Layer(layer), resid, places, drop, hook)?;
+        }
+        match end {
+            End::Resid(_) => return Ok(resid),
+            End::LastLogits(count) if count > seq => candle_core::bail!("the last {count} of {seq} places"),
+            End::LastLogits(count) => resid = resid.narrow(1, seq - count, count)?,
+            End::Logits => {}
         }
         let x = self.norm(&self.ln_final, &resid, [Site::FinalScale, Site::FinalNormalized], hook)?;
-        let logits = match &self.unembed {
-            Some(w) => linear(&x, w, None)?,
-            None => linear(&x, &self.embed.t()?, None)?,
-        }; // [b, t, v]
-        visit(hook, Site::Logits, logits)
+        visit(hook, Site::Logits, self.unembed(&x)?) // [b, t, v]
+    }
+
+    fn embed(&self, tokens: &Tokens, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
+        let (_, seq) = tokens.dims2()?;
+        let embed = visit(hook, Site::Embed, embedding(tokens, &self.embed)?)?; // [b, t, d]
+        let Some(pos_embed) = &self.pos_embed else { return drop.apply(embed) };
+        let pos_embed = pos_embed.narrow(0, 0, seq)?.unsqueeze(0)?.broadcast_as(embed.shape())?; // [b, t, d]
+        let pos_embed = visit(hook, Site::PosEmbed, pos_embed)?;
+        drop.apply((embed + pos_embed)?)
+    }
+
+    fn check_past(&self, past: Option<&Past>, batch: usize) -> Result<()> {
+        let Some(past) = past else { return Ok(()) };
+        if past.keys_values.len() != self.config.n_layers {
+            candle_core::bail!("a past of {} blocks for {}", past.keys_values.len(), self.config.n_layers);
+        }
+        let (kv, e) = (self.config.n_key_value_heads(), self.config.d_head());
+        for tensor in past.keys_values.iter().flatten() {
+            let shape = tensor.dims4()?;
+            if shape.0 == 0 || !batch.is_multiple_of(shape.0) || (shape.1, shape.2, shape.3) != (past.seq, kv, e) {
+                candle_core::bail!(
+                    "a past of {shape:?} for a batch of {batch}, {} places, {kv} heads of {e}",
+                    past.seq
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn rotation(&self, places: Range<usize>) -> Option<Rotation> {
+        match &self.config.form.positions {
+            Positions::Learned => None,
+            Positions::Rotary(rotary) => {
+                let pairs = if rotary.neighbours { Pairs::Neighbours } else { Pairs::Halves };
+                Some(Rotation::new(pairs, &rotary.frequencies(), places).scaled(rotary.attention_factor()))
+            }
+        }
     }
 
     fn block(
@@ -265,19 +376,36 @@ impl Decoder {
         block: &Block,
         layer: Layer,
         resid: Tensor,
+        places: Places<'_>,
         drop: &mut Masks,
         hook: &mut dyn Hook,
     ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
+        let form = &self.config.form;
+        let before = |x: &Tensor, norm, sites, place, hook: &mut dyn Hook| match form.norm_place == place {
+            true => self.norm(norm, x, sites, hook),
+            false => Ok(x.clone()),
+        };
+        let ln1 = [at(Point::Ln1Scale), at(Point::Ln1Normalized)];
+        let ln2 = [at(Point::Ln2Scale), at(Point::Ln2Normalized)];
         let resid = visit(hook, at(Point::ResidPre), resid)?;
-        let x = self.norm(&block.ln1, &resid, [at(Point::Ln1Scale), at(Point::Ln1Normalized)], hook)?;
-        let attn_out = self.attention(block, layer, &x, drop, hook)?;
-        let attn_out = visit(hook, at(Point::AttnOut), attn_out)?;
-        let resid = visit(hook, at(Point::ResidMid), (resid + drop.apply(attn_out)?)?)?;
-        let x = self.norm(&block.ln2, &resid, [at(Point::Ln2Scale), at(Point::Ln2Normalized)], hook)?;
+        let x = before(&resid, &block.ln1, ln1, NormPlace::Before, hook)?;
+        let attn_out = self.attention(block, layer, &x, places, drop, hook)?;
+        let attn_out = before(&attn_out, &block.ln1, ln1, NormPlace::After, hook)?;
+        let attn_out = drop.apply(visit(hook, at(Point::AttnOut), attn_out)?)?;
+        // a parallel block's MLP reads what attention read
+        let (seen, mid) = match form.parallel {
+            true => (resid.clone(), (resid + attn_out)?),
+            false => {
+                let mid = visit(hook, at(Point::ResidMid), (resid + attn_out)?)?;
+                (mid.clone(), mid)
+            }
+        };
+        let x = before(&seen, &block.ln2, ln2, NormPlace::Before, hook)?;
         let mlp_out = self.mlp(block, layer, &x, hook)?;
-        let mlp_out = visit(hook, at(Point::MlpOut), mlp_out)?;
-        visit(hook, at(Point::ResidPost), (resid + drop.apply(mlp_out)?)?)
+        let mlp_out = before(&mlp_out, &block.ln2, ln2, NormPlace::After, hook)?;
+        let mlp_out = drop.apply(visit(hook, at(Point::MlpOut), mlp_out)?)?;
+        visit(hook, at(Point::ResidPost), (mid + mlp_out)?)
     }
 
     fn attention(
@@ -285,55 +413,122 @@ impl Decoder {
         block: &Block,
         layer: Layer,
         x: &Tensor,
+        places: Places<'_>,
         drop: &mut Masks,
         hook: &mut dyn Hook,
     ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
-        let (b, t, d) = x.dims3()?;
-        let (h, e) = (self.config.n_heads, self.config.d_head());
-        let qkv = linear(x, &block.qkv.w, block.qkv.b.as_ref())?.reshape((b, t, 3 * h, e))?;
-        let inside = [Point::Q, Point::K, Point::V, Point::AttnScores, Point::Pattern];
-        if drop.drop.p == 0. && !inside.iter().any(|point| hook.wants(at(*point))) {
-            // nobody looks inside, so the pattern need not exist
-            let z = visit(hook, at(Point::Z), causal_attention(&qkv, h)?)?.reshape((b, t, d))?; // [b, t, d]
-            return linear(&z, &block.out.w, block.out.b.as_ref());
-        }
-        let mut part = |index: usize, point| -> Result<Tensor> {
-            let part = visit(hook, at(point), qkv.narrow(2, index * h, h)?)?; // [b, t, h, e]
-            part.transpose(1, 2)?.contiguous() // [b, h, t, e]
+        let (b, t, _) = x.dims3()?;
+        let (h, kv, e) = (self.config.n_heads, self.config.n_key_value_heads(), self.config.d_head());
+        let Places { rotation, past } = places;
+        let before = past.map_or(Ok(0), |[k, _]| k.dim(1))?;
+        let window = self.config.window(layer.0).filter(|window| *window < before + t);
+        let qkv = linear(x, &block.qkv.w, block.qkv.b.as_ref())?.reshape((b, t, h + 2 * kv, e))?;
+        let looks = |points: &[Point]| points.iter().any(|point| hook.wants(at(*point)));
+        let inside = looks(&[Point::AttnScores, Point::Pattern]) || window.is_some() || drop.drop.p > 0.;
+        let parts = looks(&[Point::Q, Point::K, Point::V, Point::RotQ, Point::RotK]);
+        let z = if !inside && !parts && rotation.is_none() && past.is_none() && block.qk_norm.is_none() {
+            causal_attention(&qkv, kv)? // nobody looks inside, so the pattern need not exist
+        } else {
+            let q = visit(hook, at(Point::Q), qkv.narrow(2, 0, h)?)?; // [b, t, h, e]
+            let k = visit(hook, at(Point::K), qkv.narrow(2, h, kv)?)?; // [b, t, kv, e]
+            let v = visit(hook, at(Point::V), qkv.narrow(2, h + kv, kv)?)?; // [b, t, kv, e]
+            let q = self.turn(q, block.qk_norm.as_ref().map(|gains| &gains[0]), rotation)?;
+            let k = self.turn(k, block.qk_norm.as_ref().map(|gains| &gains[1]), rotation)?;
+            let (q, k) = match rotation {
+                Some(_) => (visit(hook, at(Point::RotQ), q)?, visit(hook, at(Point::RotK), k)?),
+                None => (q, k),
+            };
+            let (k, v) = match past {
+                Some([past_k, past_v]) => (behind(past_k, &k)?, behind(past_v, &v)?),
+                None => (k, v),
+            }; // [b, before + t, kv, e]
+            if inside {
+                let heads_first = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // [b, heads, t, e]
+                let scores = attention_scores(&heads_first(&q)?, &heads_first(&k)?, window)?; // [b, h, t, t]
+                let scores = visit(hook, at(Point::AttnScores), scores)?;
+                let pattern = visit(hook, at(Point::Pattern), attention_pattern(&scores)?)?; // [b, h, t, t]
+                mix_values(&drop.apply(pattern)?, &heads_first(&v)?)?.transpose(1, 2)? // [b, t, h, e]
+            } else {
+                let q = if before > 0 { q.pad_with_zeros(1, before, 0)? } else { q };
+                causal_attention_from(&Tensor::cat(&[q, k, v], 2)?, kv, before)?
+            }
         };
-        let (q, k, v) = (part(0, Point::Q)?, part(1, Point::K)?, part(2, Point::V)?);
-        let scores = visit(hook, at(Point::AttnScores), attention_scores(&q, &k)?)?; // [b, h, t, t]
-        let pattern = visit(hook, at(Point::Pattern), attention_pattern(&scores)?)?; // [b, h, t, t]
-        let z = mix_values(&drop.apply(pattern)?, &v)?.transpose(1, 2)?; // [b, t, h, e]
-        let z = visit(hook, at(Point::Z), z)?.reshape((b, t, d))?; // [b, t, d]
-        linear(&z, &block.out.w, block.out.b.as_ref())
+        let z = visit(hook, at(Point::Z), z)?; // [b, t, h, e]
+        if !hook.wants(at(Point::Result)) {
+            return linear(&z.reshape((b, t, h * e))?, &block.out.w, block.out.b.as_ref());
+        }
+        let w = block.out.w.reshape((h, e, self.config.d_model))?;
+        let each = (0..h).map(|head| linear(&z.narrow(2, head, 1)?.squeeze(2)?, &w.get(head)?, None));
+        let result = Tensor::stack(&each.collect::<Result<Vec<_>>>()?, 2)?; // [b, t, h, d]
+        let sum = visit(hook, at(Point::Result), result)?.sum(2)?;
+        match &block.out.b {
+            Some(bias) => sum.broadcast_add(bias),
+            None => Ok(sum),
+        }
+    }
+
+    /// Norm and rotation of queries or keys, `[b, t, heads, e]` to the same.
+    fn turn(&self, x: Tensor, gain: Option<&Tensor>, rotation: Option<&Rotation>) -> Result<Tensor> {
+        let x = match (gain, self.config.form.qk_norm) {
+            (Some(gain), QkNorm::Whole) => {
+                ops::rms_norm(&x.flatten_from(2)?, gain, self.config.norm_eps)?.reshape(x.shape())?
+            }
+            (Some(gain), _) => ops::rms_norm(&x, gain, self.config.norm_eps)?,
+            (None, _) => x,
+        };
+        match rotation {
+            Some(rotation) => rotation.apply(&x),
+            None => Ok(x),
+        }
     }
 
     fn mlp(&self, block: &Block, layer: Layer, x: &Tensor, hook: &mut dyn Hook) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
-        let pre = visit(hook, at(Point::MlpPre), linear(x, &block.mlp_in.w, block.mlp_in.b.as_ref())?)?; // [b, t, m]
-        let post = match self.config.activation {
-            Activation::GeluTanh => gelu_tanh(&pre)?,
-            Activation::GeluErf => gelu_erf(&pre)?,
+        let map = |map: &Linear| linear(x, &map.w, map.b.as_ref()); // [b, t, m]
+        let post = match &block.mlp_gate {
+            None => self.activation(&visit(hook, at(Point::MlpPre), map(&block.mlp_in)?)?)?,
+            Some(gate) => {
+                let pre = visit(hook, at(Point::MlpPre), map(gate)?)?;
+                let up = visit(hook, at(Point::MlpPreLinear), map(&block.mlp_in)?)?;
+                match self.config.activation {
+                    Activation::Silu => silu_gate(&pre, &up)?,
+                    _ => (self.activation(&pre)? * up)?,
+                }
+            }
         };
         let post = visit(hook, at(Point::MlpPost), post)?; // [b, t, m]
         linear(&post, &block.mlp_out.w, block.mlp_out.b.as_ref())
     }
 
+    fn activation(&self, pre: &Tensor) -> Result<Tensor> {
+        match self.config.activation {
+            Activation::GeluTanh => gelu_tanh(pre),
+            Activation::GeluErf => gelu_erf(pre),
+            Activation::Silu => pre.silu(),
+        }
+    }
+
     fn norm(&self, norm: &Norm, x: &Tensor, sites: [Site; 2], hook: &mut dyn Hook) -> Result<Tensor> {
         let [scale, normalized] = sites;
+        let (kind, eps) = (self.config.form.norm, self.config.norm_eps);
         if !hook.wants(scale) && !hook.wants(normalized) {
-            return ops::layer_norm(x, &norm.w, norm.b.as_ref(), self.config.norm_eps);
+            return match kind {
+                NormKind::Layer => ops::layer_norm(x, &norm.w, norm.b.as_ref(), eps),
+                NormKind::Rms => ops::rms_norm(x, &norm.w, eps),
+            };
         }
-        let parts = layer_norm_parts(x, self.config.norm_eps)?;
-        let y = if hook.wants(scale) {
-            // what the hook gives back becomes the divisor, so a frozen scale can be patched in
-            let patched = hook.visit(scale, parts.scale.clone())?;
-            (parts.normalized * parts.scale.broadcast_div(&patched)?.broadcast_as(x.shape())?)?
-        } else {
-            parts.normalized
+        let NormParts { scale: divisor, normalized: mut y } = match kind {
+            NormKind::Layer => ops::layer_norm_parts(x, eps)?,
+            NormKind::Rms => ops::rms_norm_parts(x, eps)?,
         };
+        if hook.wants(scale) {
+            // what the hook gives back becomes the divisor, so a frozen scale can be patched in
+            let patched = visit(hook, scale, divisor.clone())?;
+            if patched.id() != divisor.id() {
+                y = y.broadcast_mul(&divisor.broadcast_div(&patched)?)?;
+            }
+        }
         let y = visit(hook, normalized, y)?.broadcast_mul(&norm.w)?;
         match &norm.b {
             Some(b) => y.broadcast_add(b),
@@ -351,14 +546,38 @@ impl HookedModel for Decoder {
         self.config.n_heads
     }
 
-    fn forward(&self, tokens: &Tokens, hook: &mut dyn Hook) -> Result<Tensor> {
-        let (batch, seq) = self.check(tokens)?;
-        // a batch of nothing has no shards
-        if self.is_direct() && batch * seq > 0 && !Site::all(self.config.n_layers).any(|site| hook.wants(site)) {
-            return self.pass(tokens, Drop::default(), Want::Logits)?.reshape((batch, seq, self.config.d_vocab));
-        }
-        self.run(tokens, &mut Masks::new(0., 0), hook)
+    fn sites(&self) -> Vec<Site> {
+        self.config.sites()
     }
+
+    fn unembed(&self, resid: &Tensor) -> Result<Tensor> {
+        match &self.unembed {
+            Some(w) => linear(resid, w, None),
+            None => linear(resid, &self.embed.t()?, None),
+        } // [b, t, v]
+    }
+
+    fn forward_between(&self, start: Start<'_>, end: End, hook: &mut dyn Hook) -> Result<Tensor> {
+        if let (Start::Tokens(tokens), End::Logits) = (start, end) {
+            let (batch, seq) = self.check(tokens)?;
+            // a batch of nothing has no shards
+            if let Some(direct) = self.direct()
+                && batch * seq > 0
+                && !self.config.sites().iter().any(|site| hook.wants(*site))
+            {
+                let logits = self.pass(direct, tokens, Drop::default(), Want::Logits)?;
+                return logits.reshape((batch, seq, self.config.d_vocab));
+            }
+        }
+        self.run_between(start, end, &mut Masks::new(0., 0), hook)
+    }
+}
+
+/// `x` behind the past, which each so many sequences share; `[b, t, ..]`.
+fn behind(past: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let times = x.dim(0)? / past.dim(0)?;
+    let past = if times > 1 { past.repeat((times, 1, 1, 1))? } else { past.clone() };
+    Tensor::cat(&[&past, x], 1)
 }
 
 /// Remembers what it sees at some sites.
@@ -573,7 +792,7 @@ mod tests {
             let model = model(&config);
             let mut probe = Probe::default();
             let seen = model.forward(&tokens(), &mut probe).unwrap();
-            assert_eq!(probe.order, Site::all(2).collect::<Vec<_>>());
+            assert_eq!(probe.order, model.sites());
             assert!(distance(&seen, &model.forward(&tokens(), &mut NoHook).unwrap()) < 1e-6);
         }
     }

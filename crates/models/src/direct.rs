@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, Var, bail};
 use ops::kernel::Real;
+use ops::kernel::activation::Activation;
 
 use crate::Config;
 use crate::pass::{self, Drop, Keep, Model, Places, Shard, Upstream};
@@ -18,6 +19,7 @@ type Spare<T> = Mutex<Vec<Vec<Shard<T>>>>;
 pub(crate) struct Direct {
     config: Config,
     places: Places,
+    activation: Activation,
     spare: (Spare<f32>, Spare<f64>),
 }
 
@@ -39,9 +41,11 @@ impl Pooled for f64 {
 }
 
 impl Direct {
-    pub(crate) fn new(config: &Config, places: Places) -> Self {
+    /// `None` when the direct pass does not know the model's form.
+    pub(crate) fn new(config: &Config, places: Places) -> Option<Self> {
+        let activation = config.activation.kernel().filter(|_| config.form.is_gpt2())?;
         let spare = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        Self { config: config.clone(), places, spare }
+        Some(Self { config: config.clone(), places, activation, spare })
     }
 
     fn take<T: Pooled>(&self, tokens: &[u32], seq: usize) -> Vec<Shard<T>> {
@@ -109,7 +113,8 @@ impl<T: Pooled> Pass<T> {
             Want::Logits => [].as_slice(),
             Want::Losses { taps, .. } => taps,
         };
-        Model { config: &self.direct.config, places: &self.direct.places, weights, drop: self.drop, taps }
+        let Direct { config, places, activation, .. } = &*self.direct;
+        Model { config, places, activation: *activation, weights, drop: self.drop, taps }
     }
 
     fn forward(&self, model: &Model<'_, T>) -> Vec<T> {

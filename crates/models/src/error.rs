@@ -14,6 +14,9 @@ pub enum Error {
     /// Sizes that contradict each other.
     #[error("model configuration: {0}")]
     Config(String),
+    /// A checkpoint of the hub that cannot be used; the text names its file and key.
+    #[error("{0}")]
+    Checkpoint(String),
     /// A weight file without our configuration in it.
     #[error("{}: no model configuration in the file: was it written by Retrace?", path.display())]
     Foreign {

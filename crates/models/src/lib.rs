@@ -4,15 +4,21 @@
 //! Weights carry TransformerLens' names and axes (`blocks.0.attn.W_O`), so that what is read off them needs no
 //! translation; [`save`] writes them with the configuration in one safetensors file that [`load`] rebuilds alone.
 
+mod checkpoint;
 mod config;
 mod decoder;
 mod direct;
 mod error;
+mod family;
 mod file;
+mod form;
 mod init;
 mod pass;
 
+pub use checkpoint::{describe_checkpoint, export, open};
 pub use config::{Activation, Config, Initialisation};
 pub use decoder::{Decoder, Losses, Step};
 pub use error::Error;
+pub use family::{Family, Fields};
 pub use file::{load, save};
+pub use form::{Biases, Form, NormKind, NormPlace, Positions, QkNorm, Rotary, Scaling};

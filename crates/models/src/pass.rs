@@ -1,4 +1,4 @@
-//! The decoder's own forward and backward pass on the CPU, for when nobody looks inside.
+//! The decoder's own forward and backward pass on the CPU, for models of GPT-2's form when nobody looks inside.
 //!
 //! The batch is cut into shards of whole sequences, by its shape alone. A shard runs through all blocks on one thread
 //! with what it computes in the cache; gradients of weights are cut into tiles, and sums run over the shards in their
@@ -6,12 +6,13 @@
 //!
 //! Letters in shapes: r rows (tokens of a shard), d `d_model`, h heads, e `d_head`, m `d_mlp`, v vocabulary.
 
+use ops::kernel::activation::{self, Activation};
 use ops::kernel::attention::{self, Heads, Scratch};
 use ops::kernel::loss::IGNORED;
 use ops::kernel::norm::{self, Kind};
 use ops::kernel::product::{Into, Matrix, product};
 use ops::kernel::random::Mask;
-use ops::kernel::{Real, activation, loss, rows};
+use ops::kernel::{Real, loss, rows};
 use ops::tile_rows;
 use rayon::prelude::*;
 
@@ -27,7 +28,7 @@ const SHARD_NUMBERS: usize = 1 << 18;
 pub(crate) struct Places {
     lengths: Vec<usize>,
     pub(crate) embed: usize,
-    pub(crate) pos_embed: usize,
+    pub(crate) pos_embed: Option<usize>,
     pub(crate) blocks: Vec<BlockPlaces>,
     pub(crate) ln_final: Affine,
     pub(crate) unembed: Option<usize>,
@@ -44,8 +45,10 @@ pub(crate) struct Affine {
 pub(crate) struct BlockPlaces {
     pub(crate) ln1: Affine,
     pub(crate) qkv: Affine,
+    pub(crate) qk_norm: Option<[usize; 2]>,
     pub(crate) out: Affine,
     pub(crate) ln2: Affine,
+    pub(crate) mlp_gate: Option<Affine>,
     pub(crate) mlp_in: Affine,
     pub(crate) mlp_out: Affine,
 }
@@ -64,14 +67,18 @@ impl Places {
         let block = |layer| BlockPlaces {
             ln1: norm(&format!("blocks.{layer}.ln1")),
             qkv: affine(layer, "attn", "QKV"),
+            qk_norm: find(&format!("blocks.{layer}.attn.q_norm.w"))
+                .zip(find(&format!("blocks.{layer}.attn.k_norm.w")))
+                .map(|(q, k)| [q, k]),
             out: affine(layer, "attn", "O"),
             ln2: norm(&format!("blocks.{layer}.ln2")),
+            mlp_gate: config.form.gated.then(|| affine(layer, "mlp", "gate")),
             mlp_in: affine(layer, "mlp", "in"),
             mlp_out: affine(layer, "mlp", "out"),
         };
         Self {
             embed: place("embed.W_E"),
-            pos_embed: place("pos_embed.W_pos"),
+            pos_embed: find("pos_embed.W_pos"),
             blocks: (0..config.n_layers).map(block).collect(),
             ln_final: norm("ln_final"),
             unembed: find("unembed.W_U"),
@@ -85,6 +92,7 @@ impl Places {
 pub(crate) struct Model<'a, T> {
     pub(crate) config: &'a Config,
     pub(crate) places: &'a Places,
+    pub(crate) activation: Activation,
     /// In the order of [`Config::shapes`].
     pub(crate) weights: &'a [&'a [T]],
     pub(crate) drop: Drop,
@@ -122,7 +130,7 @@ impl<'a, T: Real> Model<'a, T> {
 
     fn heads(&self, seq: usize) -> Heads {
         let n_heads = self.config.n_heads;
-        Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head() }
+        Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head(), from: 0 }
     }
 
     /// `out = before + x w + b`, with dropout on what is added: a mask, and the place of these rows in the whole batch.
@@ -357,12 +365,14 @@ impl<T: Real> Shard<T> {
         self.stream.resize_with(n_streams, Vec::new);
         self.tapped.resize_with(model.taps.len(), Vec::new);
         self.inside.resize_with(if keep == Keep::All { config.n_layers } else { 1 }, Inside::default);
-        let (embed, pos_embed) = (model.w(places.embed), model.w(places.pos_embed));
+        let (embed, pos_embed) = (model.w(places.embed), model.bias(places.pos_embed));
         let place = self.place(d);
         let stream = sized(&mut self.stream[0], count * d, T::zero());
         for (row, (stream, token)) in stream.chunks_exact_mut(d).zip(&self.tokens).enumerate() {
             stream.copy_from_slice(&embed[*token as usize * d..][..d]);
-            rows::add(stream, &pos_embed[row % self.seq * d..][..d]);
+            if let Some(pos_embed) = pos_embed {
+                rows::add(stream, &pos_embed[row % self.seq * d..][..d]);
+            }
         }
         if let Some(mask) = model.drop.mask::<T>(1) {
             mask.apply(stream, place);
@@ -414,7 +424,7 @@ impl<T: Real> Shard<T> {
         let pre = sized(&mut inside.pre, count * m, zero);
         model.affine(at.mlp_in, ln2, (d, m), false, pre);
         let post = sized(&mut inside.post, count * m, zero);
-        activation::forward(config.activation.kernel(), pre, post);
+        activation::forward(model.activation, pre, post);
         let out = sized(&mut resid, count * d, zero);
         model.write(at.mlp_out, post, m, (model.drop.mask(number + 2), place), mid, out);
         self.stream[to] = resid;
@@ -504,7 +514,7 @@ impl<T: Real> Shard<T> {
         masked(&back.resid, &mut back.mlp_out, number + 2);
         let dpre = sized(&mut back.pre, count * m, zero);
         model.through(at.mlp_out, &back.mlp_out, (m, d), dpre);
-        activation::backward(config.activation.kernel(), &inside.pre, dpre);
+        activation::backward(model.activation, &inside.pre, dpre);
         let dx = sized(&mut back.x, count * d, zero);
         model.through(at.mlp_in, dpre, (d, m), dx);
         let [gain, bias] = &mut back.ln2;
@@ -762,7 +772,9 @@ fn embedding_back<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>], slots:
         }
         for (row, (dy, token)) in shard.back.resid.chunks_exact(d).zip(&shard.tokens).enumerate() {
             rows::add(&mut slots[model.places.embed][*token as usize * d..][..d], dy);
-            rows::add(&mut slots[model.places.pos_embed][row % shard.seq * d..][..d], dy);
+            if let Some(pos_embed) = model.places.pos_embed {
+                rows::add(&mut slots[pos_embed][row % shard.seq * d..][..d], dy);
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ fn all(c: &mut Criterion) -> Result<()> {
         let qkv = filled(&[batch, seq, 3 * heads, d / heads])?;
         both(c, "causal_attention", shape, rows, &[qkv], &|t| ops::causal_attention(&t[0], heads))?;
         let half: Vec<f64> = (0..d / heads / 2).map(|i| 0.5f64.powi(i as i32)).collect();
-        let rotation = ops::Rotation::new(ops::Pairs::Halves, &half, seq);
+        let rotation = ops::Rotation::new(ops::Pairs::Halves, &half, 0..seq);
         both(c, "rotary", shape, rows, &[x.reshape((batch, seq, heads, d / heads))?], &|t| rotation.apply(&t[0]))?;
         let ids: Vec<u32> = (0..rows).map(|i| (i * 7 % v) as u32).collect();
         let ids = Tensor::new(ids, &Device::Cpu)?;

@@ -13,19 +13,36 @@ use crate::custom::{self, Attention};
 /// # Errors
 /// When the shapes do not fit.
 pub fn causal_attention(qkv: &Tensor, kv_heads: usize) -> Result<Tensor> {
-    let (_, _, parts, _) = qkv.dims4()?;
+    causal_attention_from(qkv, kv_heads, 0)
+}
+
+/// [`causal_attention`] of the queries from `from` on; those before it are only looked at, whatever their queries are.
+/// Without a backward pass.
+///
+/// # Shapes
+/// Output `[batch, seq - from, n_heads, d_head]`.
+///
+/// # Errors
+/// When the shapes do not fit or no query is left.
+pub fn causal_attention_from(qkv: &Tensor, kv_heads: usize, from: usize) -> Result<Tensor> {
+    let (_, seq, parts, _) = qkv.dims4()?;
     let heads = parts.saturating_sub(2 * kv_heads);
     if custom::takes(qkv) {
-        return qkv.contiguous()?.apply_op1(Attention { heads, kv_heads });
+        return qkv.contiguous()?.apply_op1(Attention { heads, kv_heads, from });
+    }
+    if from >= seq {
+        candle_core::bail!("no query from {from} on in a sequence of {seq}");
     }
     if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
         candle_core::bail!("{kv_heads} key heads do not serve {heads} query heads");
     }
     let part = |first, count| qkv.narrow(2, first, count)?.transpose(1, 2)?.contiguous(); // [batch, count, seq, d_head]
-    let k = repeat_heads(&part(heads, kv_heads)?, heads / kv_heads)?;
-    let v = repeat_heads(&part(heads + kv_heads, kv_heads)?, heads / kv_heads)?;
-    let pattern = attention_pattern(&attention_scores(&part(0, heads)?, &k)?)?;
-    mix_values(&pattern, &v)?.transpose(1, 2)
+    let pattern = attention_pattern(&attention_scores(
+        &part(0, heads)?.narrow(2, from, seq - from)?,
+        &part(heads, kv_heads)?,
+        None,
+    )?)?;
+    mix_values(&pattern, &part(heads + kv_heads, kv_heads)?)?.transpose(1, 2)
 }
 
 /// Each head of `[batch, kv_heads, seq, d_head]` so many times in a row.
@@ -34,22 +51,41 @@ fn repeat_heads(x: &Tensor, times: usize) -> Result<Tensor> {
     x.unsqueeze(2)?.broadcast_as((batch, heads, times, seq, width))?.reshape((batch, heads * times, seq, width))
 }
 
-/// Scaled causal scores, `q k^T / sqrt(d_head)` with keys after the query at minus infinity.
+/// Scaled causal scores, `q k^T / sqrt(d_head)`, at minus infinity for keys after the query and, with a window, for keys
+/// that are `window` or more before it (arXiv 2310.06825).
 ///
 /// # Shapes
-/// `q` and `k` `[batch, n_heads, seq, d_head]`, output `[batch, n_heads, q_seq, k_seq]`.
+/// `q` `[batch, n_heads, q_seq, d_head]`, the last of the `k_seq` places of `k` `[batch, kv_heads, k_seq, d_head]` (each
+/// key head serves `n_heads / kv_heads` neighbouring query heads), output `[batch, n_heads, q_seq, k_seq]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn attention_scores(q: &Tensor, k: &Tensor) -> Result<Tensor> {
-    let (_, _, seq, d_head) = q.dims4()?;
+pub fn attention_scores(q: &Tensor, k: &Tensor, window: Option<usize>) -> Result<Tensor> {
+    let (_, heads, queries, d_head) = q.dims4()?;
+    let (_, _, keys, _) = k.dims4()?;
+    let Some(past) = keys.checked_sub(queries) else {
+        candle_core::bail!("{queries} queries for {keys} keys");
+    };
     let scale = 1. / (d_head as f64).sqrt();
-    let scores = (q.matmul(&k.t()?)? * scale)?;
+    let scores = (q.matmul(&served(k, heads)?.t()?)? * scale)?;
     // chosen, not added: a key that is not a number must not reach the queries before it
-    let ahead: Vec<u8> = (0..seq * seq).map(|cell| u8::from(cell % seq > cell / seq)).collect();
-    let ahead = Tensor::from_vec(ahead, (seq, seq), q.device())?.broadcast_as(scores.shape())?;
+    let hidden = |query: usize, key: usize| key > query || window.is_some_and(|window| query - key >= window);
+    let hidden: Vec<u8> = (0..queries * keys).map(|cell| u8::from(hidden(past + cell / keys, cell % keys))).collect();
+    let hidden = Tensor::from_vec(hidden, (queries, keys), q.device())?.broadcast_as(scores.shape())?;
     let nothing = Tensor::full(f32::NEG_INFINITY, (), q.device())?.to_dtype(scores.dtype())?;
-    ahead.where_cond(&nothing.broadcast_as(scores.shape())?, &scores)
+    hidden.where_cond(&nothing.broadcast_as(scores.shape())?, &scores)
+}
+
+/// Key or value heads `[batch, kv_heads, seq, d_head]`, each repeated for the query heads it serves.
+fn served(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (_, kv_heads, _, _) = x.dims4()?;
+    if kv_heads == heads {
+        return Ok(x.clone());
+    }
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        candle_core::bail!("{kv_heads} key heads do not serve {heads} query heads");
+    }
+    repeat_heads(x, heads / kv_heads)
 }
 
 /// Softmax of the scores over the keys.
@@ -67,12 +103,13 @@ pub fn attention_pattern(scores: &Tensor) -> Result<Tensor> {
 /// Values mixed by the pattern.
 ///
 /// # Shapes
-/// `pattern` `[batch, n_heads, q_seq, k_seq]`, `v` `[batch, n_heads, k_seq, d_head]`, output `[batch, n_heads, q_seq, d_head]`.
+/// `pattern` `[batch, n_heads, q_seq, k_seq]`, `v` `[batch, kv_heads, k_seq, d_head]`, output `[batch, n_heads, q_seq, d_head]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn mix_values(pattern: &Tensor, v: &Tensor) -> Result<Tensor> {
-    pattern.matmul(v)
+    let (_, heads, _, _) = pattern.dims4()?;
+    pattern.matmul(&served(v, heads)?)
 }
 
 #[cfg(test)]
@@ -81,16 +118,27 @@ mod tests {
     use crate::gradcheck::{check_gradient, filled};
 
     fn attention(t: &[Tensor]) -> Result<Tensor> {
-        mix_values(&attention_pattern(&attention_scores(&t[0], &t[1])?)?, &t[2])
+        mix_values(&attention_pattern(&attention_scores(&t[0], &t[1], None)?)?, &t[2])
     }
 
     #[test]
     fn rows_sum_to_one_and_see_nothing_ahead() {
         let (q, k) = (filled(&[1, 2, 5, 3], 1), filled(&[1, 2, 5, 3], 2));
-        let pattern = attention_pattern(&attention_scores(&q, &k).unwrap()).unwrap();
+        let pattern = attention_pattern(&attention_scores(&q, &k, None).unwrap()).unwrap();
         for (query, row) in pattern.flatten_to(2).unwrap().to_vec2::<f64>().unwrap().iter().enumerate() {
             assert!((row.iter().sum::<f64>() - 1.).abs() < 1e-12);
             assert!(row[query % 5 + 1..].iter().all(|p| *p == 0.));
+        }
+    }
+
+    #[test]
+    fn a_window_hides_what_lies_far_back() {
+        let (q, k) = (filled(&[1, 1, 5, 3], 1), filled(&[1, 1, 5, 3], 2));
+        let scores = attention_scores(&q, &k, Some(2)).unwrap().flatten_to(2).unwrap().to_vec2::<f64>().unwrap();
+        for (query, row) in scores.iter().enumerate() {
+            for (key, score) in row.iter().enumerate() {
+                assert_eq!(score.is_finite(), key <= query && query < key + 2, "{query} {key}");
+            }
         }
     }
 
@@ -107,6 +155,18 @@ mod tests {
             assert!(difference < 1e-12, "{difference}");
             check_gradient(&[qkv], |t| causal_attention(&t[0], kv_heads));
         }
+    }
+
+    #[test]
+    fn the_last_queries_alone_are_the_same() {
+        for (seq, from) in [(5, 1), (7, 6), (130, 100)] {
+            let qkv = filled(&[2, seq, 8, 3], 5);
+            let all = causal_attention(&qkv, 2).unwrap().narrow(1, from, seq - from).unwrap();
+            let last = causal_attention_from(&qkv, 2, from).unwrap();
+            let difference = (all - last).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(difference < 1e-12, "{difference}");
+        }
+        assert!(causal_attention_from(&filled(&[1, 2, 6, 3], 1), 2, 2).is_err());
     }
 
     #[test]

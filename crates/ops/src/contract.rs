@@ -41,7 +41,7 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
     let targets = Tensor::new(targets, &Device::Cpu).unwrap();
     let (ids2, targets2) = (ids.clone(), targets.clone());
     let frequencies: Vec<f64> = (0..n.div_ceil(2)).map(|i| 0.7f64.powi(i as i32)).collect();
-    let rotation = Rotation::new(Pairs::Halves, &frequencies, rows);
+    let rotation = Rotation::new(Pairs::Halves, &frequencies, 0..rows);
     let unturned = rotation.clone();
     vec![
         case("linear", &[&[rows, n], &[n, 3]], |t| linear(&t[0], &t[1], None), |t| t[0].matmul(&t[1])),
@@ -98,7 +98,7 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
                 let part = |first, count| t[0].narrow(2, first, count)?.transpose(1, 2)?.contiguous();
                 let (k, v): (Tensor, Tensor) = (part(2, 1)?, part(3, 1)?);
                 let (k, v) = (Tensor::cat(&[&k, &k], 1)?, Tensor::cat(&[&v, &v], 1)?);
-                mix_values(&attention_pattern(&attention_scores(&part(0, 2)?, &k)?)?, &v)?.transpose(1, 2)
+                mix_values(&attention_pattern(&attention_scores(&part(0, 2)?, &k, None)?)?, &v)?.transpose(1, 2)
             },
         ),
         case(

@@ -19,13 +19,13 @@ mod parallel;
 mod rotary;
 
 pub use activation::{gelu_erf, gelu_tanh, silu_gate};
-pub use attention::{attention_pattern, attention_scores, causal_attention, mix_values};
+pub use attention::{attention_pattern, attention_scores, causal_attention, causal_attention_from, mix_values};
 pub use dropout::dropout;
 pub use kernel::loss::IGNORED;
 pub use linear::{embedding, linear};
 pub use loss::{cross_entropy, token_losses};
 pub use many::{backward, deposit};
-pub use norm::{LayerNorm, layer_norm, layer_norm_parts, rms_norm};
+pub use norm::{NormParts, layer_norm, layer_norm_parts, rms_norm, rms_norm_parts};
 pub use optimizer::{AdamWStep, adamw, add_to, sum_of_squares};
 pub use parallel::tile_rows;
 pub use rotary::{Pairs, Rotation};

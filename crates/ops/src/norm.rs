@@ -5,12 +5,12 @@ use candle_core::{D, Result, Tensor};
 use crate::custom::{self, Norm};
 use crate::kernel::norm::Kind;
 
-/// What a LayerNorm computes on the way, each for those who look.
+/// What a norm computes on the way, each for those who look.
 #[derive(Clone, Debug)]
-pub struct LayerNorm {
-    /// `sqrt(var + eps)`, `[.., 1]`.
+pub struct NormParts {
+    /// `sqrt(var + eps)` of a LayerNorm, `sqrt(mean(x^2) + eps)` of an RMSNorm, `[.., 1]`.
     pub scale: Tensor,
-    /// `(x - mean) / scale`, `[.., d_model]`.
+    /// `(x - mean) / scale` or `x / scale`, `[.., d_model]`.
     pub normalized: Tensor,
 }
 
@@ -21,11 +21,11 @@ pub struct LayerNorm {
 ///
 /// # Errors
 /// When candle fails.
-pub fn layer_norm_parts(x: &Tensor, eps: f64) -> Result<LayerNorm> {
+pub fn layer_norm_parts(x: &Tensor, eps: f64) -> Result<NormParts> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     let normalized = centred.broadcast_div(&scale)?;
-    Ok(LayerNorm { scale, normalized })
+    Ok(NormParts { scale, normalized })
 }
 
 /// LayerNorm over the last axis, `gain * (x - mean) / sqrt(var + eps) + bias`.
@@ -61,8 +61,20 @@ pub fn rms_norm(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
     if custom::takes(x) {
         return x.contiguous()?.apply_op2(&gain.contiguous()?, Norm { kind: Kind::Rms, eps });
     }
+    rms_norm_parts(x, eps)?.normalized.broadcast_mul(gain)
+}
+
+/// Scale and normalised input of an RMSNorm over the last axis.
+///
+/// # Shapes
+/// `x` `[.., d_model]` to scale `[.., 1]` and normalized `[.., d_model]`.
+///
+/// # Errors
+/// When candle fails.
+pub fn rms_norm_parts(x: &Tensor, eps: f64) -> Result<NormParts> {
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    x.broadcast_div(&scale)?.broadcast_mul(gain)
+    let normalized = x.broadcast_div(&scale)?;
+    Ok(NormParts { scale, normalized })
 }
 
 #[cfg(test)]

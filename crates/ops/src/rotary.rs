@@ -1,5 +1,7 @@
 //! Rotary position embedding (arXiv 2104.09864), over all of a head or its first entries.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use crate::custom::{self, Rotary};
@@ -16,12 +18,19 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Place `p` turns pair `i` by `p * frequencies[i]` radians; entries behind the last pair stay as they are.
+    /// Of these places; place `p` turns pair `i` by `p * frequencies[i]` radians; entries behind the last pair stay as they are.
     #[must_use]
-    pub fn new(pairs: Pairs, frequencies: &[f64], seq: usize) -> Self {
-        let angles = (0..seq).flat_map(|place| frequencies.iter().map(move |f| place as f64 * f));
+    pub fn new(pairs: Pairs, frequencies: &[f64], places: Range<usize>) -> Self {
+        let angles = places.flat_map(|place| frequencies.iter().map(move |f| place as f64 * f));
         let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         Self { pairs, turned: 2 * frequencies.len(), cos, sin }
+    }
+
+    /// The same turns, and what turns grows by `factor` (YaRN, arXiv 2309.00071, section 3.4).
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        self.cos.iter_mut().chain(&mut self.sin).for_each(|x| *x *= factor);
+        self
     }
 
     /// Turns each head.
@@ -89,7 +98,7 @@ mod tests {
         for pairs in [Pairs::Halves, Pairs::Neighbours] {
             for (seq, heads, width, turned) in [(1, 1, 2, 2), (3, 2, 6, 4), (5, 3, 8, 8)] {
                 let frequencies: Vec<f64> = (0..turned / 2).map(|i| 10f64.powi(-i)).collect();
-                let rotation = Rotation::new(pairs, &frequencies, seq);
+                let rotation = Rotation::new(pairs, &frequencies, 0..seq);
                 let x = filled(&[2, seq, heads, width], 3);
                 let (fused, composed) = (rotation.apply(&x).unwrap(), rotation.composed(&x).unwrap());
                 let difference = (fused - composed).unwrap().abs().unwrap().max_all().unwrap();
@@ -101,7 +110,7 @@ mod tests {
 
     #[test]
     fn scores_depend_on_the_distance_alone() {
-        let rotation = Rotation::new(Pairs::Halves, &[1., 0.1], 6);
+        let rotation = Rotation::new(Pairs::Halves, &[1., 0.1], 0..6);
         let row = filled(&[1, 1, 1, 4], 1).broadcast_as((1, 6, 1, 4)).unwrap().contiguous().unwrap();
         let turned = rotation.apply(&row).unwrap().reshape((6, 4)).unwrap();
         let scores = turned.matmul(&turned.t().unwrap()).unwrap().to_vec2::<f64>().unwrap();
@@ -111,7 +120,7 @@ mod tests {
 
     #[test]
     fn another_length_is_refused() {
-        let rotation = Rotation::new(Pairs::Halves, &[1.], 3);
+        let rotation = Rotation::new(Pairs::Halves, &[1.], 0..3);
         assert!(rotation.apply(&filled(&[1, 4, 1, 2], 1)).is_err());
         assert!(rotation.apply(&filled(&[1, 3, 1, 1], 1)).is_err());
     }

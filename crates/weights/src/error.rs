@@ -25,11 +25,80 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Not a GGUF file that can be read, or cut short.
+    #[error("{}: not a whole GGUF file ({reason}); fetch it anew", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A GGUF file's metadata lacks what was asked for.
+    #[error("{}: metadata `{key}` {reason}", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Index and shards of a checkpoint disagree.
+    #[error("{}: {reason}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// Where they disagree.
+        reason: String,
+    },
     /// A pickle, which can run code when it is read.
-    #[error("{}: pickled weights are refused; convert the file to safetensors first", path.display())]
+    #[error(
+        "{}: pickled weights are refused, because reading a pickle can run any code; convert them to safetensors where \
+         you trust them, such as with: python -c \"from transformers import AutoModelForCausalLM as M; \
+         M.from_pretrained('FOLDER').save_pretrained('NEW', safe_serialization=True)\"",
+        path.display()
+    )]
     Pickle {
         /// The file.
         path: PathBuf,
+    },
+    /// A file of no known format.
+    #[error("{}: neither `.safetensors` nor `.gguf`: give a file with that ending, or a folder with `model.safetensors`", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder without weights.
+    #[error(
+        "{}: no weights: looked for `model.safetensors` and `model.safetensors.index.json`, but the folder {found}; \
+         give the path of a `.safetensors` or `.gguf` file to use that one",
+        path.display()
+    )]
+    Nothing {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A folder that an export would overwrite.
+    #[error("{}: not overwritten, because the folder {found}: name a new folder, or empty this one", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A tensor of a type that cannot be read as what was asked for.
+    #[error("{}: tensor `{name}` has the type {found}, which cannot be read as {wanted}", path.display())]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type in the file.
+        found: String,
+        /// What was asked for.
+        wanted: &'static str,
     },
     /// A tensor is not there.
     #[error("{}: tensor `{name}` is missing{}", path.display(), .nearest.as_ref().map_or(String::new(), |near| format!(" (the file has `{near}`)")))]

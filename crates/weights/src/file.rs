@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::Error;
+use crate::{Error, shards};
 
 /// Tensors by name.
 pub type Named = BTreeMap<String, Tensor>;
@@ -53,11 +53,11 @@ pub fn save(path: &Path, metadata: &BTreeMap<String, String>, tensors: &Named) -
 /// # Errors
 /// When it is missing, cut short, damaged, a pickle, or holds NaN.
 pub fn load(path: &Path, device: &Device) -> Result<TensorFile, Error> {
-    if matches!(path.extension().and_then(|e| e.to_str()), Some("bin" | "pt" | "pth" | "ckpt" | "pkl")) {
+    if is_pickle(path) {
         return Err(Error::Pickle { path: path.to_owned() });
     }
     let map = storage::map(path)?;
-    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| malformed(path, &e))?;
+    let (_, header) = shards::header(path, &map)?;
     let file = SafeTensors::deserialize(&map).map_err(|e| malformed(path, &e))?;
     let mut metadata: BTreeMap<String, String> = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut views = file.tensors();
@@ -81,11 +81,8 @@ impl TensorFile {
         let mut out = Named::new();
         for (name, shape) in expected {
             let Some(tensor) = self.tensors.remove(name) else {
-                let nearest = self
-                    .tensors
-                    .keys()
-                    .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-                return Err(Error::Missing { path: self.path, name: name.clone(), nearest: nearest.cloned() });
+                let nearest = nearest(self.tensors.keys(), name);
+                return Err(Error::Missing { path: self.path, name: name.clone(), nearest });
             };
             if tensor.dims() != shape {
                 let (found, expected) = (tensor.dims().to_vec(), shape.clone());
@@ -99,6 +96,17 @@ impl TensorFile {
             Err(Error::Extra { path: self.path, names: self.tensors.into_keys().collect() })
         }
     }
+}
+
+/// Whether a file's name says that it is a pickle.
+pub(crate) fn is_pickle(path: &Path) -> bool {
+    matches!(path.extension().and_then(|e| e.to_str()), Some("bin" | "pt" | "pth" | "ckpt" | "pkl"))
+}
+
+/// The name most like a missing one.
+pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a String>, missing: &str) -> Option<String> {
+    let likeness = |name: &str| strsim::jaro_winkler(name, missing);
+    names.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).cloned()
 }
 
 fn malformed(path: &Path, reason: &dyn std::fmt::Display) -> Error {

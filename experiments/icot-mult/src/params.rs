@@ -3,7 +3,7 @@
 use std::fmt;
 
 use datasets::multiplication::{Side, Vocabulary};
-use models::{Activation, Config, Initialisation};
+use models::{Activation, Config, Form, Initialisation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::Plan;
@@ -142,6 +142,7 @@ impl TrainParams {
             norm_eps,
             dropout,
             initialisation,
+            form: Form::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use hooks::{HookedModel, NoHook};
-use models::{Activation, Config, Decoder, Initialisation, Step};
+use models::{Activation, Config, Decoder, Form, Initialisation, Step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,7 @@ fn config(n_layers: usize, d_model: usize, d_vocab: usize, n_positions: usize) -
         norm_eps: 1e-5,
         dropout: 0.,
         initialisation: Initialisation::Gpt2,
+        form: Form::default(),
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Heads {
     pub kv_heads: usize,
     /// Width of a head.
     pub width: usize,
+    /// First query that is computed; those before it only serve as keys and values.
+    pub from: usize,
 }
 
 impl Heads {
@@ -29,6 +31,12 @@ impl Heads {
     #[must_use]
     pub fn row(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.width
+    }
+
+    /// Queries that are computed.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.seq - self.from
     }
 
     /// Numbers in one row of the output.
@@ -51,7 +59,7 @@ impl Heads {
 
     fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let seq = self.seq;
-        (0..seq).step_by(BLOCK).map(move |first| (first, (first + BLOCK).min(seq)))
+        (self.from..seq).step_by(BLOCK).map(move |first| (first, (first + BLOCK).min(seq)))
     }
 }
 
@@ -80,12 +88,14 @@ fn part<T>(x: &[T], stride: usize, from: usize, rows: (usize, usize), width: usi
     Matrix::strided(&x[rows.0 * stride + from..], rows.1 - rows.0, width, stride)
 }
 
-/// `z` from queries, keys and values, each `[seq, row]`; `logs` `[heads, seq]` gets the log of each query's sum.
+/// `z` `[queries, out]` from queries, keys and values, each `[seq, row]`; `logs` `[heads, queries]` gets the log of each
+/// query's sum.
 ///
 /// # Panics
 /// When the lengths do not fit.
 pub fn forward<T: Real>(h: Heads, qkv: &[T], z: &mut [T], logs: &mut [T], drop: &Drop<T>, scratch: &mut Scratch<T>) {
-    assert!(qkv.len() == h.seq * h.row() && z.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
+    let queries = h.queries();
+    assert!(qkv.len() == h.seq * h.row() && z.len() == queries * h.out() && logs.len() == h.heads * queries);
     scratch.pattern.resize(BLOCK.min(h.seq) * h.seq, T::zero());
     for head in 0..h.heads {
         for (first, end) in h.blocks() {
@@ -93,14 +103,14 @@ pub fn forward<T: Real>(h: Heads, qkv: &[T], z: &mut [T], logs: &mut [T], drop: 
             let q = part(qkv, h.row(), h.q(head), (first, end), h.width);
             let k = part(qkv, h.row(), h.k(head), (0, end), h.width);
             product(pattern, end, Into::Replace, q, k.t(), scale(&h));
-            let logs = &mut logs[head * h.seq..][first..end];
+            let logs = &mut logs[head * queries..][first - h.from..end - h.from];
             vectorised(
                 #[inline(always)]
                 || softmax(pattern, end, first, logs),
             );
             drop_out(drop, pattern, end, first, head * h.seq * h.seq, h.seq);
             let v = part(qkv, h.row(), h.v(head), (0, end), h.width);
-            let z = &mut z[first * h.out() + h.q(head)..];
+            let z = &mut z[(first - h.from) * h.out() + h.q(head)..];
             product(z, h.out(), Into::Replace, Matrix::new(pattern, end - first, end), v, T::one());
         }
     }
@@ -133,7 +143,7 @@ fn drop_out<T: Real>(drop: &Drop<T>, pattern: &mut [T], width: usize, first: usi
     }
 }
 
-/// Backward of [`forward`]: adds to `dqkv`.
+/// Backward of [`forward`] with all queries: adds to `dqkv`.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -147,7 +157,7 @@ pub fn backward<T: Real>(
     scratch: &mut Scratch<T>,
 ) {
     assert!(qkv.len() == h.seq * h.row() && dz.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
-    assert_eq!(qkv.len(), dqkv.len());
+    assert!(qkv.len() == dqkv.len() && h.from == 0);
     let size = BLOCK.min(h.seq) * h.seq;
     scratch.pattern.resize(size, T::zero());
     scratch.gradient.resize(size, T::zero());

@@ -1,0 +1,172 @@
+//! Checkpoints of the hub, in and out.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use weights::{Checkpoint, Named};
+
+use crate::family::{Rule, Turn, gguf_config, gguf_name, unpermuted};
+use crate::{Config, Decoder, Error, Family, Fields};
+
+/// A model from a folder as on the hub (`config.json` beside safetensors), or from a GGUF file.
+///
+/// Numbers are widened or dequantised to `dtype` (f32 or f64). Nothing is folded: logits are those of the checkpoint.
+///
+/// # Errors
+/// When something is missing, superfluous, mis-shaped, not finite, damaged, or of a family that is not known; the message
+/// names the file, and the key or tensor.
+pub fn open(path: &Path, dtype: DType, device: &Device) -> Result<(Decoder, Family), Error> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (family, config) = describe(&checkpoint, path)?;
+    let named = Reader { checkpoint: &checkpoint, family, config: &config, dtype }.all(device)?;
+    Ok((Decoder::new(&config, named, device)?, family))
+}
+
+/// Family and sizes of a checkpoint, without reading its weights.
+///
+/// # Errors
+/// As [`open`].
+pub fn describe_checkpoint(path: &Path) -> Result<(Family, Config), Error> {
+    describe(&Checkpoint::open(path)?, path)
+}
+
+fn describe(checkpoint: &Checkpoint, path: &Path) -> Result<(Family, Config), Error> {
+    if let Some(gguf) = checkpoint.gguf() {
+        let missing = || Error::Checkpoint(format!("{}: tensor `token_embd.weight` is missing", path.display()));
+        let embedding = checkpoint.shape("token_embd.weight").ok_or_else(missing)?;
+        let vocabulary = embedding.first().copied().unwrap_or(0);
+        return gguf_config(gguf, vocabulary, &|name| checkpoint.shape(name).is_some());
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let file = folder.join("config.json");
+    let wrong = |words: String| Error::Checkpoint(format!("{}: {words}", file.display()));
+    let text = std::fs::read(&file).map_err(|e| wrong(format!("{e}; it says what the model beside it is")))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("no JSON: {e}")))?;
+    let fields = Fields::new(&file, &value);
+    let family = Family::of(&fields)?;
+    Ok((family, family.config(&fields)?))
+}
+
+/// Writes a model as a folder that transformers loads: `config.json` and `model.safetensors`.
+///
+/// # Errors
+/// When the model's form is not the family's, or writing fails; nothing half-written is left.
+pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Error> {
+    let config = model.config();
+    let described = family.describe(config)?;
+    let ours = model.weights();
+    let mut theirs = Named::new();
+    for rule in family.rules(config) {
+        let parts = rule.ours.iter().map(|name| find(&ours, name)).collect::<Result<Vec<_>, _>>()?;
+        let whole = rule.write(&parts)?;
+        if let [(name, _)] = rule.theirs.as_slice() {
+            theirs.insert(name.clone(), whole);
+            continue;
+        }
+        let mut first = 0;
+        for (name, rows) in &rule.theirs {
+            theirs.insert(name.clone(), whole.narrow(0, first, *rows)?.contiguous()?);
+            first += rows;
+        }
+    }
+    Ok(weights::export(folder, &described, &theirs)?)
+}
+
+fn find(named: &Named, name: &str) -> Result<Tensor, Error> {
+    named.get(name).cloned().ok_or_else(|| Error::Config(format!("weight `{name}` is missing")))
+}
+
+struct Reader<'a> {
+    checkpoint: &'a Checkpoint,
+    family: Family,
+    config: &'a Config,
+    dtype: DType,
+}
+
+impl Reader<'_> {
+    fn all(&self, device: &Device) -> Result<Named, Error> {
+        let shapes: BTreeMap<String, Vec<usize>> = self.config.shapes().into_iter().collect();
+        let (mut named, mut used) = (Named::new(), Vec::new());
+        let bare = self.is_bare();
+        for rule in self.family.rules(self.config) {
+            let expected = self.expected(&rule, &shapes)?;
+            let mut theirs = Vec::new();
+            for ((hub, _), shape) in rule.theirs.iter().zip(&expected) {
+                let name = self.stored_name(hub, bare);
+                theirs.push(self.tensor(hub, &name, shape, device)?);
+                used.push(name);
+            }
+            let whole = rule.read(&theirs)?;
+            if let [name] = rule.ours.as_slice() {
+                named.insert(name.clone(), whole);
+                continue;
+            }
+            let mut first = 0;
+            for name in &rule.ours {
+                let width = shapes.get(name).and_then(|shape| shape.last()).copied().unwrap_or(0);
+                let axis = whole.rank() - 1;
+                named.insert(name.clone(), whole.narrow(axis, first, width)?.contiguous()?);
+                first += width;
+            }
+        }
+        used.sort();
+        let is_extra = |name: &&str| {
+            used.binary_search_by(|known| known.as_str().cmp(name)).is_err()
+                && !self.family.is_ballast(name, self.config)
+        };
+        let extra: Vec<String> = self.checkpoint.names().filter(is_extra).map(str::to_owned).collect();
+        if extra.is_empty() {
+            Ok(named)
+        } else {
+            Err(weights::Error::Extra { path: self.checkpoint.path().to_owned(), names: extra }.into())
+        }
+    }
+
+    /// Whether tensors lack the prefix of the whole model, as those saved from its body alone.
+    fn is_bare(&self) -> bool {
+        let prefixes = ["transformer.", "gpt_neox.", "model."];
+        !self.checkpoint.names().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+    }
+
+    fn stored_name(&self, hub: &str, bare: bool) -> String {
+        if self.checkpoint.gguf().is_some() {
+            return gguf_name(hub);
+        }
+        let prefixes = ["transformer.", "gpt_neox.", "model."];
+        match prefixes.iter().find_map(|prefix| hub.strip_prefix(prefix)) {
+            Some(rest) if bare => rest.to_owned(),
+            _ => hub.to_owned(),
+        }
+    }
+
+    /// Shapes of their tensors, which follow from ours.
+    fn expected(&self, rule: &Rule, shapes: &BTreeMap<String, Vec<usize>>) -> Result<Vec<Vec<usize>>, Error> {
+        let ours = rule.ours.iter().map(|name| {
+            shapes.get(name).ok_or_else(|| Error::Config(format!("weight `{name}` is none of the model's")))
+        });
+        let ours = ours.collect::<Result<Vec<_>, Error>>()?;
+        let columns: usize = ours.iter().filter_map(|shape| shape.last()).sum();
+        let rows = |rows: usize| if rule.theirs.len() == 1 { columns } else { rows };
+        Ok(match (rule.turn, ours[0].as_slice()) {
+            (Turn::Same, shape) => vec![shape.to_vec()],
+            (_, [_]) => rule.theirs.iter().map(|(_, count)| vec![rows(*count)]).collect(),
+            (_, shape) => rule.theirs.iter().map(|(_, count)| vec![rows(*count), shape[0]]).collect(),
+        })
+    }
+
+    fn tensor(&self, hub: &str, name: &str, expected: &[usize], device: &Device) -> Result<Tensor, Error> {
+        if let Some(found) = self.checkpoint.shape(name)
+            && found != expected
+        {
+            let (path, name) = (self.checkpoint.path().to_owned(), name.to_owned());
+            return Err(weights::Error::Shape { path, name, expected: expected.to_vec(), found }.into());
+        }
+        let tensor = self.checkpoint.tensor(name, self.dtype, device)?;
+        if self.checkpoint.gguf().is_some() {
+            return Ok(unpermuted(self.family, hub, &tensor, self.config.d_head())?);
+        }
+        Ok(tensor)
+    }
+}

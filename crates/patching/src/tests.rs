@@ -1,0 +1,365 @@
+//! Identities that hold in any model, on small random ones.
+
+use candle_core::{DType, Device, Tensor, Var};
+use hooks::{HookedModel, Layer, NoHook, Point, Site};
+use models::{
+    Activation, Biases, Config, Decoder, Form, Initialisation, NormKind, NormPlace, Positions, QkNorm, Rotary, Scaling,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use crate::*;
+
+fn gpt2() -> Config {
+    Config {
+        n_layers: 3,
+        n_heads: 4,
+        d_model: 16,
+        d_mlp: 20,
+        d_vocab: 23,
+        n_positions: 12,
+        activation: Activation::GeluTanh,
+        biases: true,
+        tied: true,
+        norm_eps: 1e-5,
+        dropout: 0.,
+        initialisation: Initialisation::UniformFanIn,
+        form: Form::default(),
+    }
+}
+
+/// GPT-2; grouped heads with rotary and windows; parallel blocks; norms after.
+fn configs() -> Vec<Config> {
+    let rotary = Positions::Rotary(Rotary { turned: 4, base: 100., scaling: Scaling::None, neighbours: false });
+    let llama = Form {
+        n_key_value_heads: Some(2),
+        d_head: Some(6),
+        norm: NormKind::Rms,
+        positions: rotary.clone(),
+        gated: true,
+        biases: Some(Biases::all(false)),
+        windows: vec![None, Some(3), None],
+        ..Form::default()
+    };
+    let olmo2 = Form { norm_place: NormPlace::After, qk_norm: QkNorm::Whole, windows: Vec::new(), ..llama.clone() };
+    let neox = Form { positions: rotary, parallel: true, ..Form::default() };
+    let silu = Config { activation: Activation::Silu, tied: false, ..gpt2() };
+    vec![
+        gpt2(),
+        Config { form: llama, ..silu.clone() },
+        Config { form: olmo2, ..silu },
+        Config { form: neox, ..gpt2() },
+    ]
+}
+
+fn model(config: &Config) -> Decoder {
+    let mut rng = ChaCha12Rng::seed_from_u64(5);
+    let fresh = Decoder::fresh(config, &mut rng, &Device::Cpu).unwrap();
+    // every weight a little random, in f64
+    let jitter = |x: &Tensor| {
+        let noise: Vec<f64> = (0..x.elem_count()).map(|_| rng.random_range(-0.3..0.3)).collect();
+        (x.to_dtype(DType::F64).unwrap() + Tensor::from_vec(noise, x.dims(), &Device::Cpu).unwrap()).unwrap()
+    };
+    let mut jitter = jitter;
+    let named = fresh.weights().into_iter().map(|(name, x)| (name, jitter(&x))).collect();
+    Decoder::new(config, named, &Device::Cpu).unwrap()
+}
+
+/// Three sequences that differ from place 4 of 7 on.
+fn runs(model: &Decoder) -> [Tensor; 2] {
+    let v = model.config().d_vocab as u32;
+    let tokens = |shift: u32| {
+        let token = |b: u32, t: u32| (3 * b + 5 * t + if t >= 4 { shift * (t + b) } else { 0 }) % v;
+        let rows: Vec<u32> = (0..3).flat_map(|b| (0..7).map(move |t| token(b, t))).collect();
+        Tensor::from_vec(rows, (3, 7), &Device::Cpu).unwrap()
+    };
+    [tokens(0), tokens(2)]
+}
+
+fn metric() -> Metric<'static> {
+    Metric::logit_difference(&[1, 2, 3], &[4, 5, 6])
+}
+
+fn flat(x: &Tensor) -> Vec<f64> {
+    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    flat(a).iter().zip(flat(b)).map(|(a, b)| (a - b).abs()).filter(|d| !d.is_nan()).fold(0., f64::max)
+}
+
+fn close(a: &[f64], b: &[f64]) {
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() < 1e-9, "{a} {b}");
+    }
+}
+
+const ALL: [Point; 8] =
+    [Point::ResidPre, Point::AttnOut, Point::MlpOut, Point::ResidPost, Point::Z, Point::Q, Point::V, Point::Pattern];
+
+fn all_sites(model: &Decoder) -> Vec<Site> {
+    let layers = (0..model.n_layers()).map(Layer);
+    layers.flat_map(|layer| ALL.map(|point| Site::Block(layer, point))).collect()
+}
+
+fn both(model: &Decoder) -> (Run, Run) {
+    let [base, source] = runs(model);
+    let sites = all_sites(model);
+    (Run::new(model, &base, &sites).unwrap(), Run::new(model, &source, &sites).unwrap())
+}
+
+#[test]
+fn a_pass_that_resumes_is_the_same_pass() {
+    for config in configs() {
+        let model = model(&config);
+        let [base, _] = runs(&model);
+        let run = Run::new(&model, &base, &[]).unwrap();
+        for layer in 0..=2 {
+            for from in [1, 4, 6] {
+                let resumed = run.resumed(&model, Layer(layer), from).unwrap();
+                let whole = run.logits().narrow(1, from, 7 - from).unwrap();
+                assert!(distance(&resumed, &whole) < 1e-10, "{layer} {from}");
+            }
+        }
+    }
+}
+
+#[test]
+fn patching_a_run_into_itself_changes_nothing_and_all_of_it_gives_the_other() {
+    for config in configs() {
+        let model = model(&config);
+        let (base, source) = both(&model);
+        let patches = each_position(3, Point::ResidPre, 7);
+        let same = activation_patching(&model, &base, &base, &patches, &metric()).unwrap();
+        for patched in &same.patched {
+            assert_eq!(patched, &same.base);
+        }
+        for layer in (0..3).map(Layer) {
+            let all = Patch { layer, point: Point::ResidPre, position: None, head: None };
+            let other = activation_patching(&model, &base, &source, &[all], &metric()).unwrap();
+            close(&other.patched[0], &other.source);
+            assert!((other.recovered()[0] - 1.).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn a_sweep_gives_the_numbers_of_whole_passes() {
+    for config in configs() {
+        let model = model(&config);
+        let (base, source) = both(&model);
+        let [tokens, _] = runs(&model);
+        let mut patches = Vec::new();
+        for point in ALL {
+            let heads = if point == Point::V { config.n_key_value_heads() } else { config.n_heads };
+            patches.extend(each_position(3, point, 7));
+            if matches!(point, Point::Z | Point::Q | Point::V | Point::Pattern) {
+                patches.extend(each_head(3, point, heads));
+                patches.extend(each_head_and_position(3, point, heads, 7));
+            }
+        }
+        let effects = activation_patching(&model, &base, &source, &patches, &metric()).unwrap();
+        for (patch, seen) in patches.iter().zip(&effects.patched) {
+            let by = source.at(patch.site()).unwrap();
+            let edit = Edit::replace(patch.site(), by);
+            let edit = match (patch.head, patch.position) {
+                (Some(head), None) => edit.in_head(head),
+                (None, Some(position)) => edit.at_position(position),
+                (None, None) => edit,
+                (Some(head), Some(position)) => {
+                    let by = by.clone();
+                    let [place, by_head] =
+                        [crate::edit::position_axis, crate::edit::head_axis].map(|axis| axis(patch.site()));
+                    Edit::new(patch.site(), move |x| {
+                        crate::edit::put(x, &crate::edit::put(x, &by, place, position)?, by_head, head)
+                    })
+                }
+            };
+            let logits = run_with_edits(&model, &tokens, vec![edit]).unwrap();
+            close(seen, &crate::run::numbers(&metric().of(&logits).unwrap()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn gradients_are_finite_differences() {
+    for config in configs() {
+        let model = model(&config).frozen();
+        let [tokens, _] = runs(&model);
+        let sites = [
+            Site::Block(Layer(0), Point::ResidPre),
+            Site::Block(Layer(1), Point::Z),
+            Site::Block(Layer(2), Point::MlpOut),
+        ];
+        let slopes = gradients(&model, &tokens, &sites, &metric()).unwrap();
+        for site in sites {
+            let slope = &slopes[&site];
+            let noise: Vec<f64> = (0..slope.elem_count()).map(|i| ((i * 37 % 11) as f64 - 5.) / 5.).collect();
+            let direction = Tensor::from_vec(noise, slope.dims(), &Device::Cpu).unwrap();
+            let at = |step: f64| {
+                let logits = run_with_edits(&model, &tokens, vec![Edit::add(site, &direction, step)]).unwrap();
+                metric().of(&logits).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+            };
+            let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+            let product = (slope * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!((difference - product).abs() < 1e-6 * (1. + product.abs()), "{site}: {difference} {product}");
+        }
+    }
+}
+
+#[test]
+fn attribution_is_exact_to_first_order() {
+    let model = model(&gpt2());
+    let [tokens, _] = runs(&model);
+    let site = Site::Block(Layer(1), Point::ResidPre);
+    let base = Run::new(&model, &tokens, &[site]).unwrap();
+    // at the last stream but for the norm the metric is nearly linear: a tiny step has a tiny error
+    let effect = attribution_patching(&model, &tokens, &base, &base, &[site], &metric()).unwrap();
+    assert_eq!(effect[&site].dims(), [3, 7]);
+    assert!(flat(&effect[&site]).iter().all(|x| *x == 0.));
+}
+
+#[test]
+fn weights_of_a_frozen_model_get_no_gradient_and_activations_the_same() {
+    let model = model(&gpt2());
+    let [tokens, _] = runs(&model);
+    let site = Site::Block(Layer(0), Point::ResidPre);
+    let slopes = |model: &Decoder| gradients(model, &tokens, &[site], &metric()).unwrap()[&site].clone();
+    assert!(distance(&slopes(&model), &slopes(&model.frozen())) < 1e-12);
+    let loss = model.frozen().forward(&tokens, &mut Watch).unwrap().sum_all().unwrap();
+    let store = ops::backward(&loss).unwrap();
+    assert!(model.parameters().iter().all(|(_, var): &(String, Var)| store.get(var).is_none()));
+}
+
+/// Looks, so that the pass goes step by step.
+struct Watch;
+
+impl hooks::Hook for Watch {
+    fn wants(&self, site: Site) -> bool {
+        site == Site::Embed
+    }
+
+    fn visit(&mut self, _: Site, x: Tensor) -> candle_core::Result<Tensor> {
+        Ok(x)
+    }
+}
+
+#[test]
+fn direct_attributions_sum_to_the_logits() {
+    for config in configs() {
+        let model = model(&config);
+        let [tokens, _] = runs(&model);
+        let mut sites = vec![Site::Embed, Site::FinalScale];
+        if model.sites().contains(&Site::PosEmbed) {
+            sites.push(Site::PosEmbed);
+        }
+        for layer in (0..3).map(Layer) {
+            sites.extend([Point::AttnOut, Point::MlpOut].map(|point| Site::Block(layer, point)));
+        }
+        let run = Run::new(&model, &tokens, &sites).unwrap();
+        let scale = run.at(Site::FinalScale).unwrap();
+        let parts = sites.iter().filter(|site| **site != Site::FinalScale);
+        let parts: Vec<Tensor> =
+            parts.map(|site| direct_logit_attribution(&model, run.at(*site).unwrap(), scale).unwrap()).collect();
+        let mut sum = parts[0].clone();
+        for part in &parts[1..] {
+            sum = (sum + part).unwrap();
+        }
+        // what is left is the bias of the norm, the same everywhere
+        let rest = (run.logits() - sum).unwrap();
+        let first = rest.narrow(1, 0, 1).unwrap().broadcast_as(rest.shape()).unwrap();
+        assert!(distance(&rest, &first) < 1e-9);
+    }
+}
+
+#[test]
+fn the_direct_effect_of_a_last_component_is_that_of_removing_it_with_a_frozen_norm() {
+    let model = model(&gpt2());
+    let [tokens, _] = runs(&model);
+    let site = Site::Block(Layer(2), Point::MlpOut);
+    let run = Run::new(&model, &tokens, &[site, Site::FinalScale]).unwrap();
+    let scale = run.at(Site::FinalScale).unwrap();
+    let attribution = direct_logit_attribution(&model, run.at(site).unwrap(), scale).unwrap();
+    let edits = vec![Edit::zero(site), Edit::replace(Site::FinalScale, scale)];
+    let without = run_with_edits(&model, &tokens, edits).unwrap();
+    assert!(distance(&(run.logits() - without).unwrap(), &attribution) < 1e-9);
+}
+
+#[test]
+fn the_lens_on_the_last_stream_is_the_model() {
+    let model = model(&gpt2());
+    let [tokens, _] = runs(&model);
+    let site = Site::Block(Layer(2), Point::ResidPost);
+    let run = Run::new(&model, &tokens, &[site]).unwrap();
+    assert!(distance(&logit_lens(&model, run.at(site).unwrap(), true).unwrap(), run.logits()) < 1e-12);
+    assert!(distance(&logit_lens(&model, run.at(site).unwrap(), false).unwrap(), run.logits()) > 1e-3);
+}
+
+#[test]
+fn a_path_to_everything_is_a_patch_and_a_path_to_nothing_is_none() {
+    let model = model(&gpt2());
+    let (base, source) = both(&model);
+    let [tokens, _] = runs(&model);
+    // with MLPs that pass the change on, from the last block's heads to the last stream: the whole effect
+    let sender = Sender { layer: Layer(2), head: 1 };
+    let stream = Receiver { site: Site::Block(Layer(2), Point::ResidPost), head: None };
+    let path = path_patching(&model, &tokens, (&base, &source), &[sender], &[stream], false, &metric()).unwrap();
+    let patch = Patch { layer: Layer(2), point: Point::Z, position: None, head: Some(1) };
+    let effects = activation_patching(&model, &base, &source, &[patch], &metric()).unwrap();
+    close(&path, &effects.patched[0]);
+    // an earlier block's queries see nothing of it
+    let before = Receiver { site: Site::Block(Layer(1), Point::Q), head: Some(0) };
+    let none = path_patching(&model, &tokens, (&base, &source), &[sender], &[before], false, &metric()).unwrap();
+    close(&none, &effects.base);
+    // an earlier head through a later query only: something, but less than everything
+    let sender = Sender { layer: Layer(0), head: 2 };
+    let query = Receiver { site: Site::Block(Layer(2), Point::Q), head: Some(3) };
+    let some = path_patching(&model, &tokens, (&base, &source), &[sender], &[query], true, &metric()).unwrap();
+    assert!(some.iter().zip(&effects.base).any(|(a, b)| (a - b).abs() > 1e-9));
+}
+
+#[test]
+fn results_of_heads_sum_to_what_attention_writes() {
+    let model = model(&gpt2());
+    let [tokens, _] = runs(&model);
+    let layer = Layer(1);
+    let sites = [Site::Block(layer, Point::Result), Site::Block(layer, Point::AttnOut)];
+    let run = Run::new(&model, &tokens, &sites).unwrap();
+    let bias = &model.weights()["blocks.1.attn.b_O"];
+    let sum = run.at(sites[0]).unwrap().sum(2).unwrap().broadcast_add(bias).unwrap();
+    assert!(distance(&sum, run.at(sites[1]).unwrap()) < 1e-12);
+}
+
+#[test]
+fn metrics_are_what_they_say() {
+    let logits = Tensor::new(&[[[0f64, 0., 0.], [1., 2., 4.]]], &Device::Cpu).unwrap();
+    let value = |metric: Metric<'_>| metric.of(&logits).unwrap().to_vec1::<f64>().unwrap()[0];
+    assert_eq!(value(Metric::logit_difference(&[2], &[0])), 3.);
+    let two = 1f64.exp() + 2f64.exp();
+    assert!((value(Metric::restricted_loss(&[0], &[0, 1])) - (two.ln() - 1.)).abs() < 1e-12);
+    let reference = Tensor::new(&[[1f64, 2., 4.]], &Device::Cpu).unwrap();
+    assert!(value(Metric::divergence(&reference)).abs() < 1e-12);
+    let other = Tensor::new(&[[4f64, 2., 1.]], &Device::Cpu).unwrap();
+    assert!(value(Metric::divergence(&other)) > 0.1);
+    assert!(Metric::logit_difference(&[9], &[0]).of(&logits).unwrap_err().to_string().contains("token 9"));
+}
+
+#[test]
+fn places_that_do_not_exist_are_refused() {
+    let model = model(&gpt2());
+    let (base, source) = both(&model);
+    let refuse = |patch: Patch, words: &str| {
+        let error = activation_patching(&model, &base, &source, &[patch], &metric()).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    let fine = Patch { layer: Layer(0), point: Point::Z, position: None, head: None };
+    refuse(Patch { head: Some(4), ..fine }, "no head 4 of 4");
+    refuse(Patch { position: Some(7), ..fine }, "no position 7 of 7");
+    refuse(Patch { point: Point::ResidPre, head: Some(0), ..fine }, "no head 0 of 0");
+    refuse(Patch { layer: Layer(3), ..fine }, "blocks.3");
+    refuse(Patch { point: Point::MlpPre, ..fine }, "hook_pre");
+    let [tokens, _] = runs(&model);
+    let gone = Edit::zero(Site::Block(Layer(7), Point::Z));
+    assert!(run_with_edits(&model, &tokens, vec![gone]).unwrap_err().to_string().contains("blocks.7.attn.hook_z"));
+    let _ = model.forward(&tokens, &mut NoHook).unwrap();
+}

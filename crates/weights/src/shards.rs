@@ -1,0 +1,149 @@
+//! Safetensors headers, of one file and of several with an index.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use candle_core::quantized::GgmlDType;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata};
+
+use crate::Error;
+use crate::numbers::Stored;
+
+/// Where a tensor lies and how it is stored.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Which of the opened files.
+    pub(crate) file: usize,
+    /// The format's name of the type.
+    pub(crate) type_name: String,
+    /// How its numbers are read; nothing for types that are no floats or unknown.
+    pub(crate) stored: Option<Stored>,
+    /// The shape, slowest axis first.
+    pub(crate) shape: Vec<usize>,
+    /// The bytes in the file.
+    pub(crate) bytes: Range<usize>,
+}
+
+impl Entry {
+    /// How many numbers it holds.
+    pub(crate) fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A file that is mapped as long as its checkpoint is open.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) map: storage::Map,
+}
+
+impl Opened {
+    pub(crate) fn new(path: &Path) -> Result<Self, Error> {
+        Ok(Self { path: path.to_owned(), map: storage::map(path)? })
+    }
+}
+
+/// Parses and checks a safetensors header; also gives its length.
+pub(crate) fn header(path: &Path, map: &[u8]) -> Result<(usize, Metadata), Error> {
+    let malformed =
+        |reason: &dyn std::fmt::Display| Error::Malformed { path: path.to_owned(), reason: reason.to_string() };
+    if let Some(reason) = absurd(map) {
+        return Err(malformed(&reason));
+    }
+    SafeTensors::read_metadata(map).map_err(|error| malformed(&error))
+}
+
+/// What the library would stumble over: it adds up offsets, and candle multiplies shapes, without looking for overflow.
+fn absurd(map: &[u8]) -> Option<String> {
+    let length = usize::try_from(u64::from_le_bytes(*map.first_chunk()?)).ok()?;
+    let header = map.get(8..length.checked_add(8)?)?;
+    let tensors = serde_json::from_slice::<Metadata>(header).ok()?;
+    tensors.tensors().iter().find_map(|(name, info)| {
+        let beyond = info.data_offsets.1 > map.len();
+        (beyond || elements(&info.shape).is_none()).then(|| {
+            format!("tensor `{name}` of shape {:?} ends at byte {} of its data", info.shape, info.data_offsets.1)
+        })
+    })
+}
+
+/// The number of elements, where even the strides of an empty tensor stay in range.
+pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &axis| product.checked_mul(axis.max(1)))?;
+    Some(shape.iter().product())
+}
+
+/// The tensors of one mapped file, which is the checkpoint's `file`th.
+pub(crate) fn entries(file: usize, opened: &Opened) -> Result<BTreeMap<String, Entry>, Error> {
+    let (length, header) = header(&opened.path, &opened.map)?;
+    let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+        file,
+        type_name: format!("{:?}", info.dtype),
+        stored: stored(info.dtype),
+        shape: info.shape.clone(),
+        bytes: 8 + length + info.data_offsets.0..8 + length + info.data_offsets.1,
+    };
+    Ok(header.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
+}
+
+fn stored(dtype: Dtype) -> Option<Stored> {
+    match dtype {
+        Dtype::F64 => Some(Stored::F64),
+        Dtype::F32 => Some(Stored::F32),
+        Dtype::F16 => Some(Stored::Blocks(GgmlDType::F16)),
+        Dtype::BF16 => Some(Stored::Blocks(GgmlDType::BF16)),
+        _ => None,
+    }
+}
+
+/// Opens every file that an index names, and checks that the two agree.
+pub(crate) fn sharded(index: &Path) -> Result<(Vec<Opened>, BTreeMap<String, Entry>), Error> {
+    let refuse = |reason: String| Error::Index { path: index.to_owned(), reason };
+    let map = weight_map(index)?;
+    let folder = index.parent().unwrap_or(Path::new("."));
+    let mut files = Vec::new();
+    let mut tensors: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut shards: Vec<&String> = map.values().collect();
+    shards.sort();
+    shards.dedup();
+    for shard in &shards {
+        if !Path::new(shard.as_str()).components().all(|part| matches!(part, Component::Normal(_))) || shard.is_empty()
+        {
+            return Err(refuse(format!("the shard {shard:?} is not a plain path inside the folder")));
+        }
+        let path = folder.join(shard);
+        if !path.is_file() {
+            return Err(refuse(format!("the shard {shard:?} is missing: fetch it as well")));
+        }
+        files.push(Opened::new(&path)?);
+        for (name, entry) in entries(files.len() - 1, &files[files.len() - 1])? {
+            if let Some(other) = tensors.get(&name) {
+                return Err(refuse(format!(
+                    "tensor `{name}` is in two shards, {:?} and {shard:?}",
+                    shards[other.file]
+                )));
+            }
+            tensors.insert(name, entry);
+        }
+    }
+    match map.iter().find(|(name, shard)| tensors.get(*name).is_none_or(|entry| shards[entry.file] != *shard)) {
+        Some((name, shard)) => Err(refuse(format!("tensor `{name}` is not in {shard:?}, where the index has it"))),
+        None => Ok((files, tensors)),
+    }
+}
+
+/// Tensor to shard.
+fn weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let refuse = |reason: String| Error::Index { path: index.to_owned(), reason };
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&storage::read(index)?).map_err(|error| refuse(error.to_string()))?;
+    let map = json.get_mut("weight_map").map(serde_json::Value::take).unwrap_or_default();
+    let map: BTreeMap<String, String> =
+        serde_json::from_value(map).map_err(|error| refuse(format!("`weight_map`: {error}")))?;
+    if map.is_empty() {
+        return Err(refuse("`weight_map` names no tensor".to_owned()));
+    }
+    Ok(map)
+}
