@@ -20,7 +20,6 @@ mod plan;
 mod runner;
 mod state;
 
-mod bench;
 mod ci;
 mod clean;
 mod list;
@@ -31,6 +30,7 @@ mod run;
 mod schema;
 mod status;
 mod sweep;
+mod tools;
 
 #[cfg(test)]
 mod flow;
@@ -67,7 +67,10 @@ enum Command {
     Status(status::Args),
     Schema(schema::Args),
     New(new::Args),
-    Bench(bench::Args),
+    Trace(tools::Trace),
+    Eval(tools::Eval),
+    Fetch(tools::Fetch),
+    Bench(tools::Bench),
     Ci(ci::Args),
     Clean(clean::Args),
 }
@@ -101,7 +104,10 @@ fn dispatch(command: &Command, workspace: &Workspace) -> anyhow::Result<u8> {
         Command::Status(args) => status::status(workspace, args),
         Command::Schema(args) => schema::schema(workspace, args),
         Command::New(args) => new::new(workspace, args),
-        Command::Bench(args) => bench::bench(workspace, args),
+        Command::Trace(args) => tools::trace(workspace, args),
+        Command::Eval(args) => tools::eval(workspace, args),
+        Command::Fetch(args) => tools::fetch(workspace, args),
+        Command::Bench(args) => tools::bench(workspace, args),
         Command::Ci(args) => ci::ci(workspace, args),
         Command::Clean(args) => clean::clean(workspace, args),
     }

@@ -1,15 +1,65 @@
-//! Hooks that record: chosen activations of a forward pass, kept in memory under the sites they were seen at.
+//! Hooks that record: chosen activations of a forward pass, in memory under the sites they were seen at, or streamed to
+//! disk.
+
+mod select;
+mod stream;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use candle_core::{Result, Tensor};
-use hooks::{Hook, HookedModel, Site, Tokens};
+use hooks::{End, Hook, HookedModel, Layer, Point, Site, Start, Tokens};
+
+pub use select::select;
+pub use stream::{Written, stream};
 
 /// Records the wanted sites and changes nothing. Tensors stay part of the gradient graph.
 #[derive(Clone, Debug, Default)]
 pub struct Recorder {
     wanted: Vec<Site>,
+    keep: Keep,
     seen: BTreeMap<Site, Tensor>,
+}
+
+/// Which part of each activation is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Places of the sequence (of scores and patterns, the query's); negative ones count from the end; without: all.
+    pub positions: Option<Vec<isize>>,
+    /// Heads, of sites that have them; without: all. Keys and values have as many as there are key heads.
+    pub heads: Option<Vec<usize>>,
+}
+
+impl Keep {
+    fn of(&self, site: Site, x: &Tensor) -> Result<Tensor> {
+        let by_head_first = matches!(site, Site::Block(_, Point::AttnScores | Point::Pattern));
+        let has_heads = x.rank() == 4;
+        let mut x = if *self == Self::default() { x.clone() } else { x.contiguous()? };
+        if let Some(positions) = &self.positions {
+            let axis = if by_head_first { 2 } else { 1 };
+            let size = x.dim(axis)?;
+            let place = |position: &isize| {
+                let place =
+                    if *position < 0 { size.checked_add_signed(*position) } else { usize::try_from(*position).ok() };
+                match place.filter(|place| *place < size) {
+                    Some(place) => Ok(place as u32),
+                    None => candle_core::bail!("{site}: no position {position} in a sequence of {size}"),
+                }
+            };
+            let places = positions.iter().map(place).collect::<Result<Vec<u32>>>()?;
+            x = x.index_select(&Tensor::new(places, x.device())?, axis)?;
+        }
+        if let (Some(heads), true) = (&self.heads, has_heads) {
+            let axis = if by_head_first { 1 } else { 2 };
+            let size = x.dim(axis)?;
+            if let Some(head) = heads.iter().find(|head| **head >= size) {
+                candle_core::bail!("{site}: no head {head} of {size}");
+            }
+            let heads: Vec<u32> = heads.iter().map(|head| *head as u32).collect();
+            x = x.index_select(&Tensor::new(heads, x.device())?, axis)?;
+        }
+        Ok(x)
+    }
 }
 
 /// A recording that lacks something.
@@ -29,6 +79,34 @@ pub enum Error {
         /// What was asked for.
         site: Site,
     },
+    /// A text that is no pattern.
+    #[error("`{text}` is no pattern of hook points: {reason}")]
+    NoPattern {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A pattern without a site.
+    #[error("`{text}` fits no hook point of this model; the nearest are {}", .nearest.join(", "))]
+    NothingFits {
+        /// What was given.
+        text: String,
+        /// Addresses most like it.
+        nearest: Vec<String>,
+    },
+    /// A folder that has activations already.
+    #[error("{} is there already; choose another folder, or delete it", path.display())]
+    Occupied {
+        /// The index.
+        path: PathBuf,
+    },
+    /// A shard cannot be written.
+    #[error(transparent)]
+    Weights(#[from] weights::Error),
+    /// The index cannot be written.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
     /// candle refused an operation.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -44,7 +122,7 @@ impl Recorder {
         if let Some(site) = sites.iter().find(|site| !known.contains(site)) {
             return Err(Error::NoSuchSite { site: *site, n_layers: model.n_layers() });
         }
-        Ok(Self { wanted: sites.to_vec(), seen: BTreeMap::new() })
+        Ok(Self { wanted: sites.to_vec(), ..Self::default() })
     }
 
     /// What was seen at a site in the last forward pass.
@@ -62,7 +140,7 @@ impl Hook for Recorder {
     }
 
     fn visit(&mut self, site: Site, tensor: Tensor) -> Result<Tensor> {
-        self.seen.insert(site, tensor.clone());
+        self.seen.insert(site, self.keep.of(site, &tensor)?);
         Ok(tensor)
     }
 }
@@ -87,10 +165,37 @@ pub fn run_with_cache(
     Ok((logits, recorder))
 }
 
+/// The activations at `sites`, of a pass that ends after the last of them.
+///
+/// # Errors
+/// As [`run_with_cache`]; when a place or head to keep does not exist.
+pub fn capture(
+    model: &dyn HookedModel,
+    tokens: &Tokens,
+    sites: &[Site],
+    keep: &Keep,
+) -> std::result::Result<Recorder, Error> {
+    let mut recorder = Recorder::new(model, sites)?;
+    recorder.keep = keep.clone();
+    let last = |site: &Site| match site {
+        Site::Embed | Site::PosEmbed => Some(0),
+        Site::Block(Layer(layer), _) => Some(layer + 1),
+        Site::FinalScale | Site::FinalNormalized | Site::Logits => None,
+    };
+    let last = sites.iter().map(last).try_fold(0, |most, last| Some(most.max(last?)));
+    let end = last.map_or(End::Logits, |layer| End::Resid(Layer(layer)));
+    model.forward_between(Start::Tokens(tokens), end, &mut recorder)?;
+    for site in sites {
+        recorder.get(*site)?;
+    }
+    Ok(recorder)
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use hooks::{End, Layer, Point, Start};
+    use models::{Activation, Config, Decoder, Form, Initialisation};
+    use rand::SeedableRng;
 
     use super::*;
 
@@ -132,5 +237,103 @@ mod tests {
         };
         check(Site::Block(Layer(0), Point::Z), "never visited");
         check(Site::Block(Layer(1), Point::Z), "blocks.1.attn.hook_z does not exist");
+    }
+
+    fn model() -> Decoder {
+        let config = Config {
+            n_layers: 3,
+            n_heads: 2,
+            d_model: 8,
+            d_mlp: 12,
+            d_vocab: 11,
+            n_positions: 9,
+            activation: Activation::GeluTanh,
+            biases: true,
+            tied: true,
+            norm_eps: 1e-5,
+            dropout: 0.,
+            initialisation: Initialisation::Gpt2,
+            form: Form::default(),
+        };
+        Decoder::fresh(&config, &mut rand_chacha::ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap()
+    }
+
+    fn tokens() -> Tensor {
+        Tensor::new(&[[1u32, 5, 3, 2], [2, 2, 0, 7]], &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn patterns_choose_sites() {
+        let model = model();
+        let names = |patterns: &[&str]| -> Vec<String> {
+            select(&model, patterns).unwrap().iter().map(ToString::to_string).collect()
+        };
+        let posts = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"];
+        assert_eq!(names(&["blocks.*.hook_resid_post"]), posts);
+        assert_eq!(names(&["blocks.[12].hook_resid_post", "*resid_post"]), posts);
+        assert_eq!(names(&["*"]).len(), model.sites().len() - 3);
+        assert_eq!(names(&["*.hook_result"]).len(), 3);
+        let error = select(&model, &["blocks.*.hook_residpost"]).unwrap_err().to_string();
+        assert!(error.contains("hook_resid_post"), "{error}");
+        assert!(select(&model, &["blocks.[.hook_z"]).unwrap_err().to_string().contains("no pattern"));
+        assert!(select(&model, &["blocks.7.*"]).is_err());
+    }
+
+    #[test]
+    fn a_capture_ends_early_and_sees_the_same() {
+        let model = model();
+        let sites = select(&model, &["blocks.[01].hook_resid_post", "hook_embed"]).unwrap();
+        let early = capture(&model, &tokens(), &sites, &Keep::default()).unwrap();
+        let (_, whole) = run_with_cache(&model, &tokens(), &sites).unwrap();
+        for site in sites {
+            let flat = |r: &Recorder| r.get(site).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(&early), flat(&whole), "{site}");
+        }
+    }
+
+    #[test]
+    fn only_the_wanted_places_and_heads_are_kept() {
+        let model = model();
+        let sites = select(&model, &["blocks.1.attn.hook_z", "blocks.1.attn.hook_pattern", "hook_embed"]).unwrap();
+        let keep = Keep { positions: Some(vec![-1, 0]), heads: Some(vec![1]) };
+        let seen = capture(&model, &tokens(), &sites, &keep).unwrap();
+        let (_, whole) = run_with_cache(&model, &tokens(), &sites).unwrap();
+        let shapes: Vec<_> = sites.iter().map(|site| seen.get(*site).unwrap().dims().to_vec()).collect();
+        assert_eq!(shapes, [vec![2, 2, 8], vec![2, 1, 2, 4], vec![2, 2, 1, 4]]);
+        let z = whole.get(sites[2]).unwrap().narrow(1, 3, 1).unwrap().narrow(2, 1, 1).unwrap();
+        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(flat(&seen.get(sites[2]).unwrap().narrow(1, 0, 1).unwrap()), flat(&z));
+        let refuse = |keep: Keep, words: &str| {
+            let error = capture(&model, &tokens(), &sites, &keep).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        refuse(Keep { positions: Some(vec![4]), heads: None }, "no position 4");
+        refuse(Keep { positions: Some(vec![-5]), heads: None }, "no position -5");
+        refuse(Keep { positions: None, heads: Some(vec![2]) }, "no head 2 of 2");
+    }
+
+    #[test]
+    fn shards_on_disk_hold_what_memory_would() {
+        let (model, folder) = (model(), tempfile::tempdir().unwrap());
+        let sites = select(&model, &["blocks.*.hook_resid_post"]).unwrap();
+        let batches = || (0..5u32).map(|shift| (tokens() + f64::from(shift))?.clamp(0u32, 10u32));
+        let written = stream(&model, batches(), &sites, &Keep::default(), folder.path(), 1000).unwrap();
+        assert_eq!((written.sequences, written.tokens), (10, 40));
+        assert!(written.shards.len() > 1 && written.shards.len() < 5);
+        let mut found = Vec::new();
+        for shard in &written.shards {
+            let file = weights::load(shard, &Device::Cpu).unwrap();
+            assert_eq!(file.tensors.len(), 4);
+            found.extend(file.tensors["blocks.2.hook_resid_post"].flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        }
+        let expected: Vec<f32> = batches()
+            .flat_map(|batch| {
+                let seen = capture(&model, &batch.unwrap(), &sites, &Keep::default()).unwrap();
+                seen.get(sites[2]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            })
+            .collect();
+        assert_eq!(found, expected);
+        let again = stream(&model, batches(), &sites, &Keep::default(), folder.path(), 1000).unwrap_err();
+        assert!(again.to_string().contains("there already"));
     }
 }

@@ -184,6 +184,7 @@ impl Config {
         add("ln_final.w".to_owned(), &[d], true);
         add("ln_final.b".to_owned(), &[d], biases.norm);
         add("unembed.W_U".to_owned(), &[d, d_vocab], !self.tied);
+        add("unembed.b_U".to_owned(), &[d_vocab], biases.unembed);
         shapes
     }
 

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start, Tokens};
 use ops::{
     NormParts, Pairs, Rotation, attention_pattern, attention_scores, causal_attention, causal_attention_from, dropout,
-    embedding, gelu_erf, gelu_tanh, linear, mix_values, silu_gate,
+    embedding, gelu_erf, gelu_tanh, linear, linear_transposed, mix_values, silu_gate,
 };
 use rand::Rng;
 use weights::Named;
@@ -30,6 +30,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     ln_final: Norm,
     unembed: Option<Tensor>,
+    unembed_bias: Option<Tensor>,
     direct: Option<Arc<Direct>>,
     /// What candle's graph follows to the direct pass.
     handle: Var,
@@ -160,6 +161,7 @@ impl Decoder {
             blocks: places.blocks.iter().map(block).collect(),
             ln_final: norm(places.ln_final),
             unembed: places.unembed.map(weight),
+            unembed_bias: places.unembed_bias.map(weight),
             direct: Direct::new(&config, places).map(Arc::new),
             handle,
             config,
@@ -171,6 +173,12 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where the weights are.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.embed.device().clone()
     }
 
     /// Every trainable weight, by name, in reading order.
@@ -194,6 +202,7 @@ impl Decoder {
         frozen.embed = frozen.embed.detach();
         frozen.pos_embed = frozen.pos_embed.as_ref().map(Tensor::detach);
         frozen.unembed = frozen.unembed.as_ref().map(Tensor::detach);
+        frozen.unembed_bias = frozen.unembed_bias.as_ref().map(Tensor::detach);
         norm(&mut frozen.ln_final);
         for block in &mut frozen.blocks {
             norm(&mut block.ln1);
@@ -552,8 +561,8 @@ impl HookedModel for Decoder {
 
     fn unembed(&self, resid: &Tensor) -> Result<Tensor> {
         match &self.unembed {
-            Some(w) => linear(resid, w, None),
-            None => linear(resid, &self.embed.t()?, None),
+            Some(w) => linear(resid, w, self.unembed_bias.as_ref()),
+            None => linear_transposed(resid, &self.embed, self.unembed_bias.as_ref()),
         } // [b, t, v]
     }
 

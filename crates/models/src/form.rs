@@ -99,13 +99,16 @@ pub struct Biases {
     pub mlp: bool,
     /// Norms.
     pub norm: bool,
+    /// The unembedding.
+    #[serde(default)]
+    pub unembed: bool,
 }
 
 impl Biases {
-    /// All or none of them.
+    /// All but the unembedding's, or none.
     #[must_use]
     pub fn all(here: bool) -> Self {
-        Self { qkv: here, attn_out: here, mlp: here, norm: here }
+        Self { qkv: here, attn_out: here, mlp: here, norm: here, unembed: false }
     }
 }
 

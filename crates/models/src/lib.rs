@@ -13,7 +13,9 @@ mod family;
 mod file;
 mod form;
 mod init;
+mod padding;
 mod pass;
+mod transform;
 
 pub use checkpoint::{describe_checkpoint, export, open};
 pub use config::{Activation, Config, Initialisation};
@@ -22,3 +24,5 @@ pub use error::Error;
 pub use family::{Family, Fields};
 pub use file::{load, save};
 pub use form::{Biases, Form, NormKind, NormPlace, Positions, QkNorm, Rotary, Scaling};
+pub use padding::forward_left_padded;
+pub use transform::Transform;

@@ -32,6 +32,7 @@ pub(crate) struct Places {
     pub(crate) blocks: Vec<BlockPlaces>,
     pub(crate) ln_final: Affine,
     pub(crate) unembed: Option<usize>,
+    pub(crate) unembed_bias: Option<usize>,
 }
 
 /// A weight and its bias.
@@ -82,6 +83,7 @@ impl Places {
             blocks: (0..config.n_layers).map(block).collect(),
             ln_final: norm("ln_final"),
             unembed: find("unembed.W_U"),
+            unembed_bias: find("unembed.b_U"),
             lengths: shapes.iter().map(|(_, shape)| shape.iter().product()).collect(),
         }
     }

@@ -221,6 +221,66 @@ fn what_is_exported_is_what_was_read() {
     }
 }
 
+/// Largest difference of log-probabilities.
+fn log_probability_distance(a: &Decoder, b: &Decoder, tokens: &Tensor) -> f64 {
+    let log = |model: &Decoder| {
+        let logits = model.forward(tokens, &mut hooks::NoHook).unwrap();
+        logits.broadcast_sub(&logits.log_sum_exp(2).unwrap().unsqueeze(2).unwrap()).unwrap()
+    };
+    numbers(&log(a)).iter().zip(numbers(&log(b))).map(|(a, b)| (a - b).abs()).fold(0., f64::max)
+}
+
+#[test]
+fn transforms_leave_log_probabilities_as_they_are() {
+    use models::Transform::{CentreUnembed, CentreWriting, FoldNorms, FoldValueBiases};
+    for case in cases() {
+        let (model, family) = open(&case, DType::F64, &Device::Cpu).unwrap();
+        let (tokens, _) = reference(&case);
+        let is_layer_norm = matches!(family, Family::Gpt2 | Family::GptNeox);
+        let mut all = vec![FoldNorms, CentreUnembed, FoldValueBiases];
+        match model.transformed(&[CentreWriting]) {
+            Ok(_) if is_layer_norm => all.insert(1, CentreWriting),
+            Err(error) if !is_layer_norm => assert!(error.to_string().contains("not exact"), "{error}"),
+            _ => panic!("{}: centring where it is not exact, or not where it is", name(&case)),
+        }
+        for some in all.iter().map(|one| vec![*one]).chain([all.clone()]) {
+            let changed = model.transformed(&some).unwrap();
+            let distance = log_probability_distance(&model, &changed, &tokens);
+            assert!(distance < 1e-9, "{} {some:?}: {distance}", name(&case));
+            let (before, after) = (model.weights(), changed.weights());
+            let moved = after
+                .iter()
+                .any(|(name, y)| before.get(name).is_none_or(|x| x.dims() != y.dims() || numbers(x) != numbers(y)));
+            let has_biases = model.config().biases().qkv;
+            assert!(moved || (some == [FoldValueBiases] && !has_biases), "{} {some:?} did nothing", name(&case));
+        }
+    }
+}
+
+#[test]
+fn left_padding_changes_no_loss() {
+    for case in cases() {
+        let (model, _) = open(&case, DType::F64, &Device::Cpu).unwrap();
+        let (tokens, theirs) = reference(&case);
+        // the second sequence is three tokens shorter
+        let padded = tokens.to_vec2::<u32>().unwrap();
+        let short = [&[0; 3], &padded[1][..4]].concat();
+        let batch = Tensor::new(vec![padded[0].clone(), short], &Device::Cpu).unwrap();
+        let mut record = Record(BTreeMap::new());
+        let logits = models::forward_left_padded(&model, &batch, &[0, 3], &mut record).unwrap();
+        let whole = &theirs["unembed.hook_out"];
+        let part = |x: &Tensor, row: usize, first: usize, count: usize| {
+            numbers(&x.narrow(0, row, 1).unwrap().narrow(1, first, count).unwrap())
+        };
+        let largest = |a: Vec<f64>, b: Vec<f64>| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0., f64::max);
+        assert!(largest(part(&logits, 0, 0, 7), part(whole, 0, 0, 7)) < 1e-9, "{}", name(&case));
+        assert!(largest(part(&logits, 1, 3, 4), part(whole, 1, 0, 4)) < 1e-9, "{}", name(&case));
+        let site = Site::FinalNormalized;
+        let seen = part(&record.0[&site], 1, 3, 4);
+        assert!(largest(seen, part(&theirs[&site.to_string()], 1, 0, 4)) < 1e-9, "{}", name(&case));
+    }
+}
+
 #[test]
 fn all_families_are_covered_and_all_are_reachable() {
     let seen: Vec<Family> = cases().iter().map(|case| models::describe_checkpoint(case).unwrap().0).collect();

@@ -103,50 +103,138 @@ impl CustomOp1 for Pointwise {
     }
 }
 
-/// `x w` over rows, with a bias when there is a third operand.
-pub(crate) struct Linear;
+/// An affine map over rows.
+pub(crate) struct Linear {
+    /// Whether the weight is `[d_out, d_in]` and not `[d_in, d_out]`.
+    pub(crate) transposed: bool,
+}
 
-fn affine<T: Real>(x: &[T], w: &[T], bias: Option<&[T]>, sizes: (usize, usize)) -> Vec<T> {
-    let (d_in, d_out) = sizes;
-    let mut out = vec![T::zero(); x.len() / d_in.max(1) * d_out];
-    over_rows(&mut out, d_out, |first, out| {
-        let count = out.len() / d_out;
-        if let Some(bias) = bias {
-            rows::fill(out, Some(bias));
+/// A weight in a slice.
+#[derive(Clone, Copy)]
+struct Weight<'a, T> {
+    data: &'a [T],
+    d_in: usize,
+    d_out: usize,
+    transposed: bool,
+}
+
+impl<'a, T> Weight<'a, T> {
+    /// Some columns, `[d_in, count]`.
+    fn columns(&self, first: usize, count: usize) -> Matrix<'a, T> {
+        if self.transposed {
+            Matrix::new(&self.data[first * self.d_in..][..count * self.d_in], count, self.d_in).t()
+        } else {
+            Matrix::strided(&self.data[first..], self.d_in, count, self.d_out)
         }
-        let x = Matrix::new(&x[first * d_in..][..count * d_in], count, d_in);
+    }
+}
+
+impl Linear {
+    fn sizes(&self, w: &Shape) -> Result<(usize, usize)> {
+        let (a, b) = w.dims2()?;
+        Ok(if self.transposed { (b, a) } else { (a, b) })
+    }
+
+    fn forward<T: Real>(
+        &self,
+        x: Operand<'_>,
+        (w, w_at): Operand<'_>,
+        bias: Option<Operand<'_>>,
+    ) -> Result<CpuStorage> {
+        let (d_in, d_out) = self.sizes(w_at.shape())?;
+        let w = Weight { data: slice((w, w_at))?, d_in, d_out, transposed: self.transposed };
+        Ok(storage(affine::<T>(slice(x)?, w, bias.map(slice).transpose()?)))
+    }
+
+    /// Gradients of input, weight and bias; the last two only where somebody asks.
+    fn backward<T: Real>(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let (d_in, d_out) = self.sizes(w.shape())?;
+        let (mut dx, mut dw, mut db) = (None, None, None);
+        with(dy, |dy: &[T]| {
+            if x.track_op() {
+                // the same map the other way round
+                let transposed = !self.transposed;
+                dx = Some(with(w, |w: &[T]| {
+                    Ok(affine(dy, Weight { data: w, d_in: d_out, d_out: d_in, transposed }, None))
+                })?);
+            }
+            if w.track_op() {
+                dw = Some(with(x, |x: &[T]| {
+                    let (left, right) =
+                        if self.transposed { ((dy, d_out), (x, d_in)) } else { ((x, d_in), (dy, d_out)) };
+                    Ok(outer(left, right))
+                })?);
+            }
+            if b.is_some_and(Tensor::track_op) {
+                let mut sums = vec![T::zero(); d_out];
+                rows::add_column_sums(&mut sums, dy);
+                db = Some(sums);
+            }
+            Ok(())
+        })?;
+        let made = |values: Option<Vec<T>>, shape: &Shape| values.map(|values| tensor(values, shape)).transpose();
+        Ok([made(dx, x.shape())?, made(dw, w.shape())?, made(db, &Shape::from(d_out))?])
+    }
+}
+
+/// Rows up to which a product is cut along its columns.
+const FEW_ROWS: usize = 256;
+
+fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>) -> Vec<T> {
+    let Weight { d_in, d_out, .. } = w;
+    let count = x.len() / d_in.max(1);
+    let mut out = vec![T::zero(); count * d_out];
+    let part = |out: &mut [T], x: &[T], first: usize, width: usize| {
+        if let Some(bias) = bias {
+            rows::fill(out, Some(&bias[first..first + width]));
+        }
         let how = if bias.is_some() { Into::Add } else { Into::Replace };
-        product(out, d_out, how, x, Matrix::new(w, d_in, d_out), T::one());
-    });
+        let x = Matrix::new(x, x.len() / d_in.max(1), d_in);
+        product(out, width, how, x, w.columns(first, width), T::one());
+    };
+    let block = d_out.div_ceil(4).next_multiple_of(64).min(1024);
+    if count > FEW_ROWS || d_out <= block {
+        over_rows(&mut out, d_out, |first, out| {
+            part(out, &x[first * d_in..][..out.len() / d_out * d_in], 0, d_out);
+        });
+        return out;
+    }
+    // too few rows to share: each thread takes columns
+    let firsts: Vec<usize> = (0..d_out).step_by(block).collect();
+    let parts: Vec<Vec<T>> = firsts
+        .par_iter()
+        .map(|first| {
+            let width = block.min(d_out - first);
+            let mut out = vec![T::zero(); count * width];
+            part(&mut out, x, *first, width);
+            out
+        })
+        .collect();
+    for (first, part) in firsts.iter().zip(&parts) {
+        let width = block.min(d_out - first);
+        for (out, part) in out.chunks_exact_mut(d_out).zip(part.chunks_exact(width)) {
+            out[*first..first + width].copy_from_slice(part);
+        }
+    }
     out
 }
 
-fn affine_backward<T: Real>(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
-    let (d_in, d_out) = w.dims2()?;
-    let (mut dx, mut dw, mut db) =
-        (vec![T::zero(); x.elem_count()], vec![T::zero(); d_in * d_out], vec![T::zero(); d_out]);
-    with(dy, |dy: &[T]| {
-        with(w, |w: &[T]| {
-            over_rows(&mut dx, d_in, |first, dx| {
-                let count = dx.len() / d_in;
-                let dy = Matrix::new(&dy[first * d_out..][..count * d_out], count, d_out);
-                product(dx, d_in, Into::Replace, dy, Matrix::new(w, d_in, d_out).t(), T::one());
-            });
-            Ok(())
-        })?;
-        with(x, |x: &[T]| {
-            let count = x.len() / d_in.max(1);
-            let tile = tile_rows(d_in);
-            dw.par_chunks_mut((tile * d_out).max(1)).enumerate().for_each(|(i, dw)| {
-                let part = Matrix::strided(&x[i * tile..], count, dw.len() / d_out, d_in);
-                product(dw, d_out, Into::Replace, part.t(), Matrix::new(dy, count, d_out), T::one());
-            });
-            Ok(())
-        })?;
-        rows::add_column_sums(&mut db, dy);
-        Ok(())
-    })?;
-    Ok([tensor(dx, x.shape())?, tensor(dw, w.shape())?, tensor(db, &Shape::from(d_out))?])
+/// `left^T right` over rows of so many numbers each, in tiles.
+fn outer<T: Real>((left, m): (&[T], usize), (right, n): (&[T], usize)) -> Vec<T> {
+    let count = left.len() / m.max(1);
+    let mut out = vec![T::zero(); m * n];
+    let tile = tile_rows(m);
+    out.par_chunks_mut((tile * n).max(1)).enumerate().for_each(|(i, out)| {
+        let part = Matrix::strided(&left[i * tile..], count, out.len() / n, m);
+        product(out, n, Into::Replace, part.t(), Matrix::new(right, count, n), T::one());
+    });
+    out
 }
 
 impl CustomOp2 for Linear {
@@ -155,17 +243,15 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Layout) -> Result<(CpuStorage, Shape)> {
-        fn run<T: Real>(x: Operand<'_>, w: Operand<'_>, sizes: (usize, usize)) -> Result<CpuStorage> {
-            Ok(storage(affine::<T>(slice(x)?, slice(w)?, None, sizes)))
-        }
         let (rows, _) = x_at.shape().dims2()?;
-        let sizes = w_at.shape().dims2()?;
-        Ok((by_dtype!(x.dtype(), run((x, x_at), (w, w_at), sizes))?, Shape::from((rows, sizes.1))))
+        let (_, d_out) = self.sizes(w_at.shape())?;
+        let out = by_dtype!(x.dtype(), self.forward((x, x_at), (w, w_at), None))?;
+        Ok((out, Shape::from((rows, d_out))))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, _] = by_dtype!(x.dtype(), affine_backward(x, w, dy))?;
-        Ok((Some(dx), Some(dw)))
+        let [dx, dw, _] = by_dtype!(x.dtype(), self.backward(x, w, None, dy))?;
+        Ok((dx, dw))
     }
 }
 
@@ -183,24 +269,22 @@ impl CustomOp3 for Linear {
         b: &CpuStorage,
         b_at: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        fn run<T: Real>(x: Operand<'_>, w: Operand<'_>, b: Operand<'_>, sizes: (usize, usize)) -> Result<CpuStorage> {
-            Ok(storage(affine::<T>(slice(x)?, slice(w)?, Some(slice(b)?), sizes)))
-        }
         let (rows, _) = x_at.shape().dims2()?;
-        let sizes = w_at.shape().dims2()?;
-        Ok((by_dtype!(x.dtype(), run((x, x_at), (w, w_at), (b, b_at), sizes))?, Shape::from((rows, sizes.1))))
+        let (_, d_out) = self.sizes(w_at.shape())?;
+        let out = by_dtype!(x.dtype(), self.forward((x, x_at), (w, w_at), Some((b, b_at))))?;
+        Ok((out, Shape::from((rows, d_out))))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
         w: &Tensor,
-        _: &Tensor,
+        b: &Tensor,
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, db] = by_dtype!(x.dtype(), affine_backward(x, w, dy))?;
-        Ok((Some(dx), Some(dw), Some(db)))
+        let [dx, dw, db] = by_dtype!(x.dtype(), self.backward(x, w, Some(b), dy))?;
+        Ok((dx, dw, db))
     }
 }
 
@@ -433,6 +517,36 @@ impl CustomOp1 for TokenLosses {
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, dlosses: &Tensor) -> Result<Option<Tensor>> {
         by_dtype!(logits.dtype(), self.backward(logits, dlosses)).map(Some)
+    }
+}
+
+/// Swaps the axes of a matrix.
+pub(crate) struct Transpose;
+
+impl CustomOp1 for Transpose {
+    fn name(&self) -> &'static str {
+        "transpose"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        /// Side of a square that stays in the cache.
+        const SIDE: usize = 32;
+        fn run<T: Real>(x: Operand<'_>, rows: usize, columns: usize) -> Result<CpuStorage> {
+            let x = slice::<T>(x)?;
+            let mut out = vec![T::zero(); x.len()];
+            out.par_chunks_mut((SIDE * rows).max(1)).enumerate().for_each(|(i, out)| {
+                for first in (0..rows).step_by(SIDE) {
+                    for (j, out) in out.chunks_exact_mut(rows).enumerate() {
+                        for row in first..(first + SIDE).min(rows) {
+                            out[row] = x[row * columns + i * SIDE + j];
+                        }
+                    }
+                }
+            });
+            Ok(storage(out))
+        }
+        let (rows, columns) = layout.shape().dims2()?;
+        Ok((by_dtype!(x.dtype(), run((x, layout), rows, columns))?, Shape::from((columns, rows))))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::custom::{self, Gather, Linear};
+use crate::custom::{self, Gather, Linear, Transpose};
 
 /// `x w + b` over the last axis.
 ///
@@ -12,23 +12,59 @@ use crate::custom::{self, Gather, Linear};
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let (d_in, d_out) = w.dims2()?;
+    map(x, w, b, false)
+}
+
+/// `x w^T + b` over the last axis, for weights that are kept the other way round, as a tied unembedding.
+///
+/// # Shapes
+/// `x` `[.., d_in]`, `w` `[d_out, d_in]`, `b` `[d_out]`, output `[.., d_out]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_transposed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    map(x, w, b, true)
+}
+
+fn map(x: &Tensor, w: &Tensor, b: Option<&Tensor>, transposed: bool) -> Result<Tensor> {
+    let (d_in, d_out) = if transposed { w.t()?.dims2()? } else { w.dims2()? };
     let mut shape = x.dims().to_vec();
     if shape.last() != Some(&d_in) {
-        candle_core::bail!("linear: input {shape:?} does not end in {d_in}, the rows of the weight [{d_in}, {d_out}]");
+        let weight = w.dims();
+        candle_core::bail!("linear: input {shape:?} does not end in {d_in}, which the weight {weight:?} takes");
     }
     let rows = x.elem_count() / d_in;
     let x = x.reshape((rows, d_in))?;
-    let y = match b {
-        Some(b) if custom::takes(&x) => x.contiguous()?.apply_op3(&w.contiguous()?, &b.contiguous()?, Linear)?,
-        None if custom::takes(&x) => x.contiguous()?.apply_op2(&w.contiguous()?, Linear)?,
-        Some(b) => x.matmul(w)?.broadcast_add(b)?,
-        None => x.matmul(w)?,
+    let y = if custom::takes(&x) {
+        let (x, w) = (x.contiguous()?, w.contiguous()?);
+        match b {
+            Some(b) => x.apply_op3(&w, &b.contiguous()?, Linear { transposed })?,
+            None => x.apply_op2(&w, Linear { transposed })?,
+        }
+    } else {
+        let y = if transposed { x.matmul(&w.t()?)? } else { x.matmul(w)? };
+        match b {
+            Some(b) => y.broadcast_add(b)?,
+            None => y,
+        }
     }; // [rows, d_out]
     if let Some(last) = shape.last_mut() {
         *last = d_out;
     }
     y.reshape(shape)
+}
+
+/// A matrix with its axes swapped, contiguous; candle's own copy of one goes number by number. Without gradient.
+///
+/// # Shapes
+/// `[rows, columns]` to `[columns, rows]`.
+///
+/// # Errors
+/// When it is no matrix.
+pub fn transposed(x: &Tensor) -> Result<Tensor> {
+    let x = x.detach();
+    x.dims2()?;
+    if custom::takes(&x) { x.contiguous()?.apply_op1_no_bwd(&Transpose) } else { x.t()?.contiguous() }
 }
 
 /// Rows of `table` by id.
@@ -59,9 +95,35 @@ mod tests {
         for (d_in, d_out) in [(1, 1), (3, 17), (17, 3)] {
             let inputs = [filled(&[2, 4, d_in], 1), filled(&[d_in, d_out], 2), filled(&[d_out], 3)];
             check_gradient(&inputs, |t| linear(&t[0], &t[1], Some(&t[2])));
+            let turned = [inputs[0].clone(), filled(&[d_out, d_in], 2), inputs[2].clone()];
+            check_gradient(&turned, |t| linear_transposed(&t[0], &t[1], Some(&t[2])));
+            check_gradient(&turned[..2], |t| linear_transposed(&t[0], &t[1], None));
         }
         let ids = Tensor::new(&[[0u32, 2], [2, 1]], &candle_core::Device::Cpu).unwrap();
         check_gradient(&[filled(&[4, 3], 4)], |t| embedding(&ids, &t[0]));
+    }
+
+    #[test]
+    fn both_ways_and_any_number_of_rows_give_the_same() {
+        for (rows, d_in, d_out) in [(1, 5, 700), (16, 65, 300), (257, 3, 130), (300, 64, 17)] {
+            let (x, w, b) = (filled(&[rows, d_in], 1), filled(&[d_in, d_out], 2), filled(&[d_out], 3));
+            let turned = transposed(&w).unwrap();
+            assert_eq!(turned.dims(), [d_out, d_in]);
+            let composed = x.matmul(&w).unwrap().broadcast_add(&b).unwrap();
+            for y in [linear(&x, &w, Some(&b)).unwrap(), linear_transposed(&x, &turned, Some(&b)).unwrap()] {
+                let difference =
+                    (&y - &composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                assert!(difference < 1e-12, "{rows} {d_in} {d_out}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_nobody_trains_get_no_gradient() {
+        let x = candle_core::Var::from_tensor(&filled(&[2, 3], 1)).unwrap();
+        let w = filled(&[3, 4], 2);
+        let store = crate::backward(&linear(x.as_tensor(), &w, None).unwrap().sum_all().unwrap()).unwrap();
+        assert!(store.get(x.as_tensor()).is_some() && store.get(&w).is_none());
     }
 
     #[test]

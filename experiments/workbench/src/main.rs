@@ -1,9 +1,14 @@
-//! Tools without a paper: today the benches behind `cargo xtask bench`.
+//! Tools without a paper: activations and losses of any checkpoint, and the benches behind `cargo xtask bench`.
 // this program's answer is what it prints
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod eval;
 mod peer;
+mod source;
+mod trace;
 mod train;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -16,6 +21,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "workbench", version)]
 enum Arguments {
+    Trace(trace::Arguments),
+    Eval(eval::Arguments),
+    /// Fetches models from the hub into the cache, which Python's huggingface_hub shares.
+    Fetch {
+        /// Repositories such as openai-community/gpt2, or revisions such as EleutherAI/pythia-70m@step3000
+        #[arg(required = true, value_name = "REPO")]
+        models: Vec<String>,
+    },
     /// Times what takes the time.
     #[command(subcommand)]
     Bench(Bench),
@@ -33,8 +46,26 @@ enum Bench {
     },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse() {
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments {
+        Arguments::Trace(arguments) => trace::run(&arguments),
+        Arguments::Eval(arguments) => eval::run(&arguments),
+        Arguments::Fetch { models } => {
+            for model in models {
+                println!("{}", source::fetch(&model)?.display());
+            }
+            Ok(())
+        }
         Arguments::Bench(Bench::Train(arguments)) => train::bench(&arguments),
         Arguments::Bench(Bench::TrainWorker { order }) => train::work(&order),
     }

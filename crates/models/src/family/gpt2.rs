@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Family, Fields, Rule, Turn, foreign_form};
-use crate::{Activation, Config, Error, Form, Initialisation};
+use crate::{Activation, Biases, Config, Error, Form, Initialisation};
 
 pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
     fields.only("scale_attn_weights", &json!(true))?;
@@ -61,7 +61,8 @@ pub(super) fn rules(config: &Config) -> Vec<Rule> {
 }
 
 pub(super) fn describe(config: &Config) -> Result<Value, Error> {
-    if !config.form.is_gpt2() || !config.biases {
+    let plain = Form { biases: None, ..config.form.clone() };
+    if !plain.is_gpt2() || config.biases() != Biases::all(true) {
         return Err(foreign_form(Family::Gpt2, "another form than GPT-2's, or no biases"));
     }
     let activation = match config.activation {

@@ -26,7 +26,7 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
         form: Form {
             positions: Positions::Rotary(rotary),
             parallel: fields.flag("use_parallel_residual", true)?,
-            biases: Some(Biases { qkv: bias, attn_out: bias, mlp: true, norm: true }),
+            biases: Some(Biases { qkv: bias, attn_out: bias, ..Biases::all(true) }),
             ..Form::default()
         },
     })
@@ -69,6 +69,9 @@ pub(super) fn describe(config: &Config) -> Result<Value, Error> {
     let Positions::Rotary(rotary) = &config.form.positions else {
         return Err(foreign_form(Family::GptNeox, "learned positions"));
     };
+    if config.biases().unembed {
+        return Err(foreign_form(Family::GptNeox, "a bias of the unembedding"));
+    }
     let activation = match config.activation {
         Activation::GeluTanh => "gelu_new",
         Activation::GeluErf => "gelu",

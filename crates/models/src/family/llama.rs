@@ -140,6 +140,9 @@ pub(super) fn describe(family: Family, config: &Config) -> Result<Value, Error> 
     let Positions::Rotary(rotary) = &config.form.positions else {
         return Err(foreign_form(family, "learned positions"));
     };
+    if config.biases().unembed {
+        return Err(foreign_form(family, "a bias of the unembedding"));
+    }
     if !config.form.gated || config.form.norm != NormKind::Rms || config.activation != Activation::Silu {
         return Err(foreign_form(family, "an MLP that is not gated with SiLU, or a norm that is not RMSNorm"));
     }

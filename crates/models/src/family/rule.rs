@@ -56,7 +56,7 @@ impl Rule {
 }
 
 fn transposed(x: &Tensor) -> Result<Tensor> {
-    if x.rank() == 2 { x.t()?.contiguous() } else { Ok(x.clone()) }
+    if x.rank() == 2 { ops::transposed(x) } else { Ok(x.clone()) }
 }
 
 /// Rows in groups of groups, the two groupings swapped.

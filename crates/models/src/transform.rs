@@ -1,0 +1,181 @@
+//! Changes of weights that leave every log-probability as it is, and make weights easier to read
+//! (as TransformerLens does on loading; here only where asked for).
+
+use candle_core::{D, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use weights::Named;
+
+use crate::{Config, Decoder, Error, NormKind, NormPlace, Positions};
+
+/// An exact change of a model's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    /// Gains and biases of norms go into the maps that read them; the norms keep ones and zeros. Norms after attention and
+    /// MLP stay as they are: what reads them is the stream.
+    FoldNorms,
+    /// What writes to the stream writes no mean, which LayerNorms take away again. LayerNorm models only.
+    CentreWriting,
+    /// The unembedding has no mean over the vocabulary: logits shift, log-probabilities do not.
+    CentreUnembed,
+    /// Biases of values go into the bias of what heads write, because each row of a pattern sums to one.
+    FoldValueBiases,
+}
+
+impl Decoder {
+    /// The model with its weights changed, one transform after another. An unembedding that is no longer the embedding
+    /// transposed becomes a weight of its own.
+    ///
+    /// # Errors
+    /// When a transform is not exact for this form of model.
+    pub fn transformed(&self, transforms: &[Transform]) -> Result<Self, Error> {
+        let mut work = Work { config: self.config().clone(), named: self.weights() };
+        for named in work.named.values_mut() {
+            *named = named.detach();
+        }
+        for transform in transforms {
+            match transform {
+                Transform::FoldNorms => work.fold_norms()?,
+                Transform::CentreWriting => work.centre_writing()?,
+                Transform::CentreUnembed => work.centre_unembed()?,
+                Transform::FoldValueBiases => work.fold_value_biases()?,
+            }
+        }
+        let device = self.device();
+        Self::new(&work.config, work.named, &device)
+    }
+}
+
+struct Work {
+    config: Config,
+    named: Named,
+}
+
+impl Work {
+    fn get(&self, name: &str) -> Result<Tensor, Error> {
+        self.named.get(name).cloned().ok_or_else(|| Error::Config(format!("weight `{name}` is missing")))
+    }
+
+    fn set(&mut self, name: String, tensor: Tensor) {
+        self.named.insert(name, tensor);
+    }
+
+    /// Biases that folding needs, as zeros where the model has none.
+    fn add_biases(&mut self, change: impl FnOnce(&mut crate::Biases)) -> Result<(), Error> {
+        let mut biases = self.config.biases();
+        change(&mut biases);
+        self.config.form.biases = Some(biases);
+        let sample = self.get("embed.W_E")?;
+        for (name, shape) in self.config.shapes() {
+            if !self.named.contains_key(&name) {
+                self.set(name, Tensor::zeros(shape, sample.dtype(), sample.device())?);
+            }
+        }
+        Ok(())
+    }
+
+    fn untie(&mut self) -> Result<(), Error> {
+        if self.config.tied {
+            let unembed = self.get("embed.W_E")?.t()?.contiguous()?;
+            self.set("unembed.W_U".to_owned(), unembed);
+            self.config.tied = false;
+        }
+        Ok(())
+    }
+
+    fn fold_norms(&mut self) -> Result<(), Error> {
+        self.untie()?;
+        let (gated, before) = (self.config.form.gated, self.config.form.norm_place == NormPlace::Before);
+        if self.config.biases().norm {
+            self.add_biases(|biases| {
+                (biases.qkv, biases.mlp, biases.unembed) = (before || biases.qkv, before || biases.mlp, true);
+            })?;
+        }
+        for layer in 0..self.config.n_layers {
+            if before {
+                self.fold(&format!("blocks.{layer}.ln1"), &[&format!("blocks.{layer}.attn._QKV")])?;
+                let mlp = [format!("blocks.{layer}.mlp._in"), format!("blocks.{layer}.mlp._gate")];
+                let reading: Vec<&str> = mlp.iter().map(String::as_str).take(if gated { 2 } else { 1 }).collect();
+                self.fold(&format!("blocks.{layer}.ln2"), &reading)?;
+            }
+        }
+        self.fold("ln_final", &["unembed._U"])
+    }
+
+    /// `(x g + b) W + c = x (g W) + (b W + c)`; maps are named without their W or b.
+    fn fold(&mut self, norm: &str, maps: &[&str]) -> Result<(), Error> {
+        let gain = self.get(&format!("{norm}.w"))?;
+        let bias = self.named.get(&format!("{norm}.b")).cloned();
+        for map in maps {
+            let (stem, part) = map.rsplit_once('.').unwrap_or(("", map));
+            let (weight, offset) = (format!("{stem}.W{part}"), format!("{stem}.b{part}"));
+            let w = self.get(&weight)?;
+            if let Some(bias) = &bias {
+                let shift = bias.unsqueeze(0)?.matmul(&w)?.squeeze(0)?;
+                let shifted = (self.get(&offset)? + shift)?;
+                self.set(offset, shifted);
+            }
+            self.set(weight, w.broadcast_mul(&gain.unsqueeze(1)?)?);
+        }
+        self.set(format!("{norm}.w"), gain.ones_like()?);
+        if let Some(bias) = bias {
+            self.set(format!("{norm}.b"), bias.zeros_like()?);
+        }
+        Ok(())
+    }
+
+    fn centre_writing(&mut self) -> Result<(), Error> {
+        let form = &self.config.form;
+        if form.norm != NormKind::Layer || form.norm_place != NormPlace::Before {
+            let words = "only before LayerNorms does the mean of the stream not matter";
+            return Err(Error::Config(format!("centre_writing is not exact here: {words}")));
+        }
+        self.untie()?;
+        let mut names = vec!["embed.W_E".to_owned()];
+        if self.config.form.positions == Positions::Learned {
+            names.push("pos_embed.W_pos".to_owned());
+        }
+        for layer in 0..self.config.n_layers {
+            names.extend(["attn.W_O", "attn.b_O", "mlp.W_out", "mlp.b_out"].map(|n| format!("blocks.{layer}.{n}")));
+        }
+        for name in names {
+            if let Some(w) = self.named.get(&name) {
+                let centred = w.broadcast_sub(&w.mean_keepdim(D::Minus1)?)?;
+                self.set(name, centred);
+            }
+        }
+        Ok(())
+    }
+
+    fn centre_unembed(&mut self) -> Result<(), Error> {
+        self.untie()?;
+        for name in ["unembed.W_U", "unembed.b_U"] {
+            if let Some(w) = self.named.get(name) {
+                let centred = w.broadcast_sub(&w.mean_keepdim(D::Minus1)?)?;
+                self.set(name.to_owned(), centred);
+            }
+        }
+        Ok(())
+    }
+
+    fn fold_value_biases(&mut self) -> Result<(), Error> {
+        if !self.config.biases().qkv {
+            return Ok(());
+        }
+        self.add_biases(|biases| biases.attn_out = true)?;
+        let (heads, kv, e) = (self.config.n_heads, self.config.n_key_value_heads(), self.config.d_head());
+        for layer in 0..self.config.n_layers {
+            let [bias, out, w] = ["b_QKV", "b_O", "W_O"].map(|name| format!("blocks.{layer}.attn.{name}"));
+            let b = self.get(&bias)?;
+            let values = b.narrow(0, (heads + kv) * e, kv * e)?.reshape((kv, 1, e))?;
+            // each query head sees the values of its key head
+            let spread = values.broadcast_as((kv, heads / kv, e))?.reshape((1, heads * e))?;
+            let shifted = (self.get(&out)? + spread.matmul(&self.get(&w)?)?.squeeze(0)?)?;
+            self.set(out, shifted);
+            let kept = b.narrow(0, 0, (heads + kv) * e)?;
+            self.set(bias, Tensor::cat(&[&kept, &values.flatten_all()?.zeros_like()?], 0)?);
+        }
+        Ok(())
+    }
+}
