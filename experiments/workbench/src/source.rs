@@ -85,7 +85,7 @@ impl Source {
         }
         let (model, family) = models::open(&path, DType::F32, &Device::Cpu)?;
         let transforms: Vec<Transform> = self.transform.iter().map(|change| (*change).into()).collect();
-        let model = if transforms.is_empty() { model } else { model.transformed(&transforms)? };
+        let model = if transforms.is_empty() { model } else { model.transformed(&transforms)? }.frozen();
         let tokenizer = tokenizer(&path);
         Ok(Opened { model, family, tokenizer, name: self.model.clone(), transforms })
     }
