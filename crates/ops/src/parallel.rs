@@ -2,19 +2,20 @@
 
 use rayon::prelude::*;
 
-/// Rows in one part of a loop over rows.
+/// Rows in one part of a loop over rows, at least.
 const ROWS: usize = 128;
 
-/// Runs `run(first row, rows of out)` over fixed blocks of rows.
+/// Runs `run(first row, rows of out)` over blocks of rows: a quarter of them each, but no less than 128 and no more than
+/// 512, because a product packs its right side once for each block.
 pub(crate) fn over_rows<T: Send>(out: &mut [T], width: usize, run: impl Fn(usize, &mut [T]) + Sync) {
     if width == 0 {
         return;
     }
-    let chunk = ROWS * width;
-    if out.len() <= chunk {
+    let rows = (out.len() / width).div_ceil(4).next_multiple_of(32).clamp(ROWS, 4 * ROWS);
+    if out.len() <= rows * width {
         run(0, out);
     } else {
-        out.par_chunks_mut(chunk).enumerate().for_each(|(i, out)| run(i * ROWS, out));
+        out.par_chunks_mut(rows * width).enumerate().for_each(|(i, out)| run(i * rows, out));
     }
 }
 

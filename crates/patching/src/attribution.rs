@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result as CandleResult, Tensor, Var};
-use hooks::{Hook, HookedModel, Site, Tokens};
+use capture::Recorder;
+use hooks::{End, Hook, HookedModel, Site, Start, Tokens};
 
-use crate::run::last;
-use crate::{Error, Metric, Run};
+use crate::{Error, Metric};
 
 /// Adds a variable of zeros at some sites, whose gradient is that of the site.
 struct Leaves {
     sites: Vec<Site>,
-    leaves: BTreeMap<Site, Var>,
+    /// The activation and its variable.
+    leaves: BTreeMap<Site, (Tensor, Var)>,
 }
 
 impl Hook for Leaves {
@@ -22,7 +23,7 @@ impl Hook for Leaves {
     fn visit(&mut self, site: Site, tensor: Tensor) -> CandleResult<Tensor> {
         let leaf = Var::from_tensor(&tensor.zeros_like()?)?;
         let seen = (&tensor + leaf.as_tensor())?;
-        self.leaves.insert(site, leaf);
+        self.leaves.insert(site, (tensor.detach(), leaf));
         Ok(seen)
     }
 }
@@ -39,14 +40,25 @@ pub fn gradients(
     sites: &[Site],
     metric: &Metric<'_>,
 ) -> Result<BTreeMap<Site, Tensor>, Error> {
+    let both = slopes(model, tokens, sites, metric)?;
+    Ok(both.into_iter().map(|(site, (_, gradient))| (site, gradient)).collect())
+}
+
+/// Activations and gradients.
+fn slopes(
+    model: &dyn HookedModel,
+    tokens: &Tokens,
+    sites: &[Site],
+    metric: &Metric<'_>,
+) -> Result<BTreeMap<Site, (Tensor, Tensor)>, Error> {
     let mut hook = Leaves { sites: sites.to_vec(), leaves: BTreeMap::new() };
-    let logits = model.forward(tokens, &mut hook)?;
-    let total = metric.of(&last(&logits, metric.places())?)?.sum_all()?;
+    let logits = model.forward_between(Start::Tokens(tokens), End::LastLogits(metric.places()), &mut hook)?;
+    let total = metric.of(&logits)?.sum_all()?;
     let store = ops::backward(&total)?;
     let gradient = |site: &Site| {
-        let leaf = hook.leaves.get(site).ok_or(Error::NeverFired { site: *site })?;
+        let (x, leaf) = hook.leaves.get(site).ok_or(Error::NeverFired { site: *site })?;
         let gradient = store.get(leaf).ok_or_else(|| Error::Request(format!("no gradient reaches {site}")))?;
-        Ok((*site, gradient.detach()))
+        Ok((*site, (x.clone(), gradient.detach())))
     };
     sites.iter().map(gradient).collect()
 }
@@ -57,19 +69,17 @@ pub fn gradients(
 /// For a site of the stream this is `[batch, seq]`, for one of heads `[batch, seq, heads]`.
 ///
 /// # Errors
-/// As [`gradients`]; when a run did not keep a site.
+/// As [`gradients`]; when the source did not keep a site.
 pub fn attribution_patching(
     model: &dyn HookedModel,
-    tokens: &Tokens,
-    base: &Run,
-    source: &Run,
+    base: &Tokens,
+    source: &Recorder,
     sites: &[Site],
     metric: &Metric<'_>,
 ) -> Result<BTreeMap<Site, Tensor>, Error> {
-    let slopes = gradients(model, tokens, sites, metric)?;
-    let effect = |(site, slope): (Site, Tensor)| {
-        let step = (source.at(site)? - base.at(site)?)?.detach();
+    let effect = |(site, (x, slope)): (Site, (Tensor, Tensor))| {
+        let step = (source.get(site)? - x)?.detach();
         Ok((site, (slope * step)?.sum(candle_core::D::Minus1)?))
     };
-    slopes.into_iter().map(effect).collect()
+    slopes(model, base, sites, metric)?.into_iter().map(effect).collect()
 }

@@ -208,15 +208,28 @@ fn gradients_are_finite_differences() {
 }
 
 #[test]
-fn attribution_is_exact_to_first_order() {
-    let model = model(&gpt2());
-    let [tokens, _] = runs(&model);
-    let site = Site::Block(Layer(1), Point::ResidPre);
-    let base = Run::new(&model, &tokens, &[site]).unwrap();
-    // at the last stream but for the norm the metric is nearly linear: a tiny step has a tiny error
-    let effect = attribution_patching(&model, &tokens, &base, &base, &[site], &metric()).unwrap();
-    assert_eq!(effect[&site].dims(), [3, 7]);
-    assert!(flat(&effect[&site]).iter().all(|x| *x == 0.));
+fn attribution_is_the_slope_of_patching() {
+    for config in configs() {
+        let model = model(&config).frozen();
+        let [tokens, other] = runs(&model);
+        let site = Site::Block(Layer(1), Point::ResidPre);
+        let keep = capture::Keep::default();
+        let source = capture::capture(&model, &other, &[site], &keep).unwrap();
+        let effect = attribution_patching(&model, &tokens, &source, &[site], &metric()).unwrap();
+        assert_eq!(effect[&site].dims(), [3, 7]);
+        // a small step towards the source changes the metric by that share of the effect
+        let base = capture::capture(&model, &tokens, &[site], &keep).unwrap();
+        let step = (source.get(site).unwrap() - base.get(site).unwrap()).unwrap();
+        let at = |share: f64| {
+            let logits = run_with_edits(&model, &tokens, vec![Edit::add(site, &step, share)]).unwrap();
+            flat(&metric().of(&logits).unwrap())
+        };
+        let (more, less) = (at(1e-5), at(-1e-5));
+        let slopes: Vec<f64> = more.iter().zip(less).map(|(a, b)| (a - b) / 2e-5).collect();
+        for (slope, sum) in slopes.iter().zip(flat(&effect[&site].sum(1).unwrap())) {
+            assert!((slope - sum).abs() < 1e-5 * (1. + sum.abs()), "{slope} {sum}");
+        }
+    }
 }
 
 #[test]

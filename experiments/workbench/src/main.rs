@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod eval;
+mod patch;
 mod peer;
 mod source;
 mod trace;
@@ -38,6 +39,16 @@ enum Arguments {
 enum Bench {
     /// Tokens per second of a full training step, beside PyTorch's.
     Train(train::Arguments),
+    /// Activations, patching and attribution, beside TransformerLens.
+    Capture(patch::Arguments),
+    /// Our side of `capture`.
+    #[command(hide = true)]
+    CaptureWorker {
+        /// The model.
+        folder: std::path::PathBuf,
+        /// The tokens.
+        work: std::path::PathBuf,
+    },
     /// Our side of `train`.
     #[command(hide = true)]
     TrainWorker {
@@ -66,6 +77,8 @@ fn run(arguments: Arguments) -> Result<()> {
             }
             Ok(())
         }
+        Arguments::Bench(Bench::Capture(arguments)) => patch::bench(&arguments),
+        Arguments::Bench(Bench::CaptureWorker { folder, work }) => patch::serve(&folder, &work),
         Arguments::Bench(Bench::Train(arguments)) => train::bench(&arguments),
         Arguments::Bench(Bench::TrainWorker { order }) => train::work(&order),
     }

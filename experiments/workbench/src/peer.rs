@@ -91,6 +91,12 @@ pub fn resident_kib() -> u64 {
     status("VmRSS")
 }
 
+/// Begins the measurement of the largest resident memory anew, where the system can.
+pub fn forget_peak() {
+    // without it the growth is counted from the start of the process, and is too large
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// A line of the process's status; 0 where the system has none.
 fn status(key: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
