@@ -83,7 +83,7 @@ pub fn bench(workspace: &Workspace, args: &Bench) -> Result<u8> {
 /// Writes activations.
 ///
 /// # Errors
-/// As [`bench`].
+/// As [`bench()`].
 pub fn trace(workspace: &Workspace, args: &Trace) -> Result<u8> {
     run(workspace, "trace", &args.args)
 }
@@ -91,7 +91,7 @@ pub fn trace(workspace: &Workspace, args: &Trace) -> Result<u8> {
 /// Evaluates a text.
 ///
 /// # Errors
-/// As [`bench`].
+/// As [`bench()`].
 pub fn eval(workspace: &Workspace, args: &Eval) -> Result<u8> {
     run(workspace, "eval", &args.args)
 }
@@ -99,7 +99,7 @@ pub fn eval(workspace: &Workspace, args: &Eval) -> Result<u8> {
 /// Fetches a model.
 ///
 /// # Errors
-/// As [`bench`].
+/// As [`bench()`].
 pub fn fetch(workspace: &Workspace, args: &Fetch) -> Result<u8> {
     run(workspace, "fetch", &args.args)
 }

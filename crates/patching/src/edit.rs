@@ -5,10 +5,12 @@ use hooks::{Hook, HookedModel, Site, Tokens};
 
 use crate::Error;
 
+type Change<'a> = Box<dyn Fn(&Tensor) -> CandleResult<Tensor> + 'a>;
+
 /// What happens to the tensor at a site.
 pub struct Edit<'a> {
     site: Site,
-    change: Box<dyn Fn(&Tensor) -> CandleResult<Tensor> + 'a>,
+    change: Change<'a>,
 }
 
 impl<'a> Edit<'a> {

@@ -2,10 +2,12 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
+type Of<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
+
 /// A number per sequence from the logits of its last places.
 pub struct Metric<'a> {
     last: usize,
-    of: Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>,
+    of: Of<'a>,
 }
 
 impl<'a> Metric<'a> {
