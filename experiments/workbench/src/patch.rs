@@ -21,9 +21,9 @@ use crate::peer::{self, Worker, median};
 /// Activations, patching and attribution beside TransformerLens.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only this task: all, resid, patch, heads or attribution
-    #[arg(long)]
-    only: Option<String>,
+    /// Only these tasks: all, resid, patch, heads, attribution
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Rounds; both sides take turns in each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -133,7 +133,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         let peer = format!("transformer-lens {}", answer.get("version").and_then(|v| v.as_str()).unwrap_or(version));
         let load = ours.number("load", 3, "seconds")?;
         println!("loading the weights, warm: {load:.2} s");
-        let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| only == name);
+        let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
         for (task, bar, memory) in TASKS.into_iter().filter(|(name, ..)| wanted(name)) {
             if let Some(line) = compare([&mut ours, &mut theirs], (task, &peer), bar, memory, arguments.rounds, &fresh)?
             {
