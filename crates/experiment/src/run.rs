@@ -53,7 +53,7 @@ struct Collected {
     measures: Vec<Measure>,
     streams: BTreeSet<String>,
     inputs: BTreeMap<String, String>,
-    models: BTreeSet<String>,
+    files: BTreeSet<String>,
     needed: BTreeMap<String, String>,
 }
 
@@ -191,10 +191,15 @@ impl Run {
     /// Path of a model file that stays with the results; note it by asking for it.
     #[must_use]
     pub fn model_path(&self, name: &str) -> PathBuf {
-        let file = format!("models/{name}.safetensors");
-        let path = self.folder.join(&file);
-        self.collected().models.insert(file);
-        path
+        self.output(&format!("models/{name}.safetensors"))
+    }
+
+    /// Path of a file of the experiment's own making that stays with the results, such as `models/toy/config.json`; it is
+    /// noted by asking for it, and must be there at the end.
+    #[must_use]
+    pub fn output(&self, file: &str) -> PathBuf {
+        self.collected().files.insert(file.to_owned());
+        self.folder.join(file)
     }
 
     /// The finished results of an experiment that the configuration `needs:`.
@@ -237,9 +242,9 @@ impl Run {
         }
         let index: Vec<_> = tables.iter().map(|table| (table.schema(), table.len())).collect();
         tables::write_index(&self.folder, &index)?;
-        for model in collected.models {
-            let hash = storage::hash_file(&self.folder.join(&model))?;
-            outputs.insert(model, hash);
+        for file in collected.files {
+            let hash = storage::hash_file(&self.folder.join(&file))?;
+            outputs.insert(file, hash);
         }
         for gone in before.iter().filter(|name| !outputs.contains_key(*name)) {
             remove(&self.folder.join(gone))?;
@@ -335,7 +340,7 @@ impl Needed {
     /// When there is none of that name (the message lists those there are), or the file has changed.
     pub fn model(&self, name: &str) -> Result<PathBuf> {
         let file = format!("models/{name}.safetensors");
-        let Some(expected) = self.manifest.outputs.get(&file) else {
+        if !self.manifest.outputs.contains_key(&file) {
             let known: Vec<&str> = self
                 .manifest
                 .outputs
@@ -343,11 +348,39 @@ impl Needed {
                 .filter_map(|file| file.strip_prefix("models/")?.strip_suffix(".safetensors"))
                 .collect();
             bail!("{} has no model `{name}`; it has {}", self.folder.display(), known.join(", "));
+        }
+        self.output(&file)
+    }
+
+    /// Path of a file that it made, checked to be the one that the manifest names.
+    ///
+    /// # Errors
+    /// When it made none of that name, or the file has changed.
+    pub fn output(&self, file: &str) -> Result<PathBuf> {
+        let Some(expected) = self.manifest.outputs.get(file) else {
+            bail!("{} has no `{file}`", self.folder.display());
         };
-        let path = self.folder.join(&file);
+        let path = self.folder.join(file);
         if storage::hash_file(&path)? != *expected {
             bail!("{} is not the file that {MANIFEST} beside it names: run the experiment again", path.display());
         }
         Ok(path)
+    }
+
+    /// Path of a folder that it made, all of whose files are those that the manifest names.
+    ///
+    /// # Errors
+    /// When it made no file below that folder, or one has changed.
+    pub fn output_folder(&self, folder: &str) -> Result<PathBuf> {
+        let inside = |file: &&String| file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        let files: Vec<&String> = self.manifest.outputs.keys().filter(inside).collect();
+        if files.is_empty() {
+            let known: Vec<&str> = self.manifest.outputs.keys().map(String::as_str).collect();
+            bail!("{} has nothing in `{folder}`; it has {}", self.folder.display(), known.join(", "));
+        }
+        for file in files {
+            self.output(file)?;
+        }
+        Ok(self.folder.join(folder))
     }
 }

@@ -18,9 +18,16 @@ use crate::{Config, Decoder, Error, Family, Fields};
 /// When something is missing, superfluous, mis-shaped, not finite, damaged, or of a family that is not known; the message
 /// names the file, and the key or tensor.
 pub fn open(path: &Path, dtype: DType, device: &Device) -> Result<(Decoder, Family), Error> {
-    let checkpoint = Checkpoint::open(path)?;
-    let (family, config) = describe(&checkpoint, path)?;
-    let named = Reader { checkpoint: &checkpoint, family, config: &config, dtype }.all(device)?;
+    read(&Checkpoint::open(path)?, dtype, device)
+}
+
+/// [`open`] for a checkpoint that is open already.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<(Decoder, Family), Error> {
+    let (family, config) = describe(checkpoint)?;
+    let named = Reader { checkpoint, family, config: &config, dtype }.all(device)?;
     Ok((Decoder::new(&config, named, device)?, family))
 }
 
@@ -29,10 +36,11 @@ pub fn open(path: &Path, dtype: DType, device: &Device) -> Result<(Decoder, Fami
 /// # Errors
 /// As [`open`].
 pub fn describe_checkpoint(path: &Path) -> Result<(Family, Config), Error> {
-    describe(&Checkpoint::open(path)?, path)
+    describe(&Checkpoint::open(path)?)
 }
 
-fn describe(checkpoint: &Checkpoint, path: &Path) -> Result<(Family, Config), Error> {
+fn describe(checkpoint: &Checkpoint) -> Result<(Family, Config), Error> {
+    let path = checkpoint.path();
     if let Some(gguf) = checkpoint.gguf() {
         let missing = || Error::Checkpoint(format!("{}: tensor `token_embd.weight` is missing", path.display()));
         let embedding = checkpoint.shape("token_embd.weight").ok_or_else(missing)?;

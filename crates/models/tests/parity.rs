@@ -155,6 +155,45 @@ fn every_site_of_every_case_agrees() {
     assert_eq!(rows(&committed), rows(&budget), "the committed budget is of other cases: run with RETRACE_BLESS=1");
 }
 
+/// The README's table shows each family's largest numbers of the committed budget; `RETRACE_BLESS=1` puts them there.
+#[test]
+fn the_readme_shows_the_budget() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let budget = std::fs::read_to_string(folder.join("tests/parity/budget.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = budget.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    let largest = |family: &str, column: usize| {
+        let numbers = rows.iter().filter(|row| row[1] == family).map(|row| row[column].parse::<f64>().unwrap());
+        format!("{:.0e}", numbers.fold(0., f64::max))
+    };
+    let path = folder.join("../../README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let mut shown = Vec::new();
+    let line = |line: &str| {
+        let Some(family) = line.strip_prefix("| `").and_then(|rest| rest.split('`').next()) else {
+            return line.to_owned();
+        };
+        if !rows.iter().any(|row| row[1] == family) {
+            return line.to_owned();
+        }
+        shown.push(family.to_owned());
+        let mut cells: Vec<String> = line.split('|').map(str::to_owned).collect();
+        // f32 logits, f32 sites, f64 sites
+        for (cell, column) in [(2, 4), (3, 5), (4, 7)] {
+            cells[cell] = format!(" {} ", largest(family, column));
+        }
+        cells.join("|")
+    };
+    let expected = readme.lines().map(line).collect::<Vec<_>>().join("\n") + "\n";
+    for row in &rows {
+        assert!(shown.iter().any(|family| family == row[1]), "the README has no row for `{}`", row[1]);
+    }
+    if std::env::var_os("RETRACE_BLESS").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    } else {
+        assert!(readme == expected, "the README's table is not the committed budget: run with RETRACE_BLESS=1");
+    }
+}
+
 /// The same weights in a wrong model.
 fn wronged(case: &str, change: impl FnOnce(&mut Config), weights: impl Fn(&str, &Tensor) -> Tensor) {
     let path = cases().into_iter().find(|path| name(path) == case).unwrap();

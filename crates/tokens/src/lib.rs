@@ -4,6 +4,7 @@
 //! hub, or the metadata of a GGUF file), checks what the crate takes on trust, and is explicit about BOS: every call
 //! says whether it wants one, every answer whether there is one.
 
+mod bpe;
 mod check;
 mod error;
 mod folder;
@@ -11,5 +12,6 @@ mod gguf;
 mod sentencepiece;
 mod tokenizer;
 
+pub use bpe::{END_OF_TEXT, train_bpe};
 pub use error::Error;
 pub use tokenizer::{Bos, Encoded, Tokenizer};

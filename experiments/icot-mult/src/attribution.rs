@@ -115,7 +115,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             }
             bar.at((index * 2 * task.digits + row + 1) as u64, &method.to_string());
         }
-        let r = pearson(&cells, &reference);
+        let r = probes::correlation(&cells, &reference);
         let largest = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         correlation.push(row![method.to_string(), r, largest])?;
         run.measure(&format!("{method}.delta_correlation"), r, "");
@@ -252,7 +252,7 @@ fn published_table(run: &Run, published: &BTreeMap<String, Vec<Vec<f64>>>) -> Re
                 table.push(row![method.as_str(), digit.name(), format!("c{k}"), *cell])?;
             }
         }
-        run.measure(&format!("published.{method}.delta_correlation"), pearson(&cells, &reference), "");
+        run.measure(&format!("published.{method}.delta_correlation"), probes::correlation(&cells, &reference), "");
     }
     table.finish().context("published_delta")
 }
@@ -262,15 +262,6 @@ fn published_reference() -> Vec<f64> {
     let problems: Vec<Problem> =
         (0..500u64).map(|i| Problem { a: 1000 + i * 7919 % 9000, b: 1000 + i * 6271 % 9000, digits: 4 }).collect();
     reference(&problems, 4)
-}
-
-/// Correlation of two lists of cells.
-fn pearson(x: &[f64], y: &[f64]) -> f64 {
-    let n = x.len() as f64;
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / n;
-    let (mx, my) = (mean(x), mean(y));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| x.iter().zip(y).map(|(a, b)| f(a - mx, b - my)).sum::<f64>();
-    sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
 #[cfg(test)]
@@ -299,11 +290,5 @@ mod tests {
             assert!((cell - expected).abs() < 0.03, "{row:?}");
         }
         assert_eq!(&cells[..3], [0., 0., 0.]);
-    }
-
-    #[test]
-    fn correlation() {
-        assert!((pearson(&[1., 2., 3.], &[2., 4., 6.]) - 1.).abs() < 1e-12);
-        assert!((pearson(&[1., 2., 3.], &[3., 2., 1.]) + 1.).abs() < 1e-12);
     }
 }

@@ -68,12 +68,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
     match arguments {
         Arguments::Trace(arguments) => trace::run(&arguments),
         Arguments::Eval(arguments) => eval::run(&arguments),
         Arguments::Fetch { models } => {
             for model in models {
-                println!("{}", source::fetch(&model)?.display());
+                println!("{}", pretrained::fetch(&model)?.display());
             }
             Ok(())
         }

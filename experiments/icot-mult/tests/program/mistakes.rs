@@ -2,19 +2,21 @@
 
 use std::fs;
 
-use crate::bench::{Bench, told};
+use trial::told;
+
+use crate::PROGRAM;
 
 /// Runs a configuration after an edit; the program must refuse it with code 2 and say all of `words`.
 fn refused(edit: impl Fn(String) -> String, words: &[&str]) {
-    let bench = Bench::new("train", &[]);
-    let text = edit(fs::read_to_string(bench.config()).unwrap());
-    fs::write(bench.config(), text).unwrap();
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("train", &[]);
+    let text = edit(fs::read_to_string(trial.config()).unwrap());
+    fs::write(trial.config(), text).unwrap();
+    let output = trial.command().output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", told(&output));
     for word in words {
         assert!(told(&output).contains(word), "`{word}` is missing in:\n{}", told(&output));
     }
-    assert!(!bench.results().join("run.yaml").exists());
+    assert!(!trial.results().join("run.yaml").exists());
 }
 
 #[test]
@@ -27,18 +29,18 @@ fn three_mistakes_are_told_at_once() {
 
 #[test]
 fn a_claim_without_a_measure_is_told() {
-    let bench = Bench::new("train", &[]);
-    let text = fs::read_to_string(bench.config()).unwrap().replace("sft.c0.loss", "sft.c0.lost");
-    fs::write(bench.config(), text).unwrap();
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("train", &[]);
+    let text = fs::read_to_string(trial.config()).unwrap().replace("sft.c0.loss", "sft.c0.lost");
+    fs::write(trial.config(), text).unwrap();
+    let output = trial.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("sft.c0.lost") && told(&output).contains("sft.c0.loss"), "{}", told(&output));
-    assert!(!bench.results().join("run.yaml").exists());
+    assert!(!trial.results().join("run.yaml").exists());
 }
 
 #[test]
 fn unknown_devices_and_experiments_are_told() {
-    let bench = Bench::new("train", &[]);
+    let trial = PROGRAM.trial("train", &[]);
     let said = |change: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_icot-mult"));
         let output = command.args(change).output().unwrap();
@@ -46,42 +48,42 @@ fn unknown_devices_and_experiments_are_told() {
         told(&output)
     };
     assert!(said(&["schema", "trian"]).contains("did you mean `train`?"));
-    let output = bench.command().args(["--device", "gpu"]).output().unwrap();
+    let output = trial.command().args(["--device", "gpu"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(told(&output).contains("--device"), "{}", told(&output));
 }
 
 #[test]
 fn needs_that_are_not_there_are_told() {
-    let bench = Bench::new("attribution", &[]);
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("attribution", &[]);
+    let output = trial.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("icot-mult/train"), "{}", told(&output));
     let empty = tempfile::tempdir().unwrap();
-    let bench = Bench::new("attribution", &[]).needing("icot-mult/train", empty.path());
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("attribution", &[]).needing("icot-mult/train", empty.path());
+    let output = trial.command().output().unwrap();
     assert!(told(&output).contains("cargo xtask reproduce icot-mult/train"), "{}", told(&output));
 }
 
 #[test]
 fn impossible_models_are_told() {
-    let bench = Bench::new("train", &["params.model.n_heads=3"]);
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("train", &["params.model.n_heads=3"]);
+    let output = trial.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("n_heads = 3 does not divide d_model = 16"), "{}", told(&output));
-    let bench = Bench::new("train", &["params.aux.heads=[0, 2]"]);
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("train", &["params.aux.heads=[0, 2]"]);
+    let output = trial.command().output().unwrap();
     assert!(told(&output).contains("head 2 does not exist"), "{}", told(&output));
-    let bench = Bench::new("train", &["params.task.validation=9000"]);
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("train", &["params.task.validation=9000"]);
+    let output = trial.command().output().unwrap();
     assert!(told(&output).contains("8100"), "{}", told(&output));
 }
 
 #[test]
 fn a_results_folder_that_cannot_be_made_is_named() {
-    let bench = Bench::new("train", &[]);
-    fs::write(bench.results(), b"a file in the way").unwrap();
-    let output = bench.command().output().unwrap();
+    let trial = PROGRAM.trial("train", &[]);
+    fs::write(trial.results(), b"a file in the way").unwrap();
+    let output = trial.command().output().unwrap();
     assert_ne!(output.status.code(), Some(0));
     assert!(told(&output).contains("results"), "{}", told(&output));
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use crate::bench::{Bench, assert_same, told};
+use trial::{Trial, assert_same, told};
+
+use crate::PROGRAM;
 
 /// Two methods, long enough to be killed ten times, with a checkpoint every few steps.
 const LONG: [&str; 4] = [
@@ -17,8 +19,8 @@ const LONG: [&str; 4] = [
     "params.icot.steps_per_token=40",
 ];
 
-fn long() -> Bench {
-    Bench::new("train", &LONG).threads(2)
+fn long() -> Trial {
+    PROGRAM.trial("train", &LONG).threads(2)
 }
 
 fn kill(child: &mut Child) {
@@ -111,7 +113,7 @@ fn a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused() {
     assert!(output.status.success() && told(&output).contains("trying the checkpoint before it"), "{}", told(&output));
     assert_same(&undisturbed.tables(), &damaged.tables());
 
-    let foreign = Bench::new("train", &["seed=2"]);
+    let foreign = PROGRAM.trial("train", &["seed=2"]);
     std::fs::create_dir_all(foreign.work().join("sft")).unwrap();
     std::fs::write(foreign.work().join("sft").join(newest.file_name().unwrap()), bytes).unwrap();
     let output = foreign.command().output().unwrap();
@@ -121,12 +123,12 @@ fn a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused() {
 
 #[test]
 fn two_runs_in_one_folder_are_told_apart() {
-    let bench = long();
-    let mut first = bench.spawn();
-    while !bench.work().join("sft").exists() {
+    let trial = long();
+    let mut first = trial.spawn();
+    while !trial.work().join("sft").exists() {
         std::thread::sleep(Duration::from_millis(2));
     }
-    let second = bench.command().output().unwrap();
+    let second = trial.command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(told(&second).contains(&format!("in use by process {}", first.id())), "{}", told(&second));
     kill(&mut first);

@@ -1,0 +1,149 @@
+//! A paper's program as a user meets it, for its tests: run on the smoke configurations in folders of its own, and
+//! compared with committed tables.
+
+// a helper of tests fails as tests do
+#![allow(clippy::missing_panics_doc)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use config::{Catalogue, Override, Profile};
+use tables::{Table, Tolerance, compare};
+
+/// Which program is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Its paper.
+    pub paper: &'static str,
+    /// The file, `env!("CARGO_BIN_EXE_<paper>")`.
+    pub binary: &'static str,
+    /// The paper's folder, `env!("CARGO_MANIFEST_DIR")`.
+    pub folder: &'static str,
+}
+
+impl Program {
+    /// The smoke configuration of an experiment with some keys changed, not yet run.
+    #[must_use]
+    pub fn trial(self, experiment: &'static str, overrides: &[&str]) -> Trial {
+        let folder = tempfile::tempdir().unwrap();
+        let catalogue = Catalogue::scan(&Path::new(self.folder).join("../..")).unwrap();
+        let overrides: Vec<Override> = overrides.iter().map(|text| text.parse().unwrap()).collect();
+        let id = format!("{}/{experiment}", self.paper).parse().unwrap();
+        let config = catalogue.load(&id, Profile::Smoke, &overrides).unwrap();
+        std::fs::write(folder.path().join("config.yaml"), config::yaml::to_string(&config).unwrap()).unwrap();
+        Trial { program: self, folder, experiment, needs: Vec::new(), threads: 1 }
+    }
+
+    /// Holds tables of a finished trial to `tests/golden/<experiment>/`; with `RETRACE_BLESS=1` writes them there instead.
+    ///
+    /// Texts, whole numbers and the rows themselves must be the same, other numbers within `tolerance`.
+    pub fn check_golden(self, trial: &Trial, names: &[&str], tolerance: Tolerance) {
+        let golden = Path::new(self.folder).join("tests/golden").join(trial.experiment);
+        for name in names {
+            let ours = Table::read(&trial.results(), name).unwrap();
+            if std::env::var_os("RETRACE_BLESS").is_some() {
+                ours.write(&golden).unwrap();
+                continue;
+            }
+            let theirs = Table::read_csv_as(&golden.join(format!("{name}.csv")), ours.schema().clone()).unwrap();
+            if let Err(mismatch) = compare(&theirs, &ours, tolerance) {
+                panic!("{}/{name}: {mismatch}", trial.experiment);
+            }
+        }
+    }
+}
+
+/// One experiment with a folder for its results and its checkpoints.
+#[derive(Debug)]
+pub struct Trial {
+    program: Program,
+    folder: tempfile::TempDir,
+    experiment: &'static str,
+    needs: Vec<String>,
+    threads: usize,
+}
+
+impl Trial {
+    /// With so many threads.
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// With the finished results of another experiment.
+    #[must_use]
+    pub fn needing(mut self, name: &str, folder: &Path) -> Self {
+        self.needs.push(format!("{name}={}", folder.display()));
+        self
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
+    /// Folder of its results.
+    #[must_use]
+    pub fn results(&self) -> PathBuf {
+        self.folder.path().join("results")
+    }
+
+    /// Folder of its checkpoints.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// How the program is called.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(self.program.binary);
+        command.args(["run", self.experiment, "--progress", "none", "--device", "cpu"]);
+        command.arg("--config").arg(self.config()).arg("--out").arg(self.results()).arg("--work").arg(self.work());
+        for need in &self.needs {
+            command.args(["--need", need]);
+        }
+        // the second is what candle goes by
+        command.env("RETRACE_THREADS", self.threads.to_string());
+        command.env("RAYON_NUM_THREADS", self.threads.to_string()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the program.
+    #[must_use]
+    pub fn spawn(&self) -> Child {
+        self.command().spawn().unwrap()
+    }
+
+    /// Runs to the end, which must be a good one.
+    pub fn finish(&self) {
+        let output = self.command().output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+    }
+
+    /// Bytes of every table, by file name.
+    #[must_use]
+    pub fn tables(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = std::fs::read_dir(self.results()).unwrap().map(|entry| entry.unwrap().path());
+        files
+            .filter(|path| path.extension().is_some_and(|extension| extension == "csv" || extension == "json"))
+            .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()))
+            .collect()
+    }
+}
+
+/// What a program said.
+#[must_use]
+pub fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Fails, naming the file, where two sets of tables differ.
+pub fn assert_same(ours: &BTreeMap<String, Vec<u8>>, theirs: &BTreeMap<String, Vec<u8>>) {
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, bytes) in ours {
+        assert!(bytes == &theirs[name], "{name} differs");
+    }
+}

@@ -1,0 +1,18 @@
+//! Transformers without LayerNorm: the experiments of arXiv 2507.02559.
+
+mod corpus;
+mod ioi;
+mod labels;
+mod pretrain;
+
+use std::process::ExitCode;
+
+use experiment::Experiment;
+
+// candle allocates afresh for every tensor: a caching allocator makes a training step 1.3 to 1.5 times as fast
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    experiment::main("ln-removal", &[Experiment::new("pretrain", pretrain::run), Experiment::new("ioi", ioi::run)])
+}

@@ -1,0 +1,243 @@
+//! The toy: a GPT-2-shaped model pre-trained from scratch on documents made from a seed.
+//!
+//! Its vocabulary is learned from the same documents (byte-level BPE). Model and tokenizer are written as a folder that
+//! transformers loads, `models/toy`, so that every tool which takes a checkpoint takes it.
+//!
+//! Tables: `curves` (loss during training, nats per token), `corpus` (what it was trained on).
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Tensor};
+use experiment::{Interrupted, Run};
+use models::{Activation, Config, Decoder, Family, Form, Initialisation, Step};
+use rand::RngCore;
+use rand_chacha::ChaCha12Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
+
+use crate::corpus::{Corpus, vocabulary, windows};
+
+/// Parameters of `pretrain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// The decoder.
+    pub model: Shape,
+    /// Tokens to train on.
+    #[schemars(range(min = 1000))]
+    pub train_tokens: usize,
+    /// Tokens to be judged by.
+    #[schemars(range(min = 1000))]
+    pub validation_tokens: usize,
+    /// Windows in a micro-batch.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Steps, optimiser, schedule, checkpoints.
+    pub training: Plan,
+    /// Steps between evaluations.
+    #[schemars(range(min = 1))]
+    pub evaluate_every: u64,
+}
+
+/// Sizes of a GPT-2-shaped decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Number of blocks.
+    #[schemars(range(min = 1))]
+    pub n_layers: usize,
+    /// Heads in each block; must divide `d_model`.
+    #[schemars(range(min = 1))]
+    pub n_heads: usize,
+    /// Width of the residual stream; the MLP is four times as wide.
+    #[schemars(range(min = 1))]
+    pub d_model: usize,
+    /// Tokens of the vocabulary, of which 257 are bytes and the end of text.
+    #[schemars(range(min = 257))]
+    pub d_vocab: usize,
+    /// Tokens in a window.
+    #[schemars(range(min = 2))]
+    pub n_positions: usize,
+    /// Dropout probability in training.
+    #[schemars(range(min = 0, max = 0.99))]
+    pub dropout: f64,
+}
+
+impl Shape {
+    fn config(&self, d_vocab: usize) -> Config {
+        Config {
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            d_model: self.d_model,
+            d_mlp: 4 * self.d_model,
+            d_vocab,
+            n_positions: self.n_positions,
+            activation: Activation::GeluTanh,
+            biases: true,
+            tied: true,
+            norm_eps: 1e-5,
+            dropout: self.dropout,
+            initialisation: Initialisation::Gpt2,
+            form: Form::default(),
+        }
+    }
+}
+
+/// Trains the toy and hands it in.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    let making = run.work("folder");
+    let documents = run.rng("documents");
+    let tokenizer = vocabulary(&making.join("tokenizer"), &documents, params.model.d_vocab)?;
+    let corpus = Corpus::new(&tokenizer, &documents, params.train_tokens, params.validation_tokens)?;
+    let config = params.model.config(tokenizer.d_vocab());
+    let model = Decoder::fresh(&config, &mut run.rng("init"), run.device())?;
+    let mut lesson = Lesson {
+        model: &model,
+        params: &params,
+        corpus: &corpus,
+        batches: run.rng("batches"),
+        dropout: run.rng("dropout"),
+        judged: run.rng("validation"),
+        history: History::default(),
+    };
+    let parameters: Vec<Parameter> =
+        model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect();
+    let plan = Plan { steps: run.steps(params.training.steps), ..params.training.clone() };
+    let checkpoints = Checkpoints::new(&run.work("toy"), &run.identity());
+    let mut task = run.task("toy", plan.steps, "steps");
+    let ended =
+        training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task).context("training the toy")?;
+    if ended == Ended::Interrupted {
+        return Err(Interrupted.into());
+    }
+    let loss = lesson.validation()?;
+    run.measure("validation_loss", loss, "nats");
+    run.measure("uniform_guess", (config.d_vocab as f64).ln(), "nats");
+    let history = lesson.history;
+    hand_in(run, &model, &making)?;
+    curves(run, &params, &history)?;
+    let mut table = Builder::new(
+        Schema::new("corpus", "one part of the toy's text")
+            .text("part", "what it is for")
+            .int("tokens", "its length")
+            .int("d_vocab", "different tokens that the model knows"),
+    );
+    for (part, tokens) in [("train", &corpus.train), ("validation", &corpus.validation)] {
+        table.push(row![part, tokens.len(), config.d_vocab])?;
+    }
+    run.record(table.finish()?);
+    Ok(())
+}
+
+/// Puts model and tokenizer into one folder of the results, as transformers has them.
+fn hand_in(run: &Run, model: &Decoder, making: &Path) -> Result<()> {
+    let model_folder = making.join("model");
+    if model_folder.exists() {
+        std::fs::remove_dir_all(&model_folder).with_context(|| format!("cannot remove {}", model_folder.display()))?;
+    }
+    models::export(&model_folder, model, Family::Gpt2)?;
+    let parts = [("model", "config.json"), ("model", "model.safetensors")];
+    let parts = parts.into_iter().chain([("tokenizer", "tokenizer.json"), ("tokenizer", "tokenizer_config.json")]);
+    for (part, file) in parts {
+        let bytes = storage::read(&making.join(part).join(file))?;
+        storage::write_atomic(&run.output(&format!("models/toy/{file}")), &bytes)?;
+    }
+    Ok(())
+}
+
+fn curves(run: &Run, params: &Params, history: &History) -> Result<()> {
+    let per_step = u64::from(params.training.accumulate) * (params.batch_size * params.model.n_positions) as u64;
+    let mut table = Builder::new(
+        Schema::new("curves", "one part of the text at one time of the training")
+            .int("step", "optimiser steps done")
+            .int("tokens", "tokens seen")
+            .text("part", "which documents")
+            .float("loss", "mean cross-entropy", "nats"),
+    );
+    for Row { step, train, validation } in &history.rows {
+        for (part, loss) in [("train", *train), ("validation", Some(*validation))] {
+            if let Some(loss) = loss {
+                table.push(row![*step, step * per_step, part, loss])?;
+            }
+        }
+    }
+    run.record(table.finish()?);
+    Ok(())
+}
+
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Row {
+    step: u64,
+    /// Mean over the steps since the row before.
+    train: Option<f64>,
+    validation: f64,
+}
+
+/// What the training has seen; part of every checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct History {
+    rows: Vec<Row>,
+    since: (f64, u64),
+}
+
+struct Lesson<'a> {
+    model: &'a Decoder,
+    params: &'a Params,
+    corpus: &'a Corpus,
+    batches: ChaCha12Rng,
+    dropout: ChaCha12Rng,
+    judged: ChaCha12Rng,
+    history: History,
+}
+
+impl Lesson<'_> {
+    /// Mean cross-entropy over the same 32 windows of held-out documents each time, in nats per token.
+    fn validation(&self) -> Result<f64> {
+        let seq = self.params.model.n_positions;
+        let mut rng = self.judged.clone();
+        let [inputs, targets] = windows(&self.corpus.validation, 32, seq, &mut rng, &self.model.device())?;
+        let losses = self.model.losses(&inputs, &targets, &[], Step::default())?.losses.detach();
+        Ok(losses.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
+    }
+}
+
+impl Objective for Lesson<'_> {
+    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
+        let position = step * u64::from(self.params.training.accumulate) + u64::from(micro);
+        let mut rng = datasets::at(&self.batches, position);
+        let (rows, seq) = (self.params.batch_size, self.params.model.n_positions);
+        let windows = windows(&self.corpus.train, rows, seq, &mut rng, &self.model.device());
+        let [inputs, targets] = windows.map_err(Error::objective)?;
+        let key = datasets::at(&self.dropout, position).next_u64();
+        let how = Step { dropout: Some(key), recompute: self.params.training.recompute };
+        Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
+    }
+
+    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
+        if let Some(loss) = loss {
+            self.history.since.0 += loss;
+            self.history.since.1 += 1;
+        }
+        if done.is_multiple_of(self.params.evaluate_every) || done == self.params.training.steps {
+            let (sum, count) = std::mem::take(&mut self.history.since);
+            let train = (count > 0).then(|| sum / count as f64);
+            let validation = self.validation().map_err(Error::objective)?;
+            tracing::info!("step {done}: {validation:.3} nats on held-out documents");
+            self.history.rows.push(Row { step: done, train, validation });
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!(self.history)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
+        self.history = serde_json::from_value(state).map_err(Error::objective)?;
+        Ok(())
+    }
+}
