@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -112,7 +112,7 @@ pub fn build(workspace: &Workspace, packages: &[&String], cuda: bool) -> Result<
     if !others.iter().any(|name| papers.contains(name)) {
         others.extend(papers.first().cloned());
     }
-    let mut command = Command::new(&workspace.cargo);
+    let mut command = workspace.cargo_command();
     command.current_dir(&workspace.root).args(["build", "--release", "--message-format=json-render-diagnostics"]);
     command.args(["-p", FIGURES]);
     for package in others {

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: everything that must hold before a change is merged; the same here and on a build machine.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -115,8 +115,8 @@ fn select(wanted: &[String], skipped: &[String]) -> Result<Vec<&'static Step>> {
 
 /// Runs cargo; the messages go to the terminal.
 fn cargo(workspace: &Workspace, args: &[&str], rustdoc_flags: Option<&str>) -> Result<Verdict> {
-    let mut command = Command::new(&workspace.cargo);
-    command.current_dir(&workspace.root).args(args);
+    let mut command = workspace.cargo_command();
+    command.args(args);
     if let Some(flags) = rustdoc_flags {
         command.env("RUSTDOCFLAGS", flags);
     }
@@ -129,7 +129,7 @@ fn cargo(workspace: &Workspace, args: &[&str], rustdoc_flags: Option<&str>) -> R
 
 /// Whether `cargo <name>` is installed.
 fn installed(workspace: &Workspace, name: &str) -> bool {
-    let mut command = Command::new(&workspace.cargo);
+    let mut command = workspace.cargo_command();
     command.args([name, "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
@@ -169,7 +169,7 @@ fn new_paper(workspace: &Workspace) -> Result<Verdict> {
 
 /// Where cargo builds.
 fn target_folder(workspace: &Workspace) -> Result<PathBuf> {
-    let mut command = Command::new(&workspace.cargo);
+    let mut command = workspace.cargo_command();
     command.current_dir(&workspace.root).args(["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: serde_json::Value = serde_json::from_str(&runner::ask(&mut command)?).context("cargo metadata")?;
     let folder = metadata.get("target_directory").and_then(serde_json::Value::as_str);

@@ -12,6 +12,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use config::{ExperimentId, Override, Profile};
@@ -37,6 +38,20 @@ impl Workspace {
                 format!("{} is not inside this workspace: change into a folder of the checkout", folder.display())
             })?;
         Ok(Self { root: root.to_owned(), cargo: env::var_os("CARGO").unwrap_or_else(|| "cargo".into()) })
+    }
+
+    /// A cargo command that sees the environment as a cargo called by hand does.
+    ///
+    /// `cargo run` sets variables about the package it runs, and build scripts that watch them (ring's does) would run
+    /// again after every change between `cargo xtask` and a plain `cargo build`, with all that depends on them.
+    pub fn cargo_command(&self) -> Command {
+        let mut command = Command::new(&self.cargo);
+        command.current_dir(&self.root);
+        let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+            command.env_remove(name);
+        }
+        command
     }
 
     /// `configs/`.

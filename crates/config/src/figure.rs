@@ -77,6 +77,9 @@ pub struct Figure {
     /// Fixed ends of the colours; values outside are clipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_range: Option<[f64; 2]>,
+    /// Colours run both ways from this value, blue below and red above, as far on either side as the value farthest from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_centre: Option<f64>,
     /// Write each cell's number into a heat map, with so many decimals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotate: Option<u8>,

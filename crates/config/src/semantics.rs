@@ -127,7 +127,7 @@ impl<'t> Rules<'t> {
     /// The keys that a kind of figure needs, and those that would do nothing.
     fn figure_keys(&mut self, path: &str, figure: &Node) {
         let Some(kind) = figure.get("kind").and_then(Node::text) else { return };
-        let heat_map = ["value", "value_label", "value_range", "value_scale", "annotate"];
+        let heat_map = ["value", "value_label", "value_range", "value_centre", "value_scale", "annotate"];
         let (needed, useless): (&[&str], Vec<&str>) = match kind {
             "histogram" => (&[], [&["y"][..], &heat_map].concat()),
             "heat_map" => (&["y", "value"], vec!["bins", "series"]),

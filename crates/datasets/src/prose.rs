@@ -6,6 +6,8 @@
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// First names.
 pub const NAMES: [&str; 48] = [
@@ -37,13 +39,40 @@ const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday",
 const QUALITIES: [&str; 10] = ["old", "new", "small", "big", "red", "green", "heavy", "broken", "clean", "rare"];
 const MOODS: [&str; 8] = ["happy", "tired", "late", "sorry", "angry", "proud", "hungry", "quiet"];
 
-/// One document, several sentences long.
-pub fn document(rng: &mut impl Rng) -> String {
-    match rng.random_range(0..10) {
-        0..4 => story(rng),
-        4..6 => report(rng),
-        6..8 => dialogue(rng),
-        8 => inventory(rng),
+/// How often each kind of document comes, as weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kinds {
+    /// People meet, move, and give things to each other.
+    pub stories: u32,
+    /// Sentences with nested clauses.
+    pub reports: u32,
+    /// Questions and answers by name.
+    pub dialogues: u32,
+    /// Numbers that add up.
+    pub inventories: u32,
+    /// Lists said twice.
+    pub lists: u32,
+}
+
+/// One document, several sentences long; nothing when all weights are zero.
+pub fn document(kinds: &Kinds, rng: &mut impl Rng) -> String {
+    let Kinds { stories, reports, dialogues, inventories, lists } = *kinds;
+    let weights = [stories, reports, dialogues, inventories, lists];
+    let total: u32 = weights.iter().sum();
+    let mut drawn = if total == 0 { return String::new() } else { rng.random_range(0..total) };
+    let kind = weights.iter().position(|weight| match drawn.checked_sub(*weight) {
+        Some(left) => {
+            drawn = left;
+            false
+        }
+        None => true,
+    });
+    match kind {
+        Some(0) => story(rng),
+        Some(1) => report(rng),
+        Some(2) => dialogue(rng),
+        Some(3) => inventory(rng),
         _ => list(rng),
     }
 }
@@ -172,11 +201,23 @@ mod tests {
 
     use super::*;
 
+    const ALL: Kinds = Kinds { stories: 4, reports: 2, dialogues: 2, inventories: 1, lists: 1 };
+
+    #[test]
+    fn kinds_come_as_often_as_their_weights_say() {
+        let mut rng = ChaCha12Rng::seed_from_u64(5);
+        let lists = (0..1000).filter(|_| document(&ALL, &mut rng).contains("wrote a list")).count();
+        assert!((70..130).contains(&lists), "{lists}");
+        let only = Kinds { stories: 0, reports: 0, dialogues: 0, inventories: 3, lists: 0 };
+        assert!((0..50).all(|_| document(&only, &mut rng).contains(" are left.")));
+        assert!(document(&Kinds { inventories: 0, ..only }, &mut rng).is_empty());
+    }
+
     #[test]
     fn a_seed_gives_the_same_documents_and_every_kind_comes() {
         let documents = |seed| {
             let mut rng = ChaCha12Rng::seed_from_u64(seed);
-            (0..200).map(|_| document(&mut rng)).collect::<Vec<_>>()
+            (0..200).map(|_| document(&ALL, &mut rng)).collect::<Vec<_>>()
         };
         assert_eq!(documents(1), documents(1));
         assert_ne!(documents(1), documents(2));

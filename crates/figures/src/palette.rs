@@ -1,7 +1,8 @@
 //! Colours that survive colour blindness and a grey printer.
 //!
 //! Series take the Okabe-Ito palette (its yellow darkened, which white paper would swallow) and a marker each;
-//! maps take viridis, whose lightness rises with the value.
+//! maps take viridis, whose lightness rises with the value, or, around a centre, blue over white to red (ColorBrewer's
+//! RdBu), which colour-blind readers tell apart.
 
 /// Red, green and blue.
 pub(crate) type Rgb = [u8; 3];
@@ -54,11 +55,33 @@ pub(crate) fn viridis(t: f64) -> Rgb {
         [181, 222, 43],
         [253, 231, 37],
     ];
-    let at = t.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
-    let low = (at.floor() as usize).min(STOPS.len() - 2);
+    between(&STOPS, t)
+}
+
+/// From 0 (dark blue) over 0.5 (white) to 1 (dark red).
+pub(crate) fn diverging(t: f64) -> Rgb {
+    const STOPS: [Rgb; 11] = [
+        [5, 48, 97],
+        [33, 102, 172],
+        [67, 147, 195],
+        [146, 197, 222],
+        [209, 229, 240],
+        [247, 247, 247],
+        [253, 219, 199],
+        [244, 165, 130],
+        [214, 96, 77],
+        [178, 24, 43],
+        [103, 0, 31],
+    ];
+    between(&STOPS, t)
+}
+
+fn between(stops: &[Rgb], t: f64) -> Rgb {
+    let at = t.clamp(0.0, 1.0) * (stops.len() - 1) as f64;
+    let low = (at.floor() as usize).min(stops.len() - 2);
     let share = at - low as f64;
     std::array::from_fn(|c| {
-        let (a, b) = (f64::from(STOPS[low][c]), f64::from(STOPS[low + 1][c]));
+        let (a, b) = (f64::from(stops[low][c]), f64::from(stops[low + 1][c]));
         (a + (b - a) * share).round() as u8
     })
 }

@@ -165,8 +165,8 @@ impl<'a> Plan<'a> {
                 Axis::over(ys, figure.y_scale, figure.y_range, 0.04)
             }
         };
-        let colour =
-            heat.then(|| Axis::over(data.marks.iter().map(|m| m.value), figure.value_scale, figure.value_range, 0.0));
+        let values = || data.marks.iter().map(|m| m.value);
+        let colour = heat.then(|| Axis::over(values(), figure.value_scale, colour_range(figure, &data), 0.0));
 
         // which panels
         let facets = if figure.facet.is_some() { data.facets.labels.clone() } else { vec![String::new()] };
@@ -708,7 +708,7 @@ impl<'a> Plan<'a> {
                 continue;
             }
             let value = sum / n;
-            let colour = palette::viridis(colours.at(value));
+            let colour = self.colour_at(colours.at(value));
             canvas.rect(cell, Ink::fill(colour))?;
             if let Some(decimals) = self.figure.annotate {
                 let label = fixed(value, usize::from(decimals));
@@ -722,6 +722,11 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Colour at a share of the colour axis.
+    fn colour_at(&self, share: f64) -> Rgb {
+        if self.figure.value_centre.is_some() { palette::diverging(share) } else { palette::viridis(share) }
+    }
+
     fn colour_bar<B: DrawingBackend>(&self, canvas: &mut Canvas<B>, r: Rect, ticks: &[Tick]) -> Result<(), Error> {
         let Some(axis) = &self.colour else { return Ok(()) };
         let steps = 64;
@@ -730,7 +735,7 @@ impl<'a> Plan<'a> {
             let slice = r.h / f64::from(steps);
             let top = r.bottom() - (share * r.h) - slice;
             let tall = if i == 0 { slice } else { slice + 1.0 };
-            let colour = palette::viridis(f64::from(i) / f64::from(steps - 1));
+            let colour = self.colour_at(f64::from(i) / f64::from(steps - 1));
             canvas.rect(Rect { x: r.x, y: top, w: r.w, h: tall }, Ink::fill(colour))?;
         }
         let ink = Ink::new(AXIS, 1.0);
@@ -781,6 +786,14 @@ impl<'a> Plan<'a> {
 }
 
 /// White strokes that tell the bars of different series apart without colour.
+/// Fixed ends of the colours: those asked for, or as far below the centre as above it.
+fn colour_range(figure: &Figure, data: &Selection) -> Option<[f64; 2]> {
+    let Some(centre) = figure.value_centre else { return figure.value_range };
+    let distances = data.marks.iter().map(|m| (m.value - centre).abs()).filter(|distance| distance.is_finite());
+    let far = distances.fold(0.0, f64::max);
+    (far > 0.0).then_some([centre - far, centre + far])
+}
+
 fn hatch<B: DrawingBackend>(canvas: &mut Canvas<B>, r: Rect, pattern: usize) -> Result<(), Error> {
     let ink = Ink::new(WHITE, 1.2);
     match pattern % 4 {

@@ -275,6 +275,9 @@ fn check_keys(figure: &Figure) -> Result<(), Error> {
     if let Some(key) = refuses.iter().find(|k| has(k)) {
         return fail(format!("{kind} has no use for the key `{key}`"));
     }
+    if figure.value_centre.is_some() && (figure.value_range.is_some() || figure.value_scale == Scale::Log) {
+        return fail("`value_centre` decides the range by itself, and on a linear scale: leave `value_range` and `value_scale` out".to_owned());
+    }
     for (key, range, scale) in [
         ("x_range", figure.x_range, figure.x_scale),
         ("y_range", figure.y_range, figure.y_scale),

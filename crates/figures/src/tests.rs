@@ -79,6 +79,26 @@ fn the_same_figure_is_the_same_bytes() {
 }
 
 #[test]
+fn colours_around_a_centre_are_white_there_and_reach_as_far_on_both_sides() {
+    let schema = Schema::new("t", "").text("a", "").int("x", "").float("y", "", "");
+    let rows = [row!["a", 0, -1.0], row!["a", 1, 0.0], row!["a", 2, 4.0]];
+    let table = Table::from_rows(schema, rows).unwrap();
+    let text = "kind: heat_map, x: x, y: a, value: y, value_centre: 0";
+    let picture = draw(&figure(text), &table, None, true).unwrap();
+    // white at the centre, darkest red at the far end, and the other side only a quarter of the way to darkest blue
+    for (colour, there) in
+        [("#F7F7F7", true), ("#67001F", true), ("#053061", true), ("#C1DDEC", true), ("#440154", false)]
+    {
+        assert_eq!(picture.svg.to_uppercase().contains(colour), there, "{colour}");
+    }
+    assert!(has(&picture.svg, "-4") || has(&picture.svg, "−4"), "{}", picture.svg);
+    for wrong in ["value_range: [0, 1]", "value_scale: log"] {
+        let refused = draw(&figure(&format!("{text}, {wrong}")), &table, None, true).unwrap_err().to_string();
+        assert!(refused.contains("value_centre"), "{refused}");
+    }
+}
+
+#[test]
 fn overlays_join_the_series_and_split_the_maps() {
     let table = curves();
     let theirs = table.filter("method", &["sft".into()]).unwrap();

@@ -14,6 +14,7 @@ pub mod product;
 pub mod random;
 pub mod rotary;
 pub mod rows;
+mod short;
 
 pub use number::Real;
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use datasets::prose;
+use datasets::prose::{self, Kinds};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokens::{Bos, END_OF_TEXT, Tokenizer};
@@ -10,15 +10,25 @@ use tokens::{Bos, END_OF_TEXT, Tokenizer};
 /// Documents that the vocabulary is learned from.
 const SAMPLE: u64 = 4000;
 
-/// The texts of numbered documents.
-fn documents(stream: &ChaCha12Rng, numbers: std::ops::Range<u64>) -> impl Iterator<Item = String> + Send + use<> {
-    let stream = stream.clone();
-    numbers.map(move |number| prose::document(&mut datasets::at(&stream, number)))
+/// Where documents come from: which kinds, and from which random stream.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    /// How often each kind comes.
+    pub kinds: Kinds,
+    /// What they are drawn from, by number.
+    pub stream: ChaCha12Rng,
+}
+
+impl Documents {
+    fn texts(&self, numbers: std::ops::Range<u64>) -> impl Iterator<Item = String> + Send + use<> {
+        let Self { kinds, stream } = self.clone();
+        numbers.map(move |number| prose::document(&kinds, &mut datasets::at(&stream, number)))
+    }
 }
 
 /// Learns a vocabulary from the first documents of a stream and writes it into `folder`.
-pub fn vocabulary(folder: &std::path::Path, stream: &ChaCha12Rng, d_vocab: usize) -> Result<Tokenizer> {
-    tokens::train_bpe(folder, documents(stream, 0..SAMPLE), d_vocab).context("params.model.d_vocab")
+pub fn vocabulary(folder: &std::path::Path, documents: &Documents, d_vocab: usize) -> Result<Tokenizer> {
+    tokens::train_bpe(folder, documents.texts(0..SAMPLE), d_vocab).context("params.model.d_vocab")
 }
 
 /// Rows of tokens to train on and to be judged by.
@@ -31,10 +41,10 @@ pub struct Corpus {
 
 impl Corpus {
     /// Draws documents until both parts have as many tokens as asked for.
-    pub fn new(tokenizer: &Tokenizer, stream: &ChaCha12Rng, train: usize, validation: usize) -> Result<Self> {
+    pub fn new(tokenizer: &Tokenizer, documents: &Documents, train: usize, validation: usize) -> Result<Self> {
         let end = tokenizer.id(END_OF_TEXT).context("the toy's vocabulary has an end of text")?;
         let mut all = Vec::with_capacity(train + validation + 200);
-        for text in documents(stream, 0..u64::MAX) {
+        for text in documents.texts(0..u64::MAX) {
             if all.len() >= train + validation {
                 break;
             }
@@ -70,10 +80,11 @@ mod tests {
 
     #[test]
     fn parts_have_the_sizes_asked_for_and_windows_are_shifted_by_one() {
-        let stream = ChaCha12Rng::seed_from_u64(1);
+        let kinds = Kinds { stories: 1, reports: 1, dialogues: 1, inventories: 1, lists: 1 };
+        let documents = Documents { kinds, stream: ChaCha12Rng::seed_from_u64(1) };
         let folder = tempfile::tempdir().unwrap();
-        let tokenizer = vocabulary(folder.path(), &stream, 400).unwrap();
-        let corpus = Corpus::new(&tokenizer, &stream, 3000, 500).unwrap();
+        let tokenizer = vocabulary(folder.path(), &documents, 400).unwrap();
+        let corpus = Corpus::new(&tokenizer, &documents, 3000, 500).unwrap();
         assert_eq!((corpus.train.len(), corpus.validation.len()), (3000, 500));
         assert!(corpus.train.iter().all(|id| (*id as usize) < tokenizer.d_vocab()));
         let mut rng = ChaCha12Rng::seed_from_u64(2);

@@ -7,8 +7,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
+use datasets::prose::Kinds;
 use experiment::{Interrupted, Run};
 use models::{Activation, Config, Decoder, Family, Form, Initialisation, Step};
 use rand::RngCore;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
 
-use crate::corpus::{Corpus, vocabulary, windows};
+use crate::corpus::{Corpus, Documents, vocabulary, windows};
 
 /// Parameters of `pretrain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,8 @@ use crate::corpus::{Corpus, vocabulary, windows};
 pub struct Params {
     /// The decoder.
     pub model: Shape,
+    /// How often each kind of document comes.
+    pub documents: Kinds,
     /// Tokens to train on.
     #[schemars(range(min = 1000))]
     pub train_tokens: usize,
@@ -89,7 +92,10 @@ impl Shape {
 /// Trains the toy and hands it in.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let making = run.work("folder");
-    let documents = run.rng("documents");
+    if params.documents == (Kinds { stories: 0, reports: 0, dialogues: 0, inventories: 0, lists: 0 }) {
+        bail!("params.documents: all weights are zero, so there is nothing to read");
+    }
+    let documents = Documents { kinds: params.documents, stream: run.rng("documents") };
     let tokenizer = vocabulary(&making.join("tokenizer"), &documents, params.model.d_vocab)?;
     let corpus = Corpus::new(&tokenizer, &documents, params.train_tokens, params.validation_tokens)?;
     let config = params.model.config(tokenizer.d_vocab());

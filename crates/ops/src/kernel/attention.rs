@@ -6,7 +6,7 @@
 use super::product::{Into, Matrix, product};
 use super::random::Mask;
 use super::rows::{largest, sum, sum_pairs};
-use super::{Real, vectorised};
+use super::{Real, short, vectorised};
 
 /// Queries in one block: small enough for the scores to stay in the cache, and a multiple of the products' widest kernel.
 const BLOCK: usize = 96;
@@ -45,15 +45,15 @@ impl Heads {
         self.heads * self.width
     }
 
-    fn q(&self, head: usize) -> usize {
+    pub(super) fn q(&self, head: usize) -> usize {
         head * self.width
     }
 
-    fn k(&self, head: usize) -> usize {
+    pub(super) fn k(&self, head: usize) -> usize {
         (self.heads + head / (self.heads / self.kv_heads)) * self.width
     }
 
-    fn v(&self, head: usize) -> usize {
+    pub(super) fn v(&self, head: usize) -> usize {
         self.k(head) + self.kv_heads * self.width
     }
 
@@ -96,6 +96,23 @@ fn part<T>(x: &[T], stride: usize, from: usize, rows: (usize, usize), width: usi
 pub fn forward<T: Real>(h: Heads, qkv: &[T], z: &mut [T], logs: &mut [T], drop: &Drop<T>, scratch: &mut Scratch<T>) {
     let queries = h.queries();
     assert!(qkv.len() == h.seq * h.row() && z.len() == queries * h.out() && logs.len() == h.heads * queries);
+    if drop.is_none() && short::fits(&h) {
+        short::forward(h, qkv, z, logs, &mut scratch.pattern);
+    } else {
+        general_forward(h, qkv, z, logs, drop, scratch);
+    }
+}
+
+/// [`forward`] by matrix products over blocks of queries.
+pub(crate) fn general_forward<T: Real>(
+    h: Heads,
+    qkv: &[T],
+    z: &mut [T],
+    logs: &mut [T],
+    drop: &Drop<T>,
+    scratch: &mut Scratch<T>,
+) {
+    let queries = h.queries();
     scratch.pattern.resize(BLOCK.min(h.seq) * h.seq, T::zero());
     for head in 0..h.heads {
         for (first, end) in h.blocks() {
@@ -158,6 +175,23 @@ pub fn backward<T: Real>(
 ) {
     assert!(qkv.len() == h.seq * h.row() && dz.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
     assert!(qkv.len() == dqkv.len() && h.from == 0);
+    if drop.is_none() && short::fits(&h) {
+        short::backward(h, qkv, logs, dz, dqkv, &mut scratch.pattern);
+    } else {
+        general_backward(h, qkv, logs, dz, dqkv, drop, scratch);
+    }
+}
+
+/// [`backward`] by matrix products over blocks of queries.
+pub(crate) fn general_backward<T: Real>(
+    h: Heads,
+    qkv: &[T],
+    logs: &[T],
+    dz: &[T],
+    dqkv: &mut [T],
+    drop: &Drop<T>,
+    scratch: &mut Scratch<T>,
+) {
     let size = BLOCK.min(h.seq) * h.seq;
     scratch.pattern.resize(size, T::zero());
     scratch.gradient.resize(size, T::zero());
