@@ -32,11 +32,9 @@ pub struct Keep {
 
 impl Keep {
     fn of(&self, site: Site, x: &Tensor) -> Result<Tensor> {
-        let by_head_first = matches!(site, Site::Block(_, Point::AttnScores | Point::Pattern));
-        let has_heads = x.rank() == 4;
         let mut x = if *self == Self::default() { x.clone() } else { x.contiguous()? };
         if let Some(positions) = &self.positions {
-            let axis = if by_head_first { 2 } else { 1 };
+            let axis = site.position_axis();
             let size = x.dim(axis)?;
             let place = |position: &isize| {
                 let place =
@@ -49,8 +47,7 @@ impl Keep {
             let places = positions.iter().map(place).collect::<Result<Vec<u32>>>()?;
             x = x.index_select(&Tensor::new(places, x.device())?, axis)?;
         }
-        if let (Some(heads), true) = (&self.heads, has_heads) {
-            let axis = if by_head_first { 1 } else { 2 };
+        if let (Some(heads), Some(axis)) = (&self.heads, site.head_axis()) {
             let size = x.dim(axis)?;
             if let Some(head) = heads.iter().find(|head| **head >= size) {
                 candle_core::bail!("{site}: no head {head} of {size}");
@@ -194,7 +191,7 @@ pub fn capture(
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use models::{Activation, Config, Decoder, Form, Initialisation};
+    use models::{Config, Decoder};
     use rand::SeedableRng;
 
     use super::*;
@@ -247,13 +244,7 @@ mod tests {
             d_mlp: 12,
             d_vocab: 11,
             n_positions: 9,
-            activation: Activation::GeluTanh,
-            biases: true,
-            tied: true,
-            norm_eps: 1e-5,
-            dropout: 0.,
-            initialisation: Initialisation::Gpt2,
-            form: Form::default(),
+            ..Config::gpt2_small()
         };
         Decoder::fresh(&config, &mut rand_chacha::ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap()
     }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use candle_core::Device;
 use hooks::Site;
 use libfuzzer_sys::fuzz_target;
-use models::{Activation, Config, Decoder, Form, Initialisation};
+use models::{Config, Decoder};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -19,13 +19,7 @@ static MODEL: LazyLock<Decoder> = LazyLock::new(|| {
         d_mlp: 4,
         d_vocab: 5,
         n_positions: 4,
-        activation: Activation::GeluTanh,
-        biases: true,
-        tied: true,
-        norm_eps: 1e-5,
-        dropout: 0.,
-        initialisation: Initialisation::Gpt2,
-        form: Form::default(),
+        ..Config::gpt2_small()
     };
     Decoder::fresh(&config, &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap()
 });

@@ -123,6 +123,24 @@ impl Site {
             Self::Logits,
         ])
     }
+
+    /// Which axis of the activation counts heads, if it has them: 1 of scores and patterns, `[batch, head, query, key]`,
+    /// 2 of what each head computes, `[batch, position, head, d_head]`.
+    #[must_use]
+    pub fn head_axis(self) -> Option<usize> {
+        use Point::{AttnScores, K, Pattern, Q, Result, RotK, RotQ, V, Z};
+        match self {
+            Self::Block(_, AttnScores | Pattern) => Some(1),
+            Self::Block(_, Q | K | V | RotQ | RotK | Z | Result) => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Which axis counts places of the sequence; of scores and patterns, the queries'.
+    #[must_use]
+    pub fn position_axis(self) -> usize {
+        if self.head_axis() == Some(1) { 2 } else { 1 }
+    }
 }
 
 impl fmt::Display for Site {
@@ -202,5 +220,19 @@ mod tests {
         check("blocks.3.hook_residmid", "blocks.3.hook_resid_mid");
         check("ln_final.scale", "ln_final.hook_scale");
         check("blocks.03.attn.hook_z", "blocks.3.attn.hook_z");
+    }
+    #[test]
+    fn heads_and_places_are_where_the_addresses_say() {
+        let at = |address: &str| address.parse::<Site>().unwrap();
+        for (address, heads, places) in [
+            ("blocks.0.attn.hook_pattern", Some(1), 2),
+            ("blocks.0.attn.hook_attn_scores", Some(1), 2),
+            ("blocks.3.attn.hook_z", Some(2), 1),
+            ("blocks.3.attn.hook_rot_q", Some(2), 1),
+            ("blocks.3.hook_resid_mid", None, 1),
+            ("unembed.hook_out", None, 1),
+        ] {
+            assert_eq!((at(address).head_axis(), at(address).position_axis()), (heads, places), "{address}");
+        }
     }
 }

@@ -83,6 +83,28 @@ pub enum Initialisation {
 }
 
 impl Config {
+    /// GPT-2 small: 12 blocks, 12 heads, d_model 768, 50,257 tokens, 1,024 positions.
+    ///
+    /// A beginning for other sizes: `Config { n_layers: 2, d_model: 64, ..Config::gpt2_small() }`.
+    #[must_use]
+    pub fn gpt2_small() -> Self {
+        Self {
+            n_layers: 12,
+            n_heads: 12,
+            d_model: 768,
+            d_mlp: 3072,
+            d_vocab: 50_257,
+            n_positions: 1024,
+            activation: Activation::GeluTanh,
+            biases: true,
+            tied: true,
+            norm_eps: 1e-5,
+            dropout: 0.,
+            initialisation: Initialisation::Gpt2,
+            form: Form::default(),
+        }
+    }
+
     /// Width of a head.
     #[must_use]
     pub fn d_head(&self) -> usize {
@@ -214,21 +236,7 @@ pub(crate) mod tests {
 
     /// Two layers of everything, as small as possible.
     pub(crate) fn tiny() -> Config {
-        Config {
-            n_layers: 2,
-            n_heads: 2,
-            d_model: 8,
-            d_mlp: 16,
-            d_vocab: 11,
-            n_positions: 7,
-            activation: Activation::GeluTanh,
-            biases: true,
-            tied: true,
-            norm_eps: 1e-5,
-            dropout: 0.,
-            initialisation: Initialisation::Gpt2,
-            form: Form::default(),
-        }
+        Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_positions: 7, ..Config::gpt2_small() }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! front, as those made for generation, are turned round for the model and back for whoever looks.
 
 use candle_core::{Result, Tensor};
-use hooks::{Hook, HookedModel, Point, Site, Tokens};
+use hooks::{Hook, HookedModel, Site, Tokens};
 
 /// Logits of a batch whose sequences begin behind `pads` tokens of padding; those of padding mean nothing.
 ///
@@ -58,10 +58,8 @@ impl Hook for Turned<'_> {
     }
 
     fn visit(&mut self, site: Site, tensor: Tensor) -> Result<Tensor> {
-        let axes: &[usize] = match site {
-            Site::Block(_, Point::AttnScores | Point::Pattern) => &[2, 3],
-            _ => &[1],
-        };
+        // scores and patterns have keys behind the queries
+        let axes: &[usize] = if site.head_axis() == Some(1) { &[2, 3] } else { &[1] };
         let turn = |x: Tensor, by: &[usize]| axes.iter().try_fold(x, |x, axis| rolled(&x, *axis, by));
         let seen = self.hook.visit(site, turn(tensor, self.back)?)?;
         turn(seen, self.pads)

@@ -49,20 +49,23 @@ impl<'a> Edit<'a> {
     /// The same, but only in one head: axis 2 of queries, keys, values and what heads give, axis 1 of scores and patterns.
     #[must_use]
     pub fn in_head(self, head: usize) -> Self {
-        let axis = head_axis(self.site);
+        let axis = self.site.head_axis();
         self.within(axis, head)
     }
 
     /// The same, but only at one place of the sequence: axis 1, or the query's axis of scores and patterns.
     #[must_use]
     pub fn at_position(self, position: usize) -> Self {
-        let axis = position_axis(self.site);
-        self.within(axis, position)
+        let axis = self.site.position_axis();
+        self.within(Some(axis), position)
     }
 
-    fn within(self, axis: usize, index: usize) -> Self {
+    fn within(self, axis: Option<usize>, index: usize) -> Self {
         let Self { site, change } = self;
-        Self::new(site, move |x| put(x, &change(x)?, axis, index))
+        Self::new(site, move |x| match axis {
+            Some(axis) => put(x, &change(x)?, axis, index),
+            None => candle_core::bail!("{site} has no heads"),
+        })
     }
 
     /// The place.
@@ -82,20 +85,6 @@ pub(crate) fn put(x: &Tensor, other: &Tensor, axis: usize, index: usize) -> Cand
         [x.narrow(axis, 0, index)?, other.narrow(axis, index, 1)?, x.narrow(axis, index + 1, size - index - 1)?];
     let parts: Vec<&Tensor> = parts.iter().filter(|part| part.elem_count() > 0).collect();
     Tensor::cat(&parts, axis)
-}
-
-/// Axis of the heads.
-pub(crate) fn head_axis(site: Site) -> usize {
-    if is_by_head_first(site) { 1 } else { 2 }
-}
-
-/// Axis of the places of the sequence; of scores and patterns, the query's.
-pub(crate) fn position_axis(site: Site) -> usize {
-    if is_by_head_first(site) { 2 } else { 1 }
-}
-
-fn is_by_head_first(site: Site) -> bool {
-    matches!(site, Site::Block(_, hooks::Point::AttnScores | hooks::Point::Pattern))
 }
 
 /// Some edits as one hook.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result as CandleResult, Tensor};
 use hooks::{Hook, HookedModel, Layer, Point, Site, Tokens};
 
-use crate::edit::{head_axis, put};
+use crate::edit::put;
 use crate::run::{last, numbers};
 use crate::{Error, Metric, Run};
 
@@ -50,7 +50,7 @@ pub fn path_patching(
         let z = Site::Block(layer, Point::Z);
         let mut kept = base.at(z)?.clone();
         for sender in senders.iter().filter(|sender| sender.layer == layer) {
-            kept = put(&kept, source.at(z)?, head_axis(z), sender.head)?;
+            kept = put(&kept, source.at(z)?, 2, sender.head)?; // [batch, seq, head, d_head]
         }
         outputs.insert(z, kept);
         if freeze_mlps {
@@ -108,9 +108,10 @@ impl Hook for Received<'_> {
         self.fired.push(site);
         let mut tensor = tensor;
         for receiver in self.receivers.iter().filter(|receiver| receiver.site == site) {
-            tensor = match receiver.head {
-                Some(head) => put(&tensor, seen, head_axis(site), head)?,
-                None => seen.clone(),
+            tensor = match (receiver.head, site.head_axis()) {
+                (None, _) => seen.clone(),
+                (Some(head), Some(axis)) => put(&tensor, seen, axis, head)?,
+                (Some(_), None) => candle_core::bail!("{site} has no heads"),
             };
         }
         Ok(tensor)

@@ -3,7 +3,7 @@
 use candle_core::{Result as CandleResult, Tensor};
 use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start};
 
-use crate::edit::{head_axis, position_axis, put};
+use crate::edit::put;
 use crate::run::numbers;
 use crate::{Error, Metric, Run};
 
@@ -32,19 +32,15 @@ impl Patch {
 
     /// `x` of the base with this patch of `source`, both from place `from` of the sequence on.
     fn apply(&self, x: &Tensor, source: &Tensor, from: usize) -> CandleResult<Tensor> {
-        let (by_head, by_position) = (head_axis(self.site()), position_axis(self.site()));
-        match (self.head, self.position) {
-            (None, None) => Ok(source.clone()),
-            (Some(head), None) => put(x, source, by_head, head),
-            (None, Some(position)) => put(x, source, by_position, position - from),
-            (Some(head), Some(position)) => {
-                let slice =
-                    put(&x.narrow(by_head, head, 1)?, &source.narrow(by_head, head, 1)?, by_position, position - from)?;
-                let size = x.dim(by_head)?;
-                let parts = [x.narrow(by_head, 0, head)?, slice, x.narrow(by_head, head + 1, size - head - 1)?];
-                let parts: Vec<&Tensor> = parts.iter().filter(|part| part.elem_count() > 0).collect();
-                Tensor::cat(&parts, by_head)
-            }
+        let site = self.site();
+        let placed = match self.position {
+            Some(position) => &put(x, source, site.position_axis(), position - from)?,
+            None => source,
+        };
+        match (self.head, site.head_axis()) {
+            (None, _) => Ok(placed.clone()),
+            (Some(head), Some(axis)) => put(x, placed, axis, head),
+            (Some(_), None) => candle_core::bail!("{site} has no heads"),
         }
     }
 }
@@ -128,9 +124,9 @@ pub fn activation_patching(
 fn check(base: &Run, patch: &Patch) -> Result<(), Error> {
     let site = patch.site();
     let x = base.at(site)?;
-    let places = [(patch.head, head_axis(site), "head"), (patch.position, position_axis(site), "position")];
+    let places = [(patch.head, site.head_axis(), "head"), (patch.position, Some(site.position_axis()), "position")];
     for (index, axis, what) in places {
-        let size = if what == "head" && x.rank() != 4 { 0 } else { x.dim(axis)? };
+        let size = axis.map_or(Ok(0), |axis| x.dim(axis))?;
         if index.is_some_and(|index| index >= size) {
             return Err(Error::Request(format!("{site}: no {what} {} of {size}", index.unwrap_or(0))));
         }
@@ -192,7 +188,7 @@ impl Sweep<'_> {
         let resid = resid.repeat((patches.len(), 1, 1))?.contiguous()?; // [patches * batch, seq - from, d_model]
         let sources = patches
             .iter()
-            .map(|patch| Ok(tail(self.source.at(patch.site())?, position_axis(patch.site()))?))
+            .map(|patch| Ok(tail(self.source.at(patch.site())?, patch.site().position_axis())?))
             .collect::<Result<Vec<_>, Error>>()?;
         let mut hook = Stacked { patches, sources, batch, from, fired: vec![false; patches.len()] };
         let end = End::LastLogits(self.metric.places());

@@ -18,13 +18,8 @@ fn gpt2() -> Config {
         d_mlp: 20,
         d_vocab: 23,
         n_positions: 12,
-        activation: Activation::GeluTanh,
-        biases: true,
-        tied: true,
-        norm_eps: 1e-5,
-        dropout: 0.,
         initialisation: Initialisation::UniformFanIn,
-        form: Form::default(),
+        ..Config::gpt2_small()
     }
 }
 
@@ -168,8 +163,7 @@ fn a_sweep_gives_the_numbers_of_whole_passes() {
                 (None, None) => edit,
                 (Some(head), Some(position)) => {
                     let by = by.clone();
-                    let [place, by_head] =
-                        [crate::edit::position_axis, crate::edit::head_axis].map(|axis| axis(patch.site()));
+                    let (place, by_head) = (patch.site().position_axis(), patch.site().head_axis().unwrap());
                     Edit::new(patch.site(), move |x| {
                         crate::edit::put(x, &crate::edit::put(x, &by, place, position)?, by_head, head)
                     })
@@ -179,6 +173,15 @@ fn a_sweep_gives_the_numbers_of_whole_passes() {
             close(seen, &crate::run::numbers(&metric().of(&logits).unwrap()).unwrap());
         }
     }
+}
+
+#[test]
+fn a_head_of_the_stream_is_an_error() {
+    let model = Decoder::fresh(&gpt2(), &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap();
+    let tokens = Tensor::new(&[[1u32, 2, 3]], &Device::Cpu).unwrap();
+    let site = Site::Block(Layer(1), Point::ResidPre);
+    let refused = run_with_edits(&model, &tokens, vec![Edit::zero(site).in_head(0)]).unwrap_err().to_string();
+    assert!(refused.contains("blocks.1.hook_resid_pre has no heads"), "{refused}");
 }
 
 #[test]

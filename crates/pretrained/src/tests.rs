@@ -1,27 +1,14 @@
 use candle_core::Tensor;
 use hooks::{HookedModel, NoHook};
-use models::{Activation, Config, Form, Initialisation};
+use models::Config;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
 
 fn folder() -> tempfile::TempDir {
-    let config = Config {
-        n_layers: 1,
-        n_heads: 2,
-        d_model: 8,
-        d_mlp: 16,
-        d_vocab: 11,
-        n_positions: 6,
-        activation: Activation::GeluTanh,
-        biases: true,
-        tied: true,
-        norm_eps: 1e-5,
-        dropout: 0.,
-        initialisation: Initialisation::Gpt2,
-        form: Form::default(),
-    };
+    let config =
+        Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_positions: 6, ..Config::gpt2_small() };
     let model = Decoder::fresh(&config, &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap();
     let folder = tempfile::tempdir().unwrap();
     models::export(folder.path(), &model, Family::Gpt2).unwrap();

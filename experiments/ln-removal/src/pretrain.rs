@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::prose::Kinds;
 use experiment::{Interrupted, Run};
-use models::{Activation, Config, Decoder, Family, Form, Initialisation, Step};
+use models::{Config, Decoder, Family, Step};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
@@ -78,13 +78,8 @@ impl Shape {
             d_mlp: 4 * self.d_model,
             d_vocab,
             n_positions: self.n_positions,
-            activation: Activation::GeluTanh,
-            biases: true,
-            tied: true,
-            norm_eps: 1e-5,
             dropout: self.dropout,
-            initialisation: Initialisation::Gpt2,
-            form: Form::default(),
+            ..Config::gpt2_small()
         }
     }
 }

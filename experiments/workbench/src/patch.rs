@@ -9,14 +9,14 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture, run_with_cache, select};
 use hooks::{HookedModel, Layer, Point, Site};
-use models::{Activation, Config, Decoder, Family, Form, Initialisation};
+use models::{Config, Decoder, Family};
 use patching::{Metric, Patch, Run, activation_patching, attribution_patching, each_head, each_position};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
-use tables::{Builder, Schema, row};
+use tables::{Builder, row};
 
-use crate::peer::{self, Worker, median};
+use crate::peer::{self, Rounds, Worker};
 
 /// Activations, patching and attribution beside TransformerLens.
 #[derive(Debug, clap::Args)]
@@ -55,24 +55,6 @@ struct Work {
     wrong: Vec<u32>,
 }
 
-fn config() -> Config {
-    Config {
-        n_layers: 12,
-        n_heads: 12,
-        d_model: 768,
-        d_mlp: 3072,
-        d_vocab: 50_257,
-        n_positions: 1024,
-        activation: Activation::GeluTanh,
-        biases: true,
-        tied: true,
-        norm_eps: 1e-5,
-        dropout: 0.,
-        initialisation: Initialisation::Gpt2,
-        form: Form::default(),
-    }
-}
-
 /// Tokens shaped as prompts of indirect object identification: 16 of them, which differ from their corrupted versions in
 /// the second subject alone, place 11.
 fn work(rng: &mut ChaCha12Rng) -> Work {
@@ -93,24 +75,12 @@ fn work(rng: &mut ChaCha12Rng) -> Work {
 
 /// Runs all tasks against both versions, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
-    let mut table = Builder::new(
-        Schema::new("capture", "capturing and patching a GPT-2-small-shaped model, ours and the peer's, by turns")
-            .text("case", "task")
-            .text("peer", "what is compared with")
-            .float("ours", "median of the rounds", "")
-            .float("theirs", "median of the rounds", "")
-            .text("unit", "of the two before")
-            .float("ratio", "median over rounds of theirs / ours", "")
-            .float("ratio_min", "the worst round", "")
-            .float("ratio_max", "the best round", "")
-            .float("peak_mib_ours", "largest growth of resident memory in one task", "MiB")
-            .float("peak_mib_theirs", "the same of the peer", "MiB")
-            .float("bar", "what the ratio should reach", ""),
-    );
+    let about = "capturing and patching a GPT-2-small-shaped model, ours and the peer's, by turns";
+    let mut table = Builder::new(peer::columns("capture", about).float("bar", "what the ratio should reach", ""));
     let folder = tempfile::tempdir()?;
     let (model, work_file) = (folder.path().join("model"), folder.path().join("work.json"));
     let mut rng = ChaCha12Rng::seed_from_u64(1);
-    models::export(&model, &Decoder::fresh(&config(), &mut rng, &Device::Cpu)?, Family::Gpt2)?;
+    models::export(&model, &Decoder::fresh(&Config::gpt2_small(), &mut rng, &Device::Cpu)?, Family::Gpt2)?;
     storage::write_atomic(&work_file, serde_json::to_string(&work(&mut rng))?.as_bytes())?;
     let program = std::env::current_exe()?;
     let scripts = Path::new("experiments/workbench/peers");
@@ -167,12 +137,10 @@ fn compare(
         println!("{task:12} {peer}: no row: checksums {mine} and {other}");
         return Ok(None);
     }
-    let (mut fast, mut slow, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut measured = Rounds::default();
     for _ in 0..rounds {
         let (a, b) = (seconds(ours, task)?.0, seconds(theirs, task)?.0);
-        fast.push(a);
-        slow.push(b);
-        ratios.push(b / a);
+        measured.push(a, b, b / a);
     }
     let mut peaks = [f64::NAN; 2];
     if memory {
@@ -184,26 +152,14 @@ fn compare(
             *peak = side.number("memory", 0, "kib")? / 1024.;
         }
     }
-    let (a, b, ratio) = (median(&mut fast), median(&mut slow), median(&mut ratios));
-    let (worst, best) = (ratios[0], ratios[ratios.len() - 1]);
+    let medians = measured.medians();
     println!(
-        "{task:12} {peer}: {a:.3} against {b:.3} s: {ratio:.2} ({worst:.2} to {best:.2}), bar {bar}; {:.0} against {:.0} MiB",
-        peaks[0], peaks[1]
+        "{task:12} {peer}: {:.3} against {:.3} s: {:.2} ({:.2} to {:.2}), bar {bar}; {:.0} against {:.0} MiB",
+        medians.ours, medians.theirs, medians.ratio, medians.worst, medians.best, peaks[0], peaks[1]
     );
-    let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
-    Ok(Some(row![
-        task,
-        peer,
-        round(a, 4),
-        round(b, 4),
-        "s",
-        round(ratio, 3),
-        round(worst, 3),
-        round(best, 3),
-        peaks[0].is_finite().then(|| round(peaks[0], 1)),
-        peaks[1].is_finite().then(|| round(peaks[1], 1)),
-        bar
-    ]))
+    let mut cells = peer::cells(task, peer, "s", 4, medians, peaks);
+    cells.extend(row![bar]);
+    Ok(Some(cells))
 }
 
 /// Our side: obeys commands on standard input until it ends.

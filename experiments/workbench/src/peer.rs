@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use tables::{Schema, Value, row};
 
 /// A side of a bench.
 pub struct Worker {
@@ -33,7 +33,7 @@ impl Worker {
     }
 
     /// One command with a count, and what it answers.
-    pub fn ask(&mut self, command: &str, count: usize) -> Result<BTreeMap<String, Value>> {
+    pub fn ask(&mut self, command: &str, count: usize) -> Result<BTreeMap<String, serde_json::Value>> {
         writeln!(self.to, "{command} {count}")?;
         self.to.flush()?;
         let mut line = String::new();
@@ -47,7 +47,7 @@ impl Worker {
     /// A command whose answer is one number.
     pub fn number(&mut self, command: &str, count: usize, key: &str) -> Result<f64> {
         let answer = self.ask(command, count)?;
-        answer.get(key).and_then(Value::as_f64).with_context(|| format!("{} gave no `{key}`", self.name))
+        answer.get(key).and_then(serde_json::Value::as_f64).with_context(|| format!("{} gave no `{key}`", self.name))
     }
 }
 
@@ -57,6 +57,68 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What both sides measured, round by round.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+/// Medians of both sides and of the ratios of neighbouring rounds, with the worst and the best of these.
+#[derive(Clone, Copy, Debug)]
+pub struct Medians {
+    pub ours: f64,
+    pub theirs: f64,
+    pub ratio: f64,
+    pub worst: f64,
+    pub best: f64,
+}
+
+impl Rounds {
+    /// One round; a ratio above one means that ours is the faster side.
+    pub fn push(&mut self, ours: f64, theirs: f64, ratio: f64) {
+        self.ours.push(ours);
+        self.theirs.push(theirs);
+        self.ratios.push(ratio);
+    }
+
+    /// The middle of each.
+    pub fn medians(mut self) -> Medians {
+        let (ours, theirs, ratio) = (median(&mut self.ours), median(&mut self.theirs), median(&mut self.ratios));
+        Medians { ours, theirs, ratio, worst: self.ratios[0], best: self.ratios[self.ratios.len() - 1] }
+    }
+}
+
+/// The columns that the table of every bench begins with; see [`cells`].
+pub fn columns(name: &str, about: &str) -> Schema {
+    Schema::new(name, about)
+        .text("case", "shape or task")
+        .text("peer", "what is compared with")
+        .float("ours", "median of the rounds", "")
+        .float("theirs", "median of the rounds", "")
+        .text("unit", "of the two before")
+        .float("ratio", "median over rounds; above one, ours is faster", "")
+        .float("ratio_min", "the worst round", "")
+        .float("ratio_max", "the best round", "")
+        .float("peak_mib_ours", "growth of resident memory", "MiB")
+        .float("peak_mib_theirs", "the same of the peer", "MiB")
+}
+
+/// What stands in [`columns`]; memory that is not finite was not measured.
+pub fn cells(case: &str, peer: &str, unit: &str, digits: i32, medians: Medians, memory: [f64; 2]) -> Vec<Value> {
+    let mib = memory.map(|mib| mib.is_finite().then(|| rounded(mib, 1)));
+    let Medians { ours, theirs, ratio, worst, best } = medians;
+    let [ours, theirs] = [ours, theirs].map(|x| rounded(x, digits));
+    let [ratio, worst, best] = [ratio, worst, best].map(|x| rounded(x, 3));
+    row![case, peer, ours, theirs, unit, ratio, worst, best, mib[0], mib[1]]
+}
+
+/// With so many decimals.
+pub fn rounded(x: f64, digits: i32) -> f64 {
+    (x * 10f64.powi(digits)).round() / 10f64.powi(digits)
 }
 
 /// The Python of an environment with exactly these packages, made once under `folder`.

@@ -12,14 +12,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use hooks::{HookedModel, NoHook};
-use models::{Activation, Config, Decoder, Form, Initialisation, Step};
+use models::{Config, Decoder, Step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
-use tables::{Builder, Schema, row};
+use tables::{Builder, row};
 use training::{AdamW, AdamWConfig, gradient_norm};
 
-use crate::peer::{self, Worker, median};
+use crate::peer::{self, Rounds, Worker, median};
 
 /// Steps whose losses both sides must agree on.
 const AGREE: usize = 20;
@@ -61,21 +61,7 @@ struct Case {
 }
 
 fn config(n_layers: usize, d_model: usize, d_vocab: usize, n_positions: usize) -> Config {
-    Config {
-        n_layers,
-        n_heads: 4,
-        d_model,
-        d_mlp: 4 * d_model,
-        d_vocab,
-        n_positions,
-        activation: Activation::GeluTanh,
-        biases: true,
-        tied: true,
-        norm_eps: 1e-5,
-        dropout: 0.,
-        initialisation: Initialisation::Gpt2,
-        form: Form::default(),
-    }
+    Config { n_layers, n_heads: 4, d_model, d_mlp: 4 * d_model, d_vocab, n_positions, ..Config::gpt2_small() }
 }
 
 fn cases() -> Vec<Case> {
@@ -107,18 +93,11 @@ pub struct Order {
 /// Runs all cases, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("train", "full training steps (or forward passes), ours and the peer's, by turns")
-            .text("case", "shape")
-            .text("peer", "what is compared with")
-            .float("ours", "median of the rounds", "")
-            .float("theirs", "median of the rounds", "")
-            .text("unit", "of the two before")
-            .float("ratio", "median over rounds of ours / theirs", "")
-            .float("ratio_min", "the worst round", "")
-            .float("ratio_max", "the best round", "")
-            .float("peak_mib_ours", "growth of resident memory over the process's start", "MiB")
-            .float("peak_mib_theirs", "the same of the peer", "MiB")
-            .float("share_of_sgemm_peak", "our arithmetic over that of the fastest square product of the same run", ""),
+        peer::columns("train", "full training steps (or forward passes), ours and the peer's, by turns").float(
+            "share_of_sgemm_peak",
+            "our arithmetic over that of the fastest square product of the same run",
+            "",
+        ),
     );
     let work = tempfile::tempdir()?;
     for case in cases().into_iter().filter(|case| case.name.contains(&arguments.only)) {
@@ -180,14 +159,12 @@ fn compare(case: &Case, peer: &str, order: &Order, arguments: &Arguments) -> Res
     }
     let steps = steps_per_round(&mut theirs, arguments.seconds)?;
     ours.number("time", steps, "seconds")?;
-    let (mut speeds, mut others, mut ratios, mut peak) = (Vec::new(), Vec::new(), Vec::new(), 0f64);
+    let (mut rounds, mut peak) = (Rounds::default(), 0f64);
     let tokens = (steps * case.batch * case.seq) as f64;
     for _ in 0..arguments.rounds {
         let mine = tokens / ours.number("time", steps, "seconds")?;
         let other = tokens / theirs.number("time", steps, "seconds")?;
-        speeds.push(mine);
-        others.push(other);
-        ratios.push(mine / other);
+        rounds.push(mine, other, mine / other);
         for side in [&mut ours, &mut theirs] {
             peak = peak.max(side.number("product", 1024, "flops")?);
         }
@@ -195,31 +172,23 @@ fn compare(case: &Case, peer: &str, order: &Order, arguments: &Arguments) -> Res
     let memory = [&mut ours, &mut theirs].map(|side| side.number("memory", 0, "peak_kib").map(|kib| kib / 1024.));
     let [memory, their_memory] = memory;
     let (memory, their_memory) = (memory?, their_memory?);
-    let (mine, other, ratio) = (median(&mut speeds), median(&mut others), median(&mut ratios));
-    let share = mine * flops_per_token(case) / peak;
+    let medians = rounds.medians();
+    let share = medians.ours * flops_per_token(case) / peak;
     println!(
-        "{:20} {peer:16} {mine:8.0} against {other:8.0} tokens/s: {ratio:.2} ({:.2} to {:.2}); {memory:.0} against \
+        "{:20} {peer:16} {:8.0} against {:8.0} tokens/s: {:.2} ({:.2} to {:.2}); {memory:.0} against \
          {their_memory:.0} MiB; {:.0} % of {:.0} GFLOP/s",
         case.name,
-        ratios[0],
-        ratios[ratios.len() - 1],
+        medians.ours,
+        medians.theirs,
+        medians.ratio,
+        medians.worst,
+        medians.best,
         share * 100.,
         peak / 1e9,
     );
-    let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
-    Ok(Some(row![
-        case.name,
-        peer,
-        round(mine, 0),
-        round(other, 0),
-        "tokens/s",
-        round(ratio, 3),
-        round(ratios[0], 3),
-        round(ratios[ratios.len() - 1], 3),
-        round(memory, 1),
-        round(their_memory, 1),
-        round(share, 3)
-    ]))
+    let mut cells = peer::cells(case.name, peer, "tokens/s", 0, medians, [memory, their_memory]);
+    cells.extend(row![peer::rounded(share, 3)]);
+    Ok(Some(cells))
 }
 
 /// Largest difference between the two sides' losses over the first steps.
