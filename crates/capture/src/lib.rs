@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{Result, Tensor};
-use hooks::{End, Hook, HookedModel, Layer, Point, Site, Start, Tokens};
+use hooks::{End, Hook, HookedModel, Layer, Site, Start, Tokens};
 
 pub use select::select;
 pub use stream::{Written, stream};
@@ -191,6 +191,7 @@ pub fn capture(
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
+    use hooks::Point;
     use models::{Config, Decoder};
     use rand::SeedableRng;
 

@@ -263,11 +263,10 @@ fn patch(run: &Run, model: &Decoder, name: &str, asked: Asked, batch_pairs: usiz
             clean.push(by_place.source[i]);
             let usable = gain[i].abs() > NO_EFFECT * largest;
             counted += usize::from(usable);
-            for layer in 0..layers {
-                for place in 0..places {
+            for (layer, slopes) in slopes.iter().enumerate() {
+                for (place, attr) in slopes[i].iter().copied().enumerate() {
                     let cell = layer * places + place;
                     let act = by_place.patched[cell][i] - by_place.base[i];
-                    let attr = slopes[layer][i][place];
                     sums.act_logits[cell] += act;
                     sums.attr_logits[cell] += attr;
                     if usable {

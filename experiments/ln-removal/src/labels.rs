@@ -2,12 +2,15 @@
 
 use datasets::ioi::Prompt;
 
+/// The word of a prompt that plays a part.
+type Part = fn(&Prompt) -> &str;
+
 /// A label for each place, such as `2 and` or `5 name 2`: the token where all prompts have the same, else the part whose
 /// word it is in every prompt.
 ///
 /// `texts[i][p]` is the token at place p of prompt i as text.
 pub fn labels(prompts: &[Prompt], texts: &[Vec<String>]) -> Vec<String> {
-    let parts: [(&str, fn(&Prompt) -> &str); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("name 1", |prompt| &prompt.first),
         ("name 2", |prompt| &prompt.second),
         ("S2", Prompt::subject),
