@@ -45,7 +45,7 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] weights::Error),
     /// It would not fit into memory.
-    #[error("{name}: the weights take {needed} MiB as f32, and {free} MiB are free (see --max-memory)")]
+    #[error("{name}: the weights take {needed} MiB as f32, and {free} MiB are free")]
     Memory {
         /// The model.
         name: String,

@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Only these tasks: all, resid, patch, heads, attribution
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Rounds; both sides take turns in each
+    /// Rounds; both sides take turns in each (two at most for what takes either side more than 30 seconds)
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Threads of each side
@@ -41,6 +41,9 @@ pub struct Arguments {
 /// A task: its name, what it should be faster by, and whether its memory is compared.
 const TASKS: [(&str, f64, bool); 5] =
     [("all", 1.5, true), ("resid", 2., true), ("patch", 4., false), ("heads", 3., false), ("attribution", 1.5, false)];
+
+/// Seconds from which on a task gets two rounds at most.
+const SLOW: f64 = 30.;
 
 /// Largest relative difference of the sides' checksums.
 const TOLERANCE: f64 = 1e-3;
@@ -132,7 +135,8 @@ fn compare(
     fresh: &dyn Fn() -> Result<Worker>,
 ) -> Result<Option<Vec<tables::Value>>> {
     let [ours, theirs] = sides;
-    let ((_, mine), (_, other)) = (seconds(ours, task)?, seconds(theirs, task)?); // warm-up
+    let ((first, mine), (second, other)) = (seconds(ours, task)?, seconds(theirs, task)?); // warm-up
+    let rounds = if first.max(second) > SLOW { rounds.min(2) } else { rounds };
     if (mine - other).abs() > TOLERANCE * other.abs() {
         println!("{task:12} {peer}: no row: checksums {mine} and {other}");
         return Ok(None);

@@ -72,7 +72,11 @@ impl Source {
     /// # Errors
     /// When it is nowhere, cannot be read, or does not fit into memory.
     pub fn open(&self) -> Result<Opened> {
-        let Pretrained { model, family, tokenizer, .. } = Pretrained::open(&self.model, &Device::Cpu, self.memory())?;
+        let Pretrained { model, family, tokenizer, .. } = Pretrained::open(&self.model, &Device::Cpu, self.memory())
+            .map_err(|error| match error {
+                error @ pretrained::Error::Memory { .. } => anyhow::anyhow!("{error} (see --max-memory)"),
+                error => error.into(),
+            })?;
         let transforms: Vec<Transform> = self.transform.iter().map(|change| (*change).into()).collect();
         let model = if transforms.is_empty() { model } else { model.transformed(&transforms)? }.frozen();
         Ok(Opened { model, family, tokenizer, name: self.model.clone(), transforms })
