@@ -1,5 +1,63 @@
-//! Numbers about numbers: what is asked of activations and effects once they are recorded, in f64.
+//! Numbers about activations, once they are recorded: linear probes, principal components, Fourier fits, clusters, and
+//! how well simple models of them hold. All in f64, on [`faer`] matrices with one row per sample.
+//!
+//! ```
+//! use probes::{Linear, Matrix, r_squared};
+//!
+//! // two features, the target is 3 x0 - x1 + 2
+//! let x = Matrix::from_fn(6, 2, |row, column| ((row * 5 + column * 3) % 7) as f64);
+//! let y = Matrix::from_fn(6, 1, |row, _| 3. * x[(row, 0)] - x[(row, 1)] + 2.);
+//! let probe = Linear::ridge(x.as_ref(), y.as_ref(), 1e-9)?;
+//! assert!(r_squared(probe.predict(x.as_ref()).as_ref(), y.as_ref())[0] > 0.999_999);
+//! # Ok::<(), probes::Error>(())
+//! ```
 
+mod additive;
+mod clusters;
+mod error;
+mod fourier;
+mod linear;
 mod moments;
+mod pca;
 
-pub use moments::{correlation, mean, standard_deviation};
+pub use additive::additive_r2;
+pub use clusters::Clusters;
+pub use error::Error;
+pub use fourier::Fourier;
+pub use linear::{Descent, Linear, mean_absolute_error, mean_absolute_error_of_mean, r_squared};
+pub use moments::{correlation, mean, median, standard_deviation};
+pub use pca::{Pca, overlap};
+
+/// Samples in rows, features in columns.
+pub type Matrix = faer::Mat<f64>;
+/// A matrix that belongs to somebody else.
+pub type MatrixRef<'a> = faer::MatRef<'a, f64>;
+
+/// A tensor of any float type as a matrix: the last axis becomes the columns, all others together the rows.
+///
+/// # Errors
+/// When it has no axis, or cannot be read.
+pub fn matrix(tensor: &candle_core::Tensor) -> Result<Matrix, Error> {
+    use candle_core::{D, DType};
+    let columns = tensor.dim(D::Minus1)?;
+    let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let rows = if columns == 0 { 0 } else { values.len() / columns };
+    Ok(Matrix::from_fn(rows, columns, |row, column| values[row * columns + column]))
+}
+
+fn finite(what: &'static str, x: MatrixRef<'_>) -> Result<(), Error> {
+    match (0..x.ncols()).flat_map(|column| (0..x.nrows()).map(move |row| (row, column))).find(|at| !x[*at].is_finite())
+    {
+        Some((row, column)) => Err(Error::NotFinite { what, row, column }),
+        None => Ok(()),
+    }
+}
+
+fn column_means(x: MatrixRef<'_>) -> Vec<f64> {
+    let count = x.nrows() as f64;
+    (0..x.ncols()).map(|column| x.col(column).iter().sum::<f64>() / count).collect()
+}
+
+fn centred(x: MatrixRef<'_>, means: &[f64]) -> Matrix {
+    Matrix::from_fn(x.nrows(), x.ncols(), |row, column| x[(row, column)] - means[column])
+}

@@ -13,6 +13,18 @@ pub fn standard_deviation(x: &[f64]) -> f64 {
     (x.iter().map(|x| (x - centre).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
 }
 
+/// The median; the mean of the middle two of an even number, NaN of nothing.
+#[must_use]
+pub fn median(x: &[f64]) -> f64 {
+    let mut sorted = x.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.,
+    }
+}
+
 /// Pearson's correlation of two lists of the same length; NaN when one of them is constant.
 ///
 /// # Panics
@@ -37,6 +49,7 @@ mod tests {
         assert!((correlation(&[1., 2., 3.], &[3., 2., 1.]) + 1.).abs() < 1e-12);
         // 2 / sqrt(2 · 14 / 3)
         assert!((correlation(&[1., 2., 3.], &[1., 5., 3.]) - 0.5).abs() < 1e-12);
+        assert_eq!((median(&[3., 1., 2.]), median(&[4., 1., 2., 3.])), (2., 2.5));
         assert!(correlation(&[1., 1.], &[1., 2.]).is_nan() && mean(&[]).is_nan());
     }
 }

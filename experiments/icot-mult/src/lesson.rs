@@ -12,7 +12,7 @@ use training::{Error, Objective, Parameter};
 use crate::batch::{Batch, encode};
 use crate::evaluation::{Format, digit_gradients, score};
 use crate::params::{AuxPosition, Method, TrainParams};
-use crate::removal::Removal;
+use crate::removal::{Gone, Removal, Stage};
 
 /// What a lesson has seen so far; part of every checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub struct History {
     pub gradients: Vec<GradientRow>,
     /// Sum and count of the training loss since the last evaluation.
     since: (f64, u64),
+    /// How far removal has come.
+    removal: Stage,
 }
 
 /// One evaluation.
@@ -112,6 +114,11 @@ impl<'a> Lesson<'a> {
         &self.removal
     }
 
+    /// The tokens of working that went.
+    pub fn gone(&self) -> Vec<Gone> {
+        self.removal.stage().gone.clone()
+    }
+
     /// What was seen.
     pub fn into_history(self) -> History {
         self.history
@@ -127,7 +134,7 @@ impl<'a> Lesson<'a> {
         let position = step * u64::from(training.accumulate) + u64::from(micro);
         let problems = self.split.batch(&self.streams.batches, position, *batch_size);
         let mut rng = datasets::at(&self.streams.smoothing, position);
-        let removed: Vec<usize> = problems.iter().map(|_| self.removal.drawn(step, &mut rng)).collect();
+        let removed: Vec<usize> = problems.iter().map(|_| self.removal.drawn(&mut rng)).collect();
         let device = self.model.parameters()[0].1.device();
         let batch = encode(&problems, &removed, icot.side, task.vocabulary, device)?;
         Ok((problems, batch))
@@ -164,7 +171,7 @@ impl<'a> Lesson<'a> {
     fn evaluate(&mut self, done: u64) -> anyhow::Result<()> {
         let evaluation = &self.params.evaluation;
         let problems = &self.split.validation;
-        let removed = self.removal.scheduled(done);
+        let removed = self.removal.removed();
         let every = |interval: u64| done.is_multiple_of(interval) || done == self.params.training.steps;
         if every(evaluation.every) {
             let chosen = &problems[..evaluation.problems.min(problems.len())];
@@ -240,6 +247,8 @@ impl Objective for Lesson<'_> {
         if let Some(loss) = loss {
             self.history.since.0 += loss;
             self.history.since.1 += 1;
+            self.removal.after(done, loss);
+            self.history.removal = self.removal.stage().clone();
         }
         self.evaluate(done).map_err(Error::objective)
     }
@@ -250,6 +259,7 @@ impl Objective for Lesson<'_> {
 
     fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
         self.history = serde_json::from_value(state).map_err(Error::objective)?;
+        self.removal.restore(self.history.removal.clone());
         Ok(())
     }
 }

@@ -156,6 +156,10 @@ pub struct Icot {
     /// Steps between one token going and the next.
     #[schemars(range(min = 1))]
     pub steps_per_token: u64,
+    /// Lets a token go as soon as the model has recovered from the loss of the one before, so that the steps above become
+    /// the most that are waited; by the clock alone, as published, when null.
+    #[serde(default)]
+    pub recovery: Option<Recovery>,
     /// From which end tokens go.
     pub side: Side,
     /// Removal smoothing: o more tokens go with probability proportional to exp(-this o); none when null.
@@ -163,6 +167,18 @@ pub struct Icot {
     pub smoothing: Option<f64>,
     /// Whether the optimiser forgets its running means each time a token goes.
     pub reset_optimizer: bool,
+}
+
+/// When a model counts as recovered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recovery {
+    /// Training loss, in nats, below which its mean must lie.
+    #[schemars(range(min = 0))]
+    pub below: f64,
+    /// Steps in that mean, all since the last token went.
+    #[schemars(range(min = 1))]
+    pub over: usize,
 }
 
 /// The auxiliary loss (arXiv 2510.00184, section 6): running sums read from heads of the last block by one vector each.

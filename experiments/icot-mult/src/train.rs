@@ -2,7 +2,7 @@
 //! (arXiv 2510.00184: accuracies of section 3, learning dynamics of figure 7).
 //!
 //! Tables: `accuracy` (test problems, at the end), `accuracy_digits`, `curves` (validation problems, on the way),
-//! `digits`, `dynamics` (loss and gradient norm of each digit), `thresholds` (when each digit was learned).
+//! `removals`, `digits`, `dynamics` (loss and gradient norm of each digit), `thresholds` (when each digit was learned).
 //! Losses are in nats; chance for a digit is ln 10 = 2.303.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +18,7 @@ use training::{Checkpoints, Ended};
 use crate::evaluation::{Scores, score};
 use crate::lesson::{self, History, Lesson, Streams};
 use crate::params::{Method, TrainParams};
+use crate::removal::Gone;
 
 /// Losses below which a digit counts as being learned, in nats.
 const THRESHOLDS: [f64; 3] = [0.5, 0.1, 0.01];
@@ -26,6 +27,7 @@ const THRESHOLDS: [f64; 3] = [0.5, 0.1, 0.01];
 struct Outcome {
     method: Method,
     history: History,
+    gone: Vec<Gone>,
     scores: Scores,
 }
 
@@ -89,10 +91,11 @@ fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Resu
     if run.is_rehearsal() {
         predict(run, method, params.training.steps, started);
     }
-    let removed = lesson.removal().scheduled(params.training.steps);
+    let removed = lesson.removal().removed();
     let scores = score(&model, &split.test, removed, split.test.len(), lesson.format())?;
     models::save(&run.model_path(&label), &model)?;
-    Ok(Outcome { method, history: lesson.into_history(), scores })
+    let gone = lesson.gone();
+    Ok(Outcome { method, history: lesson.into_history(), gone, scores })
 }
 
 /// A rehearsal takes two real steps on real shapes, so that its time and memory tell those of the whole.
@@ -118,6 +121,7 @@ fn predict(run: &Run, method: Method, rehearsed: u64, started: Instant) {
 fn report(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
     final_accuracy(run, params, outcomes)?;
     curves(run, params, outcomes)?;
+    removals(run, outcomes)?;
     dynamics(run, outcomes)?;
     thresholds(run, outcomes)
 }
@@ -144,7 +148,7 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
             .float("loss", "cross-entropy given the true digits before", "nats"),
     );
     for outcome in outcomes {
-        let Outcome { method, scores, history } = outcome;
+        let Outcome { method, scores, history, .. } = outcome;
         let removed = history.scores.last().map_or(0, |row| row.removed);
         let (n, d_model) = (params.task.digits, params.model.d_model);
         let digit_accuracy = scores.digit_accuracy();
@@ -229,6 +233,24 @@ fn curves(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
     Ok(())
 }
 
+/// When each token of working went, and why.
+fn removals(run: &Run, outcomes: &[Outcome]) -> Result<()> {
+    let mut removals = Builder::new(
+        Schema::new("removals", "one token of working that was taken away during training")
+            .text("method", "way of training")
+            .int("removed", "tokens gone, this one included")
+            .int("step", "first step without it")
+            .text("recovered", "whether the training loss had come down again; by the clock otherwise"),
+    );
+    for Outcome { method, gone, .. } in outcomes {
+        for (before, gone) in gone.iter().enumerate() {
+            removals.push(row![method.to_string(), before + 1, gone.step, gone.recovered])?;
+        }
+    }
+    run.record(removals.finish()?);
+    Ok(())
+}
+
 fn dynamics(run: &Run, outcomes: &[Outcome]) -> Result<()> {
     let mut dynamics = Builder::new(
         Schema::new("dynamics", "loss and gradient of one answer digit on a fixed batch during training")
@@ -264,7 +286,7 @@ fn thresholds(run: &Run, outcomes: &[Outcome]) -> Result<()> {
         .float("threshold", "loss", "nats")
         .int("first_step", "optimiser steps done; empty when it never did"),
     );
-    for Outcome { method, history, scores } in outcomes {
+    for Outcome { method, history, scores, .. } in outcomes {
         for k in 0..scores.loss.len() {
             for threshold in THRESHOLDS {
                 let first = first_below(history, k, threshold);

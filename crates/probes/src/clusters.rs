@@ -1,0 +1,151 @@
+//! k-means.
+
+use rand::Rng;
+use rand_chacha::ChaCha12Rng;
+
+use crate::{Error, Matrix, MatrixRef, finite};
+
+/// Samples in groups around centres.
+#[derive(Clone, Debug)]
+pub struct Clusters {
+    /// `[clusters, features]`.
+    pub centres: Matrix,
+    /// Each sample's cluster.
+    pub labels: Vec<usize>,
+    /// Sum of squared distances to the centres.
+    pub inertia: f64,
+    /// Rounds of moving the centres.
+    pub rounds: usize,
+}
+
+impl Clusters {
+    /// Lloyd's algorithm from given centres, until no sample changes its cluster or `most` rounds are over. A cluster that
+    /// loses all its samples takes the sample farthest from its centre.
+    ///
+    /// # Shapes
+    /// `x` `[samples, features]`, `centres` `[clusters, features]`.
+    ///
+    /// # Errors
+    /// When there are fewer samples than clusters, widths differ, or a value is not finite.
+    pub fn lloyd(x: MatrixRef<'_>, centres: MatrixRef<'_>, most: usize) -> Result<Self, Error> {
+        check(x, centres.nrows())?;
+        if centres.ncols() != x.ncols() {
+            return Err(Error::Columns { what: "the centres", found: centres.ncols(), expected: x.ncols() });
+        }
+        let mut centres = centres.to_owned();
+        let (mut labels, mut distances) = nearest(x, &centres);
+        let mut rounds = 0;
+        while rounds < most {
+            rounds += 1;
+            centres = means(x, &labels, &mut distances, centres.nrows());
+            let (next, next_distances) = nearest(x, &centres);
+            let same = next == labels;
+            (labels, distances) = (next, next_distances);
+            if same {
+                break;
+            }
+        }
+        Ok(Self { centres, inertia: distances.iter().sum(), labels, rounds })
+    }
+
+    /// The best of several runs from centres drawn by k-means++ (each sample with a chance in proportion to its squared
+    /// distance from the centres so far).
+    ///
+    /// # Errors
+    /// As [`Self::lloyd`].
+    pub fn fit(x: MatrixRef<'_>, clusters: usize, restarts: usize, rng: &mut ChaCha12Rng) -> Result<Self, Error> {
+        check(x, clusters)?;
+        let mut best: Option<Self> = None;
+        for _ in 0..restarts.max(1) {
+            let found = Self::lloyd(x, spread(x, clusters, rng).as_ref(), 300)?;
+            if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
+                best = Some(found);
+            }
+        }
+        best.ok_or(Error::NoConvergence)
+    }
+}
+
+fn check(x: MatrixRef<'_>, clusters: usize) -> Result<(), Error> {
+    if clusters == 0 || clusters > x.nrows() {
+        return Err(Error::Range { what: "the number of clusters", found: clusters, least: 1, most: x.nrows() });
+    }
+    finite("the samples", x)
+}
+
+fn squared(x: MatrixRef<'_>, row: usize, centres: &Matrix, centre: usize) -> f64 {
+    (0..x.ncols()).map(|f| (x[(row, f)] - centres[(centre, f)]).powi(2)).sum()
+}
+
+fn nearest(x: MatrixRef<'_>, centres: &Matrix) -> (Vec<usize>, Vec<f64>) {
+    let of = |row: usize| {
+        let distances = (0..centres.nrows()).map(|centre| (centre, squared(x, row, centres, centre)));
+        distances.fold((0, f64::INFINITY), |best, next| if next.1 < best.1 { next } else { best })
+    };
+    (0..x.nrows()).map(of).unzip()
+}
+
+fn means(x: MatrixRef<'_>, labels: &[usize], distances: &mut [f64], clusters: usize) -> Matrix {
+    let mut sums = Matrix::zeros(clusters, x.ncols());
+    let mut counts = vec![0usize; clusters];
+    for (row, label) in labels.iter().enumerate() {
+        counts[*label] += 1;
+        (0..x.ncols()).for_each(|f| sums[(*label, f)] += x[(row, f)]);
+    }
+    for cluster in 0..clusters {
+        if counts[cluster] == 0 {
+            let far = (0..x.nrows()).max_by(|a, b| distances[*a].total_cmp(&distances[*b])).unwrap_or(0);
+            distances[far] = 0.;
+            (0..x.ncols()).for_each(|f| sums[(cluster, f)] = x[(far, f)]);
+            counts[cluster] = 1;
+        }
+        (0..x.ncols()).for_each(|f| sums[(cluster, f)] /= counts[cluster] as f64);
+    }
+    sums
+}
+
+fn spread(x: MatrixRef<'_>, clusters: usize, rng: &mut ChaCha12Rng) -> Matrix {
+    let mut chosen = vec![rng.random_range(0..x.nrows())];
+    let single = |row: usize| Matrix::from_fn(1, x.ncols(), |_, f| x[(row, f)]);
+    let mut distances: Vec<f64> = nearest(x, &single(chosen[0])).1;
+    while chosen.len() < clusters {
+        let all: f64 = distances.iter().sum();
+        let mut left = rng.random::<f64>() * all;
+        let row = distances.iter().position(|distance| {
+            left -= distance;
+            left < 0.
+        });
+        // all samples lie on centres: any other one will do
+        let row = row.unwrap_or_else(|| (0..x.nrows()).find(|row| !chosen.contains(row)).unwrap_or(0));
+        chosen.push(row);
+        let new = nearest(x, &single(row)).1;
+        distances.iter_mut().zip(new).for_each(|(old, new)| *old = old.min(new));
+    }
+    Matrix::from_fn(clusters, x.ncols(), |cluster, f| x[(chosen[cluster], f)])
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn far_groups_are_found() {
+        let x = Matrix::from_fn(90, 2, |row, f| ((row % 3) * 10) as f64 + ((row * 7 + f) as f64).sin());
+        let found = Clusters::fit(x.as_ref(), 3, 5, &mut ChaCha12Rng::seed_from_u64(3)).unwrap();
+        assert!((0..90).all(|row| found.labels[row] == found.labels[row % 3]) && found.inertia < 100.);
+    }
+
+    #[test]
+    fn an_empty_cluster_takes_the_farthest_sample() {
+        let x = Matrix::from_fn(4, 1, |row, _| [0., 1., 2., 50.][row]);
+        let start = Matrix::from_fn(2, 1, |centre, _| [1., 1e6][centre]);
+        let found = Clusters::lloyd(x.as_ref(), start.as_ref(), 20).unwrap();
+        assert_eq!(found.labels, [0, 0, 0, 1]);
+        assert!(Clusters::lloyd(x.as_ref(), Matrix::zeros(5, 1).as_ref(), 20).is_err());
+        // more clusters than different samples
+        let same = Matrix::zeros(4, 1);
+        assert_eq!(Clusters::fit(same.as_ref(), 3, 1, &mut ChaCha12Rng::seed_from_u64(3)).unwrap().inertia, 0.);
+    }
+}

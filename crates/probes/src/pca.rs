@@ -1,0 +1,140 @@
+//! Principal components.
+
+use crate::{Error, Matrix, MatrixRef, centred, column_means, finite};
+
+/// The directions in which samples vary most.
+#[derive(Clone, Debug)]
+pub struct Pca {
+    /// Mean of the samples, `[features]`.
+    pub mean: Vec<f64>,
+    /// Orthonormal directions in rows, most variance first, each with its largest entry positive, `[components, features]`.
+    pub components: Matrix,
+    /// Variance along each direction (n - 1 below), `[components]`.
+    pub variance: Vec<f64>,
+    /// Variance in all directions together.
+    pub total: f64,
+}
+
+impl Pca {
+    /// Fits `count` components to samples `[samples, features]`, from the covariance, or from the Gram matrix when there
+    /// are fewer samples than features.
+    ///
+    /// # Errors
+    /// When there are fewer than two samples, a value is not finite, or more components are asked for than there are.
+    pub fn fit(x: MatrixRef<'_>, count: usize) -> Result<Self, Error> {
+        let (samples, features) = (x.nrows(), x.ncols());
+        if samples < 2 {
+            return Err(Error::TooFew { found: samples, least: 2 });
+        }
+        let most = samples.min(features);
+        if count == 0 || count > most {
+            return Err(Error::Range { what: "the number of components", found: count, least: 1, most });
+        }
+        finite("the samples", x)?;
+        let mean = column_means(x);
+        let x = centred(x, &mean);
+        let wide = features > samples;
+        let square = if wide { &x * x.transpose() } else { x.transpose() * &x };
+        let total = (0..square.nrows()).map(|i| square[(i, i)]).sum::<f64>() / (samples - 1) as f64;
+        let eigen = square.self_adjoint_eigen(faer::Side::Lower).map_err(|_| Error::NoConvergence)?;
+        let (vectors, values) = (eigen.U(), eigen.S().column_vector());
+        let size = vectors.ncols();
+        let mut components = Matrix::zeros(count, features);
+        let mut variance = Vec::new();
+        for component in 0..count {
+            let from = size - 1 - component; // eigenvalues come in ascending order
+            variance.push(values[from].max(0.) / (samples - 1) as f64);
+            let vector = vectors.col(from);
+            let mut direction: Vec<f64> = match wide {
+                true => (0..features).map(|f| (0..samples).map(|s| x[(s, f)] * vector[s]).sum()).collect(),
+                false => vector.iter().copied().collect(),
+            };
+            let norm = direction.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let largest = direction.iter().copied().fold(0f64, |best, v| if v.abs() > best.abs() { v } else { best });
+            let factor = if norm > 0. { largest.signum() / norm } else { 0. };
+            direction.iter_mut().for_each(|v| *v *= factor);
+            direction.iter().enumerate().for_each(|(feature, v)| components[(component, feature)] = *v);
+        }
+        Ok(Self { mean, components, variance, total })
+    }
+
+    /// Coordinates of samples along the components, `[samples, components]`.
+    ///
+    /// # Errors
+    /// When the number of features is another.
+    pub fn transform(&self, x: MatrixRef<'_>) -> Result<Matrix, Error> {
+        if x.ncols() != self.mean.len() {
+            return Err(Error::Columns { what: "the samples", found: x.ncols(), expected: self.mean.len() });
+        }
+        Ok(centred(x, &self.mean) * self.components.transpose())
+    }
+
+    /// Share of the whole variance along each component.
+    #[must_use]
+    pub fn explained(&self) -> Vec<f64> {
+        self.variance.iter().map(|variance| variance / self.total).collect()
+    }
+}
+
+/// Mean squared cosine of the principal angles between the spaces that two sets of orthonormal rows span: 1 when one
+/// lies in the other, about k / d for k directions at random in d dimensions.
+///
+/// # Errors
+/// When the rows have different lengths.
+pub fn overlap(a: MatrixRef<'_>, b: MatrixRef<'_>) -> Result<f64, Error> {
+    if a.ncols() != b.ncols() {
+        return Err(Error::Columns { what: "the second space", found: b.ncols(), expected: a.ncols() });
+    }
+    let cosines = a * b.transpose();
+    let squares: f64 = cosines.col_iter().flat_map(|column| column.iter().map(|c| c * c).collect::<Vec<_>>()).sum();
+    Ok(squares / a.nrows().min(b.nrows()) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wavy(rows: usize, columns: usize) -> Matrix {
+        Matrix::from_fn(rows, columns, |r, c| (((r * 7 + c * 3) % 11 * (r + 2 * c) % 13) as f64) * (c + 1) as f64)
+    }
+
+    #[test]
+    fn few_samples_give_the_same_directions_as_many() {
+        // 6 samples in 9 dimensions: the Gram matrix; the same samples with each one doubled and more: the covariance
+        let x = wavy(6, 9);
+        let often = Matrix::from_fn(24, 9, |r, c| x[(r % 6, c)]);
+        let (few, many) = (Pca::fit(x.as_ref(), 3).unwrap(), Pca::fit(often.as_ref(), 3).unwrap());
+        for component in 0..3 {
+            for feature in 0..9 {
+                assert!((few.components[(component, feature)] - many.components[(component, feature)]).abs() < 1e-9);
+            }
+        }
+        assert!((overlap(few.components.as_ref(), many.components.as_ref()).unwrap() - 1.).abs() < 1e-12);
+    }
+
+    #[test]
+    fn all_components_hold_all_variance() {
+        let x = wavy(20, 4);
+        let pca = Pca::fit(x.as_ref(), 4).unwrap();
+        assert!((pca.explained().iter().sum::<f64>() - 1.).abs() < 1e-12);
+        let at = pca.transform(x.as_ref()).unwrap();
+        let spread = crate::standard_deviation(&at.col(0).iter().copied().collect::<Vec<_>>()).powi(2) * 20. / 19.;
+        assert!((spread - pca.variance[0]).abs() < 1e-9 * spread);
+    }
+
+    #[test]
+    fn spaces_at_right_angles_do_not_overlap() {
+        let axes = Matrix::from_fn(4, 4, |r, c| f64::from(u8::from(r == c)));
+        let (a, b) = (axes.subrows(0, 2), axes.subrows(2, 2));
+        assert_eq!(overlap(a, b).unwrap(), 0.);
+        assert_eq!(overlap(a, axes.subrows(1, 2)).unwrap(), 0.5);
+    }
+
+    #[test]
+    fn too_much_is_refused() {
+        let x = wavy(3, 5);
+        assert!(matches!(Pca::fit(x.as_ref(), 4), Err(Error::Range { most: 3, .. })));
+        assert!(matches!(Pca::fit(x.subrows(0, 1), 1), Err(Error::TooFew { .. })));
+        assert!(Pca::fit(x.as_ref(), 2).unwrap().transform(wavy(3, 4).as_ref()).is_err());
+    }
+}
