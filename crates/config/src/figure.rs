@@ -32,9 +32,22 @@ pub struct Figure {
     /// Column on the vertical axis (the rows of a heat map); histograms have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
-    /// Column of a heat map's colour.
+    /// Column on the third axis of a scatter in space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z: Option<String>,
+    /// Table of straight lines in a scatter in space: columns `x_from`, `y_from`, `z_from`, `x_to`, `y_to`, `z_to`, and
+    /// those of the panels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<String>,
+    /// From where a scatter in space is seen, in degrees: round the third axis, and up from the plane of the other two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<[f64; 2]>,
+    /// Column of a heat map's colour, or of the strength of arcs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// Column whose first value's arcs lie above the line and whose second value's lie below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<String>,
     /// Column that splits the rows into lines, bar groups or coloured points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<String>,
@@ -106,7 +119,8 @@ impl Figure {
     #[must_use]
     pub fn files(&self) -> Vec<String> {
         let pictures = ["svg", "png"].map(|ending| format!("{}.{ending}", self.id));
-        pictures.into_iter().chain(self.table_file()).collect()
+        let links = self.links.iter().map(|table| format!("{table}.csv"));
+        pictures.into_iter().chain(self.table_file()).chain(links).collect()
     }
 }
 
@@ -120,6 +134,11 @@ pub enum FigureKind {
     Scatter,
     /// Grouped bars: x categories, one bar per series.
     Bar,
+    /// Points in space, coloured by series; each panel has its own scale, the same along all three axes.
+    #[serde(rename = "scatter_3d")]
+    Scatter3d,
+    /// Places along a line, x, joined by arcs to other places, y, as strong as their value.
+    Arcs,
     /// Coloured cells, x by y.
     HeatMap,
     /// Counts of x in bins, one outline per series.

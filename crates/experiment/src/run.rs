@@ -326,6 +326,12 @@ impl Needed {
         &self.manifest
     }
 
+    /// The random stream called `name` of its own seed: what it drew from its stream of that name can be drawn again.
+    #[must_use]
+    pub fn rng(&self, name: &str) -> ChaCha12Rng {
+        streams::stream(self.manifest.config.body.seed, name)
+    }
+
     /// One of its tables.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use config::{Envelope, Figure, MANIFEST};
 use tables::{Table, write_index};
 
 use crate::{
-    draw,
+    draw_with_links,
     error::Error,
     judge::{judge, points_of},
     report::report,
@@ -99,7 +99,8 @@ fn picture(run: &Run, figure: &Figure, configs: Option<&Path>, lenient: bool) ->
         }
         None => None,
     };
-    let picture = draw(figure, &table, overlay.as_ref(), !lenient)?;
+    let links = figure.links.as_ref().map(|table| Table::read(&run.folder, table)).transpose().map_err(about)?;
+    let picture = draw_with_links(figure, &table, overlay.as_ref(), links.as_ref(), !lenient)?;
     storage::write_atomic(&run.folder.join(format!("{}.svg", figure.id)), picture.svg.as_bytes())?;
     storage::write_atomic(&run.folder.join(format!("{}.png", figure.id)), &picture.png)?;
     Ok(picture.notes)

@@ -22,6 +22,7 @@ mod report;
 mod run;
 mod scale;
 mod select;
+mod space;
 
 use config::Figure;
 use plotters::backend::{BitMapBackend, SVGBackend};
@@ -57,7 +58,21 @@ pub struct Picture {
 /// When the figure asks for a column, value or row that is not there, with the nearest names,
 /// or for keys that its kind has no use for.
 pub fn draw(figure: &Figure, table: &Table, overlay: Option<&Table>, strict: bool) -> Result<Picture, Error> {
-    let selection = select::select(figure, table, overlay, strict)?;
+    draw_with_links(figure, table, overlay, None, strict)
+}
+
+/// Draws a figure as [`draw`] does, with the table of straight lines that a scatter in space may have.
+///
+/// # Errors
+/// As [`draw`].
+pub fn draw_with_links(
+    figure: &Figure,
+    table: &Table,
+    overlay: Option<&Table>,
+    links: Option<&Table>,
+    strict: bool,
+) -> Result<Picture, Error> {
+    let selection = select::select(figure, table, overlay, links, strict)?;
     let label = figure.overlay.as_ref().map(|o| o.label.as_str());
     let plan = plot::Plan::new(figure, selection, label.filter(|_| overlay.is_some()))?;
     let (width, height) = (plan.size.0 as u32, plan.size.1 as u32);

@@ -15,6 +15,7 @@ use crate::{
     palette::{self, AXIS, GRID, HATCH, INK, MISSING, RULE, Rgb, WHITE},
     scale::{Axis, Tick},
     select::{Mark, Selection},
+    space::{Scene, VIEW},
 };
 
 const PAD: f64 = 14.0;
@@ -97,6 +98,8 @@ pub(crate) struct Plan<'a> {
     bar: Option<(Rect, Vec<Tick>)>,
     x_label_at: (f64, f64),
     y_label_at: (f64, f64),
+    /// Names of the axes of a scatter in space.
+    axes: [String; 3],
     has_overlay: bool,
     step: usize,
     /// Size in CSS pixels.
@@ -106,6 +109,17 @@ pub(crate) struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Lays the figure out.
     pub fn new(figure: &'a Figure, mut data: Selection, overlay: Option<&str>) -> Result<Self, Error> {
+        let space = figure.kind == FigureKind::Scatter3d;
+        let arcs = figure.kind == FigureKind::Arcs;
+        // names of these axes stand inside of the panels
+        let axes = [data.x_label.clone(), data.y_label.clone(), data.z_label.clone()];
+        if space || arcs {
+            data.y_label.clear();
+        }
+        if space {
+            data.x_label.clear();
+            data.notes.push("Each panel has its own scale, the same along its three axes.".into());
+        }
         let has_overlay = overlay.is_some() && data.marks.iter().any(|m| m.overlay);
         let heat = figure.kind == FigureKind::HeatMap;
         let rule_xs = figure.rules.iter().filter_map(|r| r.x);
@@ -214,8 +228,10 @@ impl<'a> Plan<'a> {
 
         // sizes
         let (w, h) = panel_size(figure, &x, &y, across, data.series.labels.len().max(1), &data.marks);
-        let (x_ticks, x_setting) = x_labels(&x, w);
-        let y_ticks = thin(y.ticks((h / 36.0).clamp(3.0, 8.0) as usize), h, 13.0, y.is_slots());
+        let (x_ticks, x_setting) =
+            if space || arcs { (Vec::new(), Setting::Level(Vec::new())) } else { x_labels(&x, w) };
+        let y_ticks = if space || arcs { Vec::new() } else { y.ticks((h / 36.0).clamp(3.0, 8.0) as usize) };
+        let y_ticks = thin(y_ticks, h, 13.0, y.is_slots());
         let y_ticks: Vec<Tick> =
             y_ticks.into_iter().map(|t| Tick { label: ellipsis(&t.label, TICK, false, 150.0), ..t }).collect();
         let widest = |ticks: &[Tick]| ticks.iter().map(|t| text_width(&t.label, TICK, false)).fold(0.0, f64::max);
@@ -305,7 +321,7 @@ impl<'a> Plan<'a> {
 
         // notes
         let ours = data.marks.iter().filter(|m| !m.overlay).count();
-        let step = if figure.kind == FigureKind::Scatter { ours.div_ceil(MOST_POINTS).max(1) } else { 1 };
+        let step = if space || figure.kind == FigureKind::Scatter { ours.div_ceil(MOST_POINTS).max(1) } else { 1 };
         if step > 1 {
             data.notes.push(format!("One point in {step} is drawn."));
         }
@@ -350,6 +366,7 @@ impl<'a> Plan<'a> {
             bar,
             x_label_at,
             y_label_at: (PAD + 10.0, middle),
+            axes,
             has_overlay,
             step,
             size: (width, height),
@@ -398,6 +415,11 @@ impl<'a> Plan<'a> {
             let at = (r.right() + 15.0, r.y + r.h / 2.0);
             canvas.text(&words, at, &Type::new(LABEL, INK, Anchor::Middle).bold().turned())?;
         }
+        match self.figure.kind {
+            FigureKind::Scatter3d => return self.space(canvas, panel),
+            FigureKind::Arcs => return self.arcs(canvas, panel),
+            _ => {}
+        }
         let grid = Ink::new(GRID, 1.0);
         if !heat {
             for tick in &self.y_ticks {
@@ -419,6 +441,8 @@ impl<'a> Plan<'a> {
         match self.figure.kind {
             FigureKind::Line => self.lines(canvas, panel)?,
             FigureKind::Scatter => self.points(canvas, panel)?,
+            // drawn above, without axes
+            FigureKind::Scatter3d | FigureKind::Arcs => {}
             FigureKind::Bar => self.bars(canvas, panel)?,
             FigureKind::HeatMap => self.cells(canvas, panel)?,
             FigureKind::Histogram => self.outlines(canvas, panel)?,
@@ -581,6 +605,82 @@ impl<'a> Plan<'a> {
                     canvas.marker(Marker::of(series.unwrap_or(0)), at, radius, ink, ours)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A box with points in it, far ones first, and straight lines between some places.
+    fn space<B: DrawingBackend>(&self, canvas: &mut Canvas<B>, panel: &Panel) -> Result<(), Error> {
+        let mut marks: Vec<&Mark> = self.data.marks.iter().filter(|m| panel.shows(m)).step_by(self.step).collect();
+        let mine = |facet: Option<usize>, row: Option<usize>| {
+            facet.is_none_or(|f| f == panel.facet) && row.is_none_or(|r| r == panel.row)
+        };
+        let links: Vec<_> = self.data.links.iter().filter(|link| mine(link.facet, link.row)).collect();
+        let ends = links.iter().flat_map(|link| [link.from, link.to]);
+        let place = |m: &Mark| [m.x, m.y, m.z];
+        let scene =
+            Scene::new(marks.iter().map(|m| place(m)).chain(ends), self.figure.view.unwrap_or(VIEW), panel.rect);
+        for edge in scene.edges() {
+            canvas.line(&edge, Ink::new(HATCH, 1.0), &[])?;
+        }
+        for (axis, name) in self.axes.iter().enumerate() {
+            let (x, y) = scene.name_at(axis);
+            let style = Type::new(TICK, INK, Anchor::Middle);
+            let style = if axis == 2 { style.turned() } else { style };
+            canvas.text(name, (x, y + if axis == 2 { 0.0 } else { TICK * CAP / 2.0 }), &style)?;
+        }
+        marks.sort_by(|a, b| scene.depth(place(a)).total_cmp(&scene.depth(place(b))));
+        let radius = if marks.len() > 150 { 2.1 } else { 3.2 };
+        for mark in marks {
+            let at = scene.at(place(mark));
+            if at.0.is_finite() && at.1.is_finite() {
+                let ink = Ink::new(self.colour_of(mark.series), 1.0).alpha(0.8);
+                canvas.marker(Marker::of(mark.series.unwrap_or(0)), at, radius, ink, true)?;
+            }
+        }
+        for link in links {
+            canvas.line(&[scene.at(link.from), scene.at(link.to)], Ink::new(INK, 1.3), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Places along a line, and arcs between them, above and below.
+    fn arcs<B: DrawingBackend>(&self, canvas: &mut Canvas<B>, panel: &Panel) -> Result<(), Error> {
+        let r = panel.rect;
+        let Axis::Slots(slots) = &self.x else { return Ok(()) };
+        let sides = self.data.sides.labels.len().max(1);
+        let half = if sides > 1 { r.h / 2.0 } else { r.h - 16.0 };
+        let line = r.y + half;
+        let strongest = self.data.marks.iter().map(|m| m.value).filter(|v| v.is_finite()).fold(0.0, f64::max);
+        let at = |x: f64| r.x + self.x.at(x) * r.w;
+        let mut marks: Vec<&Mark> = self.data.marks.iter().filter(|m| panel.shows(m) && m.value > 0.0).collect();
+        marks.sort_by(|a, b| a.value.total_cmp(&b.value));
+        let farthest = marks.iter().map(|m| (m.x - m.y).abs()).fold(1.0, f64::max);
+        for mark in marks {
+            let up = if mark.side == 0 { -1.0 } else { 1.0 };
+            let ink = Ink::new(self.colour_of(mark.series), 0.6 + 3.4 * mark.value / strongest).alpha(0.85);
+            let (from, to) = (at(mark.x), at(mark.y));
+            // a place that looks at itself gets a small loop
+            let (middle, wide, high) = match mark.x == mark.y {
+                true => (from, 5.0, 16.0),
+                false => {
+                    let share = (mark.x - mark.y).abs() / farthest;
+                    ((from + to) / 2.0, (to - from) / 2.0, (half - 22.0) * share.max(0.12))
+                }
+            };
+            let curve: Vec<(f64, f64)> = (0..=32)
+                .map(|i| std::f64::consts::PI * f64::from(i) / 32.0)
+                .map(|t| (middle - wide * t.cos(), line + up * (9.0 + high * t.sin())))
+                .collect();
+            canvas.line(&curve, ink, &[])?;
+        }
+        for (i, label) in slots.iter().enumerate() {
+            let style = Type::new(TICK, INK, Anchor::Middle);
+            canvas.text(label, (at(i as f64), line + TICK * CAP / 2.0), &style)?;
+        }
+        for (i, label) in self.data.sides.labels.iter().enumerate().filter(|_| sides > 1) {
+            let y = if i == 0 { r.y + 10.0 } else { r.bottom() - 4.0 };
+            canvas.text(label, (r.x, y), &Type::new(TICK, AXIS, Anchor::Start))?;
         }
         Ok(())
     }
@@ -963,6 +1063,11 @@ fn spans(values: impl Iterator<Item = f64>, axis: &Axis, scale: Scale, most: usi
 
 fn panel_size(figure: &Figure, x: &Axis, y: &Axis, across: usize, series: usize, marks: &[Mark]) -> (f64, f64) {
     let (w, h) = match (figure.kind, across) {
+        (FigureKind::Arcs, 1) => (620.0, 300.0),
+        (FigureKind::Arcs, _) => (420.0, 260.0),
+        (FigureKind::Scatter3d, 1) => (460.0, 400.0),
+        (FigureKind::Scatter3d, 2 | 4) => (330.0, 300.0),
+        (FigureKind::Scatter3d, _) => (260.0, 240.0),
         (FigureKind::Scatter, 1) => (420.0, 380.0),
         (FigureKind::Scatter, 2) => (330.0, 310.0),
         (FigureKind::Scatter, 3) => (240.0, 235.0),
@@ -1054,6 +1159,9 @@ fn legend(
     let n = data.series.labels.len();
     let mut entries: Vec<(Swatch, String)> = Vec::new();
     let heat = figure.kind == FigureKind::HeatMap;
+    if figure.kind == FigureKind::Arcs {
+        entries.push((Swatch::Words, format!("width: {}", data.value_label)));
+    }
     if figure.series.is_some() && (n > 1 || overlay.is_some()) && !heat {
         if data.series.numbers {
             entries.push((Swatch::Words, format!("{}:", data.series_label)));
@@ -1070,7 +1178,9 @@ fn legend(
                 FigureKind::Line => {
                     Swatch::Line { colour, dash: dash.to_vec(), marker: Some(Marker::of(i)), filled: true }
                 }
-                FigureKind::Scatter => Swatch::Point { colour, marker: Marker::of(i), filled: true },
+                FigureKind::Scatter | FigureKind::Scatter3d => {
+                    Swatch::Point { colour, marker: Marker::of(i), filled: true }
+                }
                 FigureKind::Bar => Swatch::Fill { colour, hatch: i, filled: true },
                 _ => Swatch::Line { colour, dash: dash.to_vec(), marker: None, filled: true },
             };

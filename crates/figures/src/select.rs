@@ -21,8 +21,12 @@ pub(crate) struct Mark {
     pub x: f64,
     /// Number, or position of the category; NaN for histograms.
     pub y: f64,
-    /// Colour of a heat map; NaN for other kinds.
+    /// Colour of a heat map, strength of an arc; NaN for other kinds.
     pub value: f64,
+    /// Third coordinate of a point in space; NaN for other kinds.
+    pub z: f64,
+    /// Position among the two sides of arcs.
+    pub side: usize,
     /// From the overlay.
     pub overlay: bool,
 }
@@ -35,6 +39,15 @@ pub(crate) struct Levels {
     keys: Vec<String>,
     /// Whether the column holds numbers.
     pub numbers: bool,
+}
+
+/// A straight line in space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub facet: Option<usize>,
+    pub row: Option<usize>,
+    pub from: [f64; 3],
+    pub to: [f64; 3],
 }
 
 /// What a figure draws.
@@ -51,6 +64,10 @@ pub(crate) struct Selection {
     pub x_label: String,
     pub y_label: String,
     pub value_label: String,
+    pub z_label: String,
+    pub sides: Levels,
+    /// Straight lines in space, with the panel that they belong to.
+    pub links: Vec<Link>,
     pub series_label: String,
     /// What a reader should know about the drawing, in sentences.
     pub notes: Vec<String>,
@@ -102,6 +119,7 @@ pub(crate) fn select(
     figure: &Figure,
     table: &Table,
     overlay: Option<&Table>,
+    links: Option<&Table>,
     strict: bool,
 ) -> Result<Selection, Error> {
     let fail = |what: String| Error::Figure { figure: figure.id.clone(), what };
@@ -112,7 +130,7 @@ pub(crate) fn select(
     let sources: Vec<(&Table, bool)> = std::iter::once((table, false)).chain(overlay.map(|t| (t, true))).collect();
     let used: Vec<&String> = [Some(&figure.x), figure.y.as_ref(), figure.value.as_ref(), figure.series.as_ref()]
         .into_iter()
-        .chain([figure.facet.as_ref(), figure.facet_row.as_ref()])
+        .chain([figure.facet.as_ref(), figure.facet_row.as_ref(), figure.z.as_ref(), figure.side.as_ref()])
         .flatten()
         .collect();
     for column in &used {
@@ -166,11 +184,23 @@ pub(crate) fn select(
     let series = levels(&figure.series, &mut notes)?;
     let facets = levels(&figure.facet, &mut notes)?;
     let rows = levels(&figure.facet_row, &mut notes)?;
+    let sides = levels(&figure.side, &mut notes)?;
+    if sides.keys.len() > 2 {
+        let what = format!(
+            "`side` has room for two values, but column `{}` has {}",
+            figure.side.as_deref().unwrap_or(""),
+            sides.keys.len()
+        );
+        return Err(fail(what));
+    }
+    let places = figure.kind == FigureKind::Arcs;
     let x = match is_slots(figure, table, &figure.x, figure.x_scale, figure.x_range, &keep[0]).map_err(read)? {
+        true if places => Some(both(figure, table, &keep[0]).map_err(read)?),
         true => Some(levels(&Some(figure.x.clone()), &mut notes)?),
         false => None,
     };
     let y = match &figure.y {
+        Some(_) if places => x.clone(),
         Some(y)
             if is_slots(figure, table, y, figure.y_scale, figure.y_range, &keep[0]).map_err(read)?
                 && matches!(figure.kind, FigureKind::HeatMap | FigureKind::Scatter) =>
@@ -208,17 +238,20 @@ pub(crate) fn select(
             Some(column) => coordinates(column, &y).map_err(place)?,
             None => none.clone(),
         };
-        let values = match &figure.value {
-            Some(column) => source.floats(column).map_err(place)?,
-            None => none,
+        let floats = |column: &Option<String>| match column {
+            Some(column) => source.floats(column).map_err(place),
+            None => Ok(none.clone()),
         };
+        let (values, zs) = (floats(&figure.value)?, floats(&figure.z)?);
+        let side = positions(&figure.side, &sides).map_err(place)?;
         for i in (0..source.len()).filter(|i| keep[*i]) {
             if let (Some(facet), Some(row), Some(series)) = (facet[i], row[i], line[i])
                 && !xs[i].is_nan()
                 && (y.is_none() || !ys[i].is_nan())
             {
                 let overlay = *is_overlay;
-                marks.push(Mark { facet, row, series, x: xs[i], y: ys[i], value: values[i], overlay });
+                let side = side[i].flatten().unwrap_or(0);
+                marks.push(Mark { facet, row, series, x: xs[i], y: ys[i], value: values[i], z: zs[i], side, overlay });
             }
         }
     }
@@ -242,6 +275,12 @@ pub(crate) fn select(
         x_label: label(&figure.x_label, Some(&figure.x))?,
         y_label: if counts { "count".into() } else { label(&figure.y_label, figure.y.as_ref())? },
         value_label: label(&figure.value_label, figure.value.as_ref())?,
+        z_label: label(&None, figure.z.as_ref())?,
+        links: match links {
+            Some(table) => segments(figure, table, &facets, &rows).map_err(read)?,
+            None => Vec::new(),
+        },
+        sides,
         series_label: label(&None, figure.series.as_ref())?,
         marks,
         x,
@@ -253,11 +292,52 @@ pub(crate) fn select(
     })
 }
 
+/// The places of arcs: all that look or are looked at, in the order of an `order` for the horizontal axis, or as they come.
+fn both(figure: &Figure, table: &Table, keep: &[bool]) -> Result<Levels, tables::Error> {
+    let mut keys: Vec<String> = Vec::new();
+    let order = figure.order.iter().flat_map(|o| &o.0).find(|(column, _)| *column == figure.x);
+    keys.extend(
+        order.iter().flat_map(|(_, places)| places.iter().filter_map(|place| json_keys(place).into_iter().next())),
+    );
+    for column in [Some(&figure.x), figure.y.as_ref()].into_iter().flatten() {
+        for (cell, _) in table.values(column)?.iter().zip(keep).filter(|(_, keep)| **keep) {
+            if let Some(key) = key(cell)
+                && !keys.contains(&key)
+            {
+                keys.push(key);
+            }
+        }
+    }
+    let labels = keys.iter().map(|key| named(figure, key).unwrap_or_else(|| key.clone())).collect();
+    Ok(Levels { labels, keys, numbers: false })
+}
+
+/// The lines of a scatter in space, with the panels that the figure has.
+fn segments(figure: &Figure, table: &Table, facets: &Levels, rows: &Levels) -> Result<Vec<Link>, tables::Error> {
+    let end = |end: &str| -> Result<Vec<[f64; 3]>, tables::Error> {
+        let axis = |axis: &str| table.floats(&format!("{axis}_{end}"));
+        let (x, y, z) = (axis("x")?, axis("y")?, axis("z")?);
+        Ok((0..table.len()).map(|i| [x[i], y[i], z[i]]).collect())
+    };
+    let panel = |column: &Option<String>, levels: &Levels| -> Result<Vec<Option<usize>>, tables::Error> {
+        match column {
+            Some(column) => Ok(table.values(column)?.iter().map(|value| levels.position(value)).collect()),
+            None => Ok(vec![Some(0); table.len()]),
+        }
+    };
+    let (from, to) = (end("from")?, end("to")?);
+    let (facet, row) = (panel(&figure.facet, facets)?, panel(&figure.facet_row, rows)?);
+    let there = (0..table.len()).filter(|i| facet[*i].is_some() && row[*i].is_some());
+    Ok(there.map(|i| Link { facet: facet[i], row: row[i], from: from[i], to: to[i] }).collect())
+}
+
 /// Which keys a kind of figure needs, and which would say nothing.
 fn check_keys(figure: &Figure) -> Result<(), Error> {
     let (kind, needs, refuses): (_, &[&str], &[&str]) = match figure.kind {
         FigureKind::Line => ("a line figure", &["y"], &["value", "bins"]),
         FigureKind::Scatter => ("a scatter figure", &["y"], &["value", "bins"]),
+        FigureKind::Scatter3d => ("a scatter in space", &["y", "z"], &["value", "bins", "side"]),
+        FigureKind::Arcs => ("an arc figure", &["y", "value"], &["z", "bins"]),
         FigureKind::Bar => ("a bar figure", &["y"], &["value", "bins"]),
         FigureKind::HeatMap => ("a heat map", &["y", "value"], &["series", "bins"]),
         FigureKind::Histogram => ("a histogram", &[], &["y", "value"]),
@@ -266,6 +346,8 @@ fn check_keys(figure: &Figure) -> Result<(), Error> {
         "y" => figure.y.is_some(),
         "value" => figure.value.is_some(),
         "series" => figure.series.is_some(),
+        "z" => figure.z.is_some(),
+        "side" => figure.side.is_some(),
         _ => figure.bins.is_some(),
     };
     let fail = |what: String| Err(Error::Figure { figure: figure.id.clone(), what });
@@ -274,6 +356,15 @@ fn check_keys(figure: &Figure) -> Result<(), Error> {
     }
     if let Some(key) = refuses.iter().find(|k| has(k)) {
         return fail(format!("{kind} has no use for the key `{key}`"));
+    }
+    if figure.kind != FigureKind::Scatter3d && (figure.z.is_some() || figure.links.is_some() || figure.view.is_some()) {
+        return fail(format!("{kind} has no use for the keys `z`, `links` and `view`"));
+    }
+    if figure.kind != FigureKind::Arcs && figure.side.is_some() {
+        return fail(format!("{kind} has no use for the key `side`"));
+    }
+    if matches!(figure.kind, FigureKind::Scatter3d | FigureKind::Arcs) && figure.overlay.is_some() {
+        return fail(format!("{kind} has no overlay"));
     }
     if figure.value_centre.is_some() && (figure.value_range.is_some() || figure.value_scale == Scale::Log) {
         return fail("`value_centre` decides the range by itself, and on a linear scale: leave `value_range` and `value_scale` out".to_owned());
@@ -306,7 +397,8 @@ fn is_slots(
     let ordered = figure.order.as_ref().is_some_and(|o| o.0.iter().any(|(c, _)| c == column));
     let text = table.schema().get(column)?.kind == Kind::Text;
     Ok(match figure.kind {
-        FigureKind::Histogram => false,
+        FigureKind::Histogram | FigureKind::Scatter3d => false,
+        FigureKind::Arcs => column == figure.x,
         FigureKind::Bar => column == figure.x,
         FigureKind::Line => (text || ordered) && column == figure.x,
         FigureKind::Scatter => text || ordered,

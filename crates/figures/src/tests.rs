@@ -79,6 +79,51 @@ fn the_same_figure_is_the_same_bytes() {
 }
 
 #[test]
+fn points_in_space_have_a_box_three_names_and_lines() {
+    let schema =
+        Schema::new("t", "").text("m", "").int("d", "").float("a", "", "").float("b", "", "").float("c", "", "");
+    let rows = (0..40).map(|i| {
+        let t = f64::from(i);
+        row![if i < 20 { "one" } else { "two" }, i % 10, t.sin(), t.cos(), t / 40.0]
+    });
+    let table = Table::from_rows(schema, rows).unwrap();
+    let ends = ["x_from", "y_from", "z_from", "x_to", "y_to", "z_to"];
+    let schema = ends.iter().fold(Schema::new("l", "").text("m", ""), |schema, name| schema.float(*name, "", ""));
+    let lines = Table::from_rows(schema, [row!["two", 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]).unwrap();
+    let text = "kind: scatter_3d, x: a, y: b, z: c, series: d, facet: m, links: l";
+    let figure = figure(text);
+    assert_eq!(figure.files().last().map(String::as_str), Some("l.csv"));
+    let count = |links: Option<&Table>| {
+        let picture = draw_with_links(&figure, &table, None, links, true).unwrap();
+        for word in ["a", "b", "c", "one", "two"] {
+            assert!(has(&picture.svg, word), "{word}");
+        }
+        picture.svg.matches("<polyline").count() + picture.svg.matches("<line").count()
+    };
+    assert_eq!(count(Some(&lines)), count(None) + 1);
+    let wrong = Table::from_rows(Schema::new("l", "").text("m", ""), [row!["two"]]).unwrap();
+    let refused = draw_with_links(&figure, &table, None, Some(&wrong), true).unwrap_err().to_string();
+    assert!(refused.contains("x_from"), "{refused}");
+}
+
+#[test]
+fn arcs_join_places_on_two_sides() {
+    let schema = Schema::new("t", "").text("q", "").text("k", "").int("head", "").int("layer", "").float("w", "", "");
+    let rows = [row!["c", "a", 0, 1, 0.9], row!["c", "b", 1, 1, 0.4], row!["b", "b", 0, 0, 0.5]];
+    let table = Table::from_rows(schema, rows).unwrap();
+    let text = "kind: arcs, x: k, y: q, value: w, series: head, side: layer, order: {k: [a, b, c]}";
+    let picture = draw(&figure(text), &table, None, true).unwrap();
+    for word in ["a", "b", "c", "head:", "width: w"] {
+        assert!(has(&picture.svg, word), "{word}");
+    }
+    let refused =
+        draw(&figure("kind: arcs, x: k, y: q, value: w, side: w"), &table, None, true).unwrap_err().to_string();
+    assert!(refused.contains("`side` has room for two"), "{refused}");
+    let refused = draw(&figure("kind: line, x: head, y: w, z: w"), &table, None, true).unwrap_err().to_string();
+    assert!(refused.contains("`z`"), "{refused}");
+}
+
+#[test]
 fn colours_around_a_centre_are_white_there_and_reach_as_far_on_both_sides() {
     let schema = Schema::new("t", "").text("a", "").int("x", "").float("y", "", "");
     let rows = [row!["a", 0, -1.0], row!["a", 1, 0.0], row!["a", 2, 4.0]];

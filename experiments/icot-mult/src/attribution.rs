@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{D, Tensor};
-use datasets::multiplication::{Problem, Split};
+use datasets::multiplication::Problem;
 use experiment::Run;
 use hooks::{HookedModel, NoHook};
 use models::Decoder;
@@ -22,11 +22,8 @@ use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::evaluation::Format;
-use crate::params::{Method, TrainParams};
-use crate::train::format_of;
-
-/// Where the models come from.
-const TRAIN: &str = "icot-mult/train";
+use crate::params::Method;
+use crate::subject::Subject;
 
 /// Parameters of `attribution`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -81,12 +78,10 @@ impl Digit {
 
 /// Measures every method and hands in the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
-    let needed = run.need(TRAIN)?;
-    let trained: TrainParams = config::params(&needed.manifest().config)?;
-    let (task, format) = (&trained.task, format_of(&trained));
-    let seed = needed.manifest().config.body.seed;
-    let problems = problems(run, &trained, seed, params.problems)?;
-    let reference = reference(&problems, task.digits);
+    let subject = Subject::open(run)?;
+    let (n, format) = (subject.n(), subject.format());
+    let problems = subject.held_out(run, "problems", params.problems)?;
+    let reference = reference(&problems, n);
     let mut delta = Builder::new(
         Schema::new("delta", "fall of the favourite token's logit when an operand digit is replaced")
             .text("method", "way of training")
@@ -100,20 +95,20 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .float("correlation", "Pearson, over all cells", "")
             .float("largest", "largest cell of the matrix", ""),
     );
-    let mut bar = run.task("attribution", (params.methods.len() * 2 * task.digits) as u64, "digits");
+    let mut bar = run.task("attribution", (params.methods.len() * 2 * n) as u64, "digits");
     for (index, method) in params.methods.iter().enumerate() {
-        let model = models::load(&needed.model(&method.to_string())?, run.device())?;
+        let model = subject.model(run, *method)?;
         let mut cells = Vec::new();
-        for (row, digit) in Digit::all(task.digits).into_iter().enumerate() {
+        for (row, digit) in Digit::all(n).into_iter().enumerate() {
             run.go_on()?;
-            for k in 0..2 * task.digits {
+            for k in 0..2 * n {
                 // one stream per cell, the same for every model
                 let mut rng = run.rng(&format!("swap {} c{k}", digit.name()));
                 let fall = mean_fall(&model, &problems, digit, k, format, &mut rng)?;
                 delta.push(row![method.to_string(), digit.name(), format!("c{k}"), fall])?;
                 cells.push(fall);
             }
-            bar.at((index * 2 * task.digits + row + 1) as u64, &method.to_string());
+            bar.at((index * 2 * n + row + 1) as u64, &method.to_string());
         }
         let r = probes::correlation(&cells, &reference);
         let largest = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -126,27 +121,10 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         run.measure(&format!("{method}.delta_largest"), None, "");
     }
     run.record(delta.finish()?);
-    run.record(reference_table(&reference, task.digits)?);
+    run.record(reference_table(&reference, n)?);
     run.record(correlation.finish()?);
     run.record(published_table(run, &params.published_delta)?);
     Ok(())
-}
-
-/// The first validation problems of the run that trained the models, which they have not seen.
-fn problems(run: &Run, trained: &TrainParams, seed: u64, count: usize) -> Result<Vec<Problem>> {
-    let task = &trained.task;
-    if seed != run.config().body.seed {
-        bail!(
-            "{TRAIN} was run with seed {seed}, this experiment with {}: its held-out problems would differ",
-            run.config().body.seed
-        );
-    }
-    let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
-    let count = run.samples(count);
-    if count > split.validation.len() {
-        bail!("params.problems: {count} asked for, but {TRAIN} held out {} for validation", split.validation.len());
-    }
-    Ok(split.validation[..count].to_vec())
 }
 
 /// Mean over problems of how much the logit of the model's favourite c_k falls when `digit` is replaced.

@@ -1,11 +1,17 @@
 //! Why can't transformers learn multiplication? The experiments of arXiv 2510.00184, and of arXiv 2405.14838 below it.
 
+mod attention;
 mod attribution;
 mod batch;
+mod data;
 mod evaluation;
+mod fourier;
+mod geometry;
 mod lesson;
 mod params;
+mod probing;
 mod removal;
+mod subject;
 mod train;
 
 use std::process::ExitCode;
@@ -19,6 +25,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     experiment::main(
         "icot-mult",
-        &[Experiment::new("train", train::run), Experiment::new("attribution", attribution::run)],
+        &[
+            Experiment::new("data", data::run),
+            Experiment::new("train", train::run),
+            Experiment::new("deeper", train::run),
+            Experiment::new("attribution", attribution::run),
+            Experiment::new("probes", probing::run),
+            Experiment::new("attention", attention::run),
+            Experiment::new("geometry", geometry::run),
+            Experiment::new("fourier", fourier::run),
+        ],
     )
 }

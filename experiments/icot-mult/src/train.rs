@@ -303,8 +303,3 @@ fn first_below(history: &History, k: usize, threshold: f64) -> Option<u64> {
     let found = rows.find(|rows| rows.iter().map(|row| row.loss[k]).sum::<f64>() / 3. < threshold)?;
     Some(found[2].step)
 }
-
-/// How the experiment that trained a model wrote its problems.
-pub fn format_of(params: &TrainParams) -> crate::evaluation::Format {
-    lesson::format(params)
-}

@@ -1,0 +1,92 @@
+//! The problems: how they are written, and how hard each digit is without any arithmetic (arXiv 2510.00184, section 2).
+//!
+//! Tables: `lines` (whole examples as text), `sums` (spread of the running column sums and entropy of the digits).
+
+use anyhow::Result;
+use datasets::multiplication::{Problem, Split};
+use experiment::Run;
+use probes::{mean, standard_deviation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+
+/// Parameters of `data`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Digits of each operand, n; one block of the table for each.
+    #[schemars(length(min = 1), inner(range(min = 1, max = 9)))]
+    pub digits: Vec<usize>,
+    /// Problems drawn for each.
+    #[schemars(range(min = 1))]
+    pub problems: usize,
+    /// Operands whose examples are written out.
+    pub lines: Vec<[u64; 2]>,
+}
+
+/// Draws, counts and hands in the tables.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    let mut lines = Builder::new(
+        Schema::new("lines", "one example as text, digits from the units up")
+            .int("a", "first operand")
+            .int("b", "second operand")
+            .text("line", "operands || working #### answer")
+            .text("running_sums", "running column sums, from the units up"),
+    );
+    for [a, b] in &params.lines {
+        let digits = a.to_string().len();
+        anyhow::ensure!(
+            digits == b.to_string().len() && digits < 10,
+            "params.lines: {a} and {b} must have the same number of digits, nine at most"
+        );
+        let problem = Problem { a: *a, b: *b, digits };
+        let sums: Vec<String> = problem.running_sums().iter().map(u32::to_string).collect();
+        lines.push(row![*a, *b, problem.line(), sums.join(" ")])?;
+    }
+    let mut table = Builder::new(
+        Schema::new("sums", "one answer digit over problems drawn uniformly")
+            .int("n", "digits of each operand")
+            .text("digit", "answer digit, c0 the units")
+            .float("mean", "mean of the running column sum", "")
+            .float("standard_deviation", "its standard deviation", "")
+            .float("mae_of_mean", "mean absolute error of always saying its mean", "")
+            .float("entropy", "entropy of the digit", "nats"),
+    );
+    for n in &params.digits {
+        run.go_on()?;
+        let mut rng = run.rng(&format!("problems of {n} digits"));
+        let split = Split::new(*n, None, 0, 0, &mut rng)?;
+        let problems = split.batch(&rng, 0, run.samples(params.problems));
+        let sums: Vec<Vec<u32>> = problems.iter().map(Problem::running_sums).collect();
+        for k in 0..2 * n {
+            let values: Vec<f64> = sums.iter().map(|sums| f64::from(sums[k])).collect();
+            let centre = mean(&values);
+            let error = mean(&values.iter().map(|value| (value - centre).abs()).collect::<Vec<_>>());
+            let entropy = entropy(sums.iter().map(|sums| (sums[k] % 10) as usize));
+            table.push(row![*n, format!("c{k}"), centre, standard_deviation(&values), error, entropy])?;
+            run.measure(&format!("n{n}.c{k}.mae_of_mean"), error, "");
+            run.measure(&format!("n{n}.c{k}.entropy"), entropy, "nats");
+        }
+    }
+    run.record(lines.finish()?);
+    run.record(table.finish()?);
+    Ok(())
+}
+
+/// Entropy, in nats, of digits as often as they occur.
+fn entropy(digits: impl Iterator<Item = usize>) -> f64 {
+    let mut counts = [0f64; 10];
+    digits.for_each(|digit| counts[digit] += 1.);
+    let all: f64 = counts.iter().sum();
+    counts.iter().filter(|count| **count > 0.).map(|count| -(count / all) * (count / all).ln()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_equal_digits_have_the_most_entropy() {
+        assert!((entropy(0..10) - 10f64.ln()).abs() < 1e-12 && entropy([3, 3].into_iter()) == 0.);
+    }
+}
