@@ -127,11 +127,16 @@ impl<'t> Rules<'t> {
     /// The keys that a kind of figure needs, and those that would do nothing.
     fn figure_keys(&mut self, path: &str, figure: &Node) {
         let Some(kind) = figure.get("kind").and_then(Node::text) else { return };
-        let heat_map = ["value", "value_label", "value_range", "value_centre", "value_scale", "annotate"];
+        let colours = ["value_range", "value_centre", "value_scale"];
+        let cells = [&["value", "value_label"][..], &colours].concat();
+        let space = ["z", "links", "view"];
         let (needed, useless): (&[&str], Vec<&str>) = match kind {
-            "histogram" => (&[], [&["y"][..], &heat_map].concat()),
-            "heat_map" => (&["y", "value"], vec!["bins", "series"]),
-            "line" | "scatter" | "bar" => (&["y"], [&["bins"][..], &heat_map].concat()),
+            "histogram" => (&[], [&["y", "annotate", "side"][..], &cells, &space].concat()),
+            "heat_map" => (&["y", "value"], [&["bins", "series", "side"][..], &space].concat()),
+            "line" | "scatter" => (&["y"], [&["bins", "annotate", "side"][..], &cells, &space].concat()),
+            "bar" => (&["y"], [&["bins", "side"][..], &cells, &space].concat()),
+            "scatter_3d" => (&["y", "z"], [&["bins", "annotate", "side", "overlay"][..], &cells].concat()),
+            "arcs" => (&["y", "value"], [&["bins", "annotate", "overlay"][..], &colours, &space].concat()),
             _ => return,
         };
         for key in needed.iter().filter(|key| present(figure, key).is_none()) {

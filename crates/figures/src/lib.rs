@@ -89,7 +89,7 @@ pub fn draw_with_links(
     canvas.finish()?;
 
     let picture = Picture {
-        svg: tidy(&svg, width, height, units, plan.notes()),
+        svg: tidy(&svg, width, height, units, plan.notes(), plan.turnable()),
         png: png(&halve(&pixels, units.0 as usize), units.0 / 2, units.1 / 2)?,
         notes: plan.notes().to_vec(),
     };
@@ -97,7 +97,14 @@ pub fn draw_with_links(
 }
 
 /// The SVG in CSS pixels with the notes as its description and the font named once, in a stack that has the same widths nearly everywhere.
-fn tidy(svg: &str, width: u32, height: u32, units: (u32, u32), notes: &[String]) -> String {
+fn tidy(
+    svg: &str,
+    width: u32,
+    height: u32,
+    units: (u32, u32),
+    notes: &[String],
+    turnable: Option<serde_json::Value>,
+) -> String {
     let plain = format!("<svg width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\"", units.0, units.1);
     let ours = format!(
         "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {} {}\" stroke-linejoin=\"round\" \
@@ -108,6 +115,9 @@ fn tidy(svg: &str, width: u32, height: u32, units: (u32, u32), notes: &[String])
     // quotes may stay: this is no attribute
     let notes = notes.join(" ").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let desc = if notes.is_empty() { ">".to_string() } else { format!(">\n<desc>{notes}</desc>") };
+    // in a text of JSON, these two can be written in another way
+    let json = turnable.map(|scene| scene.to_string().replace('<', "\\u003c").replace('&', "\\u0026"));
+    let desc = format!("{desc}{}", json.map(|json| format!("\n<metadata>{json}</metadata>")).unwrap_or_default());
     let svg = svg.replacen(&plain, &ours, 1);
     let mut pieces = svg.split(" font-size=\"");
     let mut tidied = pieces.next().unwrap_or_default().to_string();

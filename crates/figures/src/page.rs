@@ -26,6 +26,8 @@ macro_rules! putln {
 }
 
 const STYLE: &str = include_str!("page.css");
+/// Lets a reader turn what is in space; a page without such a figure does not carry it.
+const TURN: &str = include_str!("turn.js");
 
 /// Writes `index.html` and `index.json` over every finished run below the root; gives the number of runs.
 ///
@@ -117,7 +119,11 @@ fn html(runs: &[Run]) -> Result<String, Error> {
         out.push_str("</section>\n");
     }
     out.push_str("<footer><p>Made by machine from the tables beside this page; <a href=\"index.json\">index.json</a> says the same to machines.</p></footer>\n");
-    out.push_str("</main>\n</div>\n</body>\n</html>\n");
+    out.push_str("</main>\n</div>\n");
+    if out.contains("<metadata>") {
+        putln!(out, "<script>\n{TURN}</script>");
+    }
+    out.push_str("</body>\n</html>\n");
     Ok(out)
 }
 

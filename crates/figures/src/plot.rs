@@ -378,6 +378,47 @@ impl<'a> Plan<'a> {
         &self.data.notes
     }
 
+    /// What a page needs to turn a scatter in space: axes, view, colours, and each panel's place, points and lines.
+    pub fn turnable(&self) -> Option<serde_json::Value> {
+        if self.figure.kind != FigureKind::Scatter3d {
+            return None;
+        }
+        // three digits are enough for a picture
+        let short = |x: f64| format!("{x:.2e}").parse::<f64>().unwrap_or(x);
+        let hex = |c: Rgb| format!("#{:02x}{:02x}{:02x}", c[0], c[1], c[2]);
+        let count = self.data.series.labels.len().max(1);
+        let panels: Vec<_> = self
+            .panels
+            .iter()
+            .map(|panel| {
+                let marks = self.data.marks.iter().filter(|m| panel.shows(m)).step_by(self.step);
+                let points: Vec<_> = marks
+                    .filter(|m| m.x.is_finite() && m.y.is_finite() && m.z.is_finite())
+                    .map(|m| serde_json::json!([short(m.x), short(m.y), short(m.z), m.series.unwrap_or(0)]))
+                    .collect();
+                let mine = |link: &&crate::select::Link| {
+                    link.facet.is_none_or(|f| f == panel.facet) && link.row.is_none_or(|r| r == panel.row)
+                };
+                let links: Vec<Vec<f64>> = self
+                    .data
+                    .links
+                    .iter()
+                    .filter(mine)
+                    .map(|link| link.from.iter().chain(&link.to).map(|x| short(*x)).collect())
+                    .collect();
+                let Rect { x, y, w, h } = panel.rect;
+                serde_json::json!({ "rect": [x, y, w, h], "points": points, "links": links })
+            })
+            .collect();
+        Some(serde_json::json!({
+            "axes": self.axes,
+            "view": self.figure.view.unwrap_or(VIEW),
+            "colours": (0..count).map(|i| hex(self.colour_of(Some(i)))).collect::<Vec<_>>(),
+            "size": [self.size.0, self.size.1],
+            "panels": panels,
+        }))
+    }
+
     /// Draws everything.
     pub fn paint<B: DrawingBackend>(&self, canvas: &mut Canvas<B>) -> Result<(), Error> {
         let (width, height) = self.size;

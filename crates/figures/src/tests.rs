@@ -101,6 +101,13 @@ fn points_in_space_have_a_box_three_names_and_lines() {
         picture.svg.matches("<polyline").count() + picture.svg.matches("<line").count()
     };
     assert_eq!(count(Some(&lines)), count(None) + 1);
+    // the page can turn it: every point and line is there for each panel
+    let picture = draw_with_links(&figure, &table, None, Some(&lines), true).unwrap();
+    let json = picture.svg.split_once("<metadata>").unwrap().1.split_once("</metadata>").unwrap().0;
+    let scene: serde_json::Value = serde_json::from_str(json).unwrap();
+    let count = |panel: usize, of: &str| scene["panels"][panel][of].as_array().unwrap().len();
+    assert_eq!([count(0, "points"), count(1, "points"), count(0, "links"), count(1, "links")], [20, 20, 0, 1]);
+    assert_eq!(scene["colours"].as_array().unwrap().len(), 10);
     let wrong = Table::from_rows(Schema::new("l", "").text("m", ""), [row!["two"]]).unwrap();
     let refused = draw_with_links(&figure, &table, None, Some(&wrong), true).unwrap_err().to_string();
     assert!(refused.contains("x_from"), "{refused}");

@@ -100,12 +100,14 @@ pub struct Losses {
 
 /// How a training step runs through the decoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct Step<'a> {
     /// Key of the step's dropout masks; without one, nothing is dropped.
     pub dropout: Option<u64>,
     /// Keep only what goes into each block for the backward pass, and compute the rest again: less memory, more time,
     /// the same bytes.
     pub recompute: bool,
+    /// The learned position of every token, row after row; without, they count from 0 in each row.
+    pub positions: Option<&'a [u32]>,
 }
 
 impl Decoder {
@@ -231,7 +233,7 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`HookedModel::forward`]; when a target lies outside of the vocabulary, or a block does not exist.
-    pub fn losses(&self, tokens: &Tokens, targets: &Tensor, taps: &[Layer], step: Step) -> Result<Losses> {
+    pub fn losses(&self, tokens: &Tokens, targets: &Tensor, taps: &[Layer], step: Step<'_>) -> Result<Losses> {
         let (batch, seq) = self.check(tokens)?;
         if let Some(Layer(layer)) = taps.iter().find(|Layer(layer)| *layer >= self.config.n_layers) {
             candle_core::bail!("block {layer} of a decoder of {}", self.config.n_layers);
@@ -244,12 +246,15 @@ impl Decoder {
         if let Some(target) = targets.iter().find(|target| **target as usize >= v && **target != ops::IGNORED) {
             candle_core::bail!("target {target} lies outside of the vocabulary of {v}");
         }
+        if let Some(positions) = step.positions {
+            self.check_positions(positions, batch * seq)?;
+        }
         let drop = Drop { p: step.dropout.map_or(0., |_| self.config.dropout), key: step.dropout.unwrap_or(0) };
         let counted = targets.iter().filter(|target| **target != ops::IGNORED).count();
         if let Some(direct) = self.direct() {
             let blocks = taps.iter().map(|layer| layer.0).collect();
             let want = Want::Losses { targets, recompute: step.recompute, taps: blocks };
-            let out = self.pass(direct, tokens, drop, want)?;
+            let out = self.pass(direct, tokens, step.positions, drop, want)?;
             let (h, e) = (self.config.n_heads, self.config.d_head());
             let each = batch * seq * h * e;
             let z = (0..taps.len()).map(|i| out.narrow(0, counted + i * each, each)?.reshape((batch, seq, h, e)));
@@ -257,7 +262,9 @@ impl Decoder {
         }
         let sites = taps.iter().map(|layer| Site::Block(*layer, Point::Z)).collect();
         let mut hook = Taps { sites, seen: Vec::new() };
-        let logits = self.run(tokens, &mut Masks { drop, used: 0 }, &mut hook)?;
+        let mut masks = Masks { drop, used: 0 };
+        let resid = self.embed(tokens, step.positions, &mut masks, &mut hook)?;
+        let logits = self.run_between(Start::Resid(Layer(0), &resid), End::Logits, &mut masks, &mut hook)?;
         let rows: Vec<u32> = (0u32..).zip(&targets).filter(|(_, t)| **t != ops::IGNORED).map(|(row, _)| row).collect();
         let chosen: Vec<u32> = rows.iter().map(|row| targets[*row as usize]).collect();
         let device = tokens.device();
@@ -272,13 +279,21 @@ impl Decoder {
     }
 
     /// One direct pass, attached to the weights in candle's graph.
-    fn pass(&self, direct: &Arc<Direct>, tokens: &Tokens, drop: Drop, want: Want) -> Result<Tensor> {
+    fn pass(
+        &self,
+        direct: &Arc<Direct>,
+        tokens: &Tokens,
+        positions: Option<&[u32]>,
+        drop: Drop,
+        want: Want,
+    ) -> Result<Tensor> {
         let (_, seq) = tokens.dims2()?;
         let tokens = tokens.flatten_all()?.to_vec1::<u32>()?;
         if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.d_vocab) {
             candle_core::bail!("token {token} lies outside of the vocabulary of {}", self.config.d_vocab);
         }
         let (handle, weights) = (self.handle.as_tensor(), &self.parameters);
+        let tokens = (tokens, positions.map(<[u32]>::to_vec));
         match self.embed.dtype() {
             DType::F64 => handle.apply_op1(Pass::<f64>::new(direct, weights, tokens, seq, drop, want)),
             _ => handle.apply_op1(Pass::<f32>::new(direct, weights, tokens, seq, drop, want)),
@@ -291,6 +306,33 @@ impl Decoder {
         Ok((batch, seq))
     }
 
+    fn check_positions(&self, positions: &[u32], tokens: usize) -> Result<()> {
+        if self.pos_embed.is_none() {
+            candle_core::bail!("positions can be given to models that learn them, not to this one");
+        }
+        if positions.len() != tokens {
+            candle_core::bail!("{} positions for {tokens} tokens", positions.len());
+        }
+        let longest = self.config.n_positions;
+        match positions.iter().find(|position| **position as usize >= longest) {
+            Some(position) => candle_core::bail!("position {position} lies outside of the model's {longest}"),
+            None => Ok(()),
+        }
+    }
+
+    /// The model whose place i is what place `positions[i]` is here: for sequences that leave places out.
+    ///
+    /// # Errors
+    /// When it does not learn positions, or there is no such place.
+    pub fn at_positions(&self, positions: &[u32]) -> std::result::Result<Self, Error> {
+        self.check_positions(positions, positions.len())?;
+        let mut weights = self.weights();
+        if let Some(rows) = weights.get_mut("pos_embed.W_pos") {
+            *rows = rows.index_select(&Tensor::new(positions, rows.device())?, 0)?;
+        }
+        Self::new(&Config { n_positions: positions.len(), ..self.config.clone() }, weights, &self.device())
+    }
+
     fn check_length(&self, seq: usize) -> Result<()> {
         let longest = self.config.n_positions;
         if seq > longest {
@@ -299,6 +341,7 @@ impl Decoder {
         Ok(())
     }
 
+    #[cfg(test)]
     fn run(&self, tokens: &Tokens, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
         self.run_between(Start::Tokens(tokens), End::Logits, drop, hook)
     }
@@ -309,7 +352,7 @@ impl Decoder {
         let (first, mut resid, past) = match start {
             Start::Tokens(tokens) => {
                 self.check(tokens)?;
-                (0, self.embed(tokens, drop, hook)?, None)
+                (0, self.embed(tokens, None, drop, hook)?, None)
             }
             Start::Resid(Layer(layer), resid) => (layer, resid.clone(), None),
             Start::Suffix(Layer(layer), resid, past) => (layer, resid.clone(), Some(past)),
@@ -343,11 +386,22 @@ impl Decoder {
         visit(hook, Site::Logits, self.unembed(&x)?) // [b, t, v]
     }
 
-    fn embed(&self, tokens: &Tokens, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
+    fn embed(
+        &self,
+        tokens: &Tokens,
+        positions: Option<&[u32]>,
+        drop: &mut Masks,
+        hook: &mut dyn Hook,
+    ) -> Result<Tensor> {
         let (_, seq) = tokens.dims2()?;
         let embed = visit(hook, Site::Embed, embedding(tokens, &self.embed)?)?; // [b, t, d]
         let Some(pos_embed) = &self.pos_embed else { return drop.apply(embed) };
-        let pos_embed = pos_embed.narrow(0, 0, seq)?.unsqueeze(0)?.broadcast_as(embed.shape())?; // [b, t, d]
+        let pos_embed = match positions {
+            Some(positions) => {
+                embedding(&Tensor::new(positions, tokens.device())?.reshape(tokens.shape())?, pos_embed)?
+            }
+            None => pos_embed.narrow(0, 0, seq)?.unsqueeze(0)?.broadcast_as(embed.shape())?,
+        }; // [b, t, d]
         let pos_embed = visit(hook, Site::PosEmbed, pos_embed)?;
         drop.apply((embed + pos_embed)?)
     }
@@ -574,7 +628,7 @@ impl HookedModel for Decoder {
                 && batch * seq > 0
                 && !self.config.sites().iter().any(|site| hook.wants(*site))
             {
-                let logits = self.pass(direct, tokens, Drop::default(), Want::Logits)?;
+                let logits = self.pass(direct, tokens, None, Drop::default(), Want::Logits)?;
                 return logits.reshape((batch, seq, self.config.d_vocab));
             }
         }
@@ -702,7 +756,7 @@ mod tests {
         let (tokens, targets) = batch(6, 7);
         let taps = [Layer(1), Layer(0)];
         let Losses { losses, z } = if direct {
-            model.losses(&tokens, &targets, &taps, Step { dropout: Some(9), recompute }).unwrap()
+            model.losses(&tokens, &targets, &taps, Step { dropout: Some(9), recompute, positions: None }).unwrap()
         } else {
             let mut probe = Probe::default();
             let logits = model.run(&tokens, &mut Masks::new(model.config.dropout, 9), &mut probe).unwrap();
@@ -739,6 +793,58 @@ mod tests {
                         assert!(difference < bar, "{name}, {dtype:?}, dropout {dropout}: {difference}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn positions_of_ones_own_are_those_of_a_model_without_the_places_left_out() {
+        for (dtype, bar) in [(DType::F64, 1e-12), (DType::F32, 1e-6)] {
+            let model = irregular(&Config { n_positions: 9, ..tiny() }, dtype);
+            let (tokens, targets) = batch(6, 5);
+            let left_out = [0, 1, 4, 6, 8];
+            let positions: Vec<u32> = left_out.iter().copied().cycle().take(30).collect();
+            let step = Step { positions: Some(&positions), ..Step::default() };
+            let sum = |losses: &Losses| {
+                losses.losses.sum_all().unwrap().to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap()
+            };
+            let losses = model.losses(&tokens, &targets, &[], step).unwrap();
+            let ours = sum(&losses);
+            let short = model.at_positions(&left_out).unwrap();
+            assert_eq!(short.config().n_positions, 5);
+            let theirs = sum(&short.losses(&tokens, &targets, &[], Step::default()).unwrap());
+            assert!((ours - theirs).abs() < bar * ours, "{ours} {theirs}");
+            let plain = sum(&model.losses(&tokens, &targets, &[], Step::default()).unwrap());
+            assert!((ours - plain).abs() > 1e-3, "the positions change nothing");
+            // through operations that can be looked into, with the same gradients
+            let composed = model.embed(&tokens, Some(&positions), &mut Masks::new(0., 0), &mut hooks::NoHook).unwrap();
+            let end = |x: &Tensor| {
+                let mut masks = Masks::new(0., 0);
+                let logits =
+                    model.run_between(Start::Resid(Layer(0), x), End::Logits, &mut masks, &mut hooks::NoHook).unwrap();
+                let logits = logits.reshape((30, model.config.d_vocab)).unwrap();
+                let counted: Vec<u32> = (0..30u32).filter(|row| row % 3 != 0).collect();
+                let counted = Tensor::new(counted, &Device::Cpu).unwrap();
+                ops::token_losses(&logits, &targets.flatten_all().unwrap())
+                    .unwrap()
+                    .index_select(&counted, 0)
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+            };
+            let (a, b) = (ops::backward(&losses.losses.sum_all().unwrap()), ops::backward(&end(&composed)));
+            let (a, b) = (a.unwrap(), b.unwrap());
+            for (name, var) in &model.parameters {
+                let of = |store: &candle_core::backprop::GradStore| {
+                    store.get(var).unwrap().to_dtype(DType::F64).unwrap().flatten_all().unwrap()
+                };
+                let difference = (of(&a) - of(&b)).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(difference.to_scalar::<f64>().unwrap() < bar * 100., "{name}");
+            }
+            for (wrong, word) in [(vec![0u32; 7], "7 positions"), (vec![9u32; 30], "position 9")] {
+                let step = Step { positions: Some(&wrong), ..Step::default() };
+                let refused = model.losses(&tokens, &targets, &[], step).err().unwrap().to_string();
+                assert!(refused.contains(word), "{refused}");
             }
         }
     }
@@ -871,7 +977,7 @@ mod tests {
         let model = model(&Config { dropout: 0.5, ..tiny() });
         let (tokens, targets) = batch(2, 4);
         let run = |key| {
-            let step = Step { dropout: Some(key), recompute: false };
+            let step = Step { dropout: Some(key), ..Step::default() };
             model.losses(&tokens, &targets, &[], step).unwrap().losses
         };
         assert_eq!(distance(&run(1), &run(1)), 0.);

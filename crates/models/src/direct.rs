@@ -48,9 +48,9 @@ impl Direct {
         Some(Self { config: config.clone(), places, activation, spare })
     }
 
-    fn take<T: Pooled>(&self, tokens: &[u32], seq: usize) -> Vec<Shard<T>> {
+    fn take<T: Pooled>(&self, tokens: &[u32], positions: Option<&[u32]>, seq: usize) -> Vec<Shard<T>> {
         let mut shards = T::spare(self).lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
-        pass::shards(&self.config, tokens, seq, &mut shards);
+        pass::shards(&self.config, tokens, positions, seq, &mut shards);
         shards
     }
 
@@ -78,6 +78,8 @@ pub(crate) struct Pass<T: Pooled> {
     /// In the order of [`Config::shapes`].
     weights: Vec<Tensor>,
     tokens: Vec<u32>,
+    /// Row of the position embedding for each token; counted from 0 in each sequence when left out.
+    positions: Option<Vec<u32>>,
     seq: usize,
     drop: Drop,
     want: Want,
@@ -88,13 +90,13 @@ impl<T: Pooled> Pass<T> {
     pub(crate) fn new(
         direct: &Arc<Direct>,
         weights: &[(String, Var)],
-        tokens: Vec<u32>,
+        (tokens, positions): (Vec<u32>, Option<Vec<u32>>),
         seq: usize,
         drop: Drop,
         want: Want,
     ) -> Self {
         let weights = weights.iter().map(|(_, var)| var.as_tensor().clone()).collect();
-        Self { direct: direct.clone(), weights, tokens, seq, drop, want, kept: Mutex::new(None) }
+        Self { direct: direct.clone(), weights, tokens, positions, seq, drop, want, kept: Mutex::new(None) }
     }
 
     /// Runs `run` on the numbers of all weights.
@@ -118,7 +120,7 @@ impl<T: Pooled> Pass<T> {
     }
 
     fn forward(&self, model: &Model<'_, T>) -> Vec<T> {
-        let mut shards = self.direct.take(&self.tokens, self.seq);
+        let mut shards = self.direct.take(&self.tokens, self.positions.as_deref(), self.seq);
         match &self.want {
             Want::Logits => {
                 let logits = pass::logits(model, &mut shards);
@@ -139,7 +141,7 @@ impl<T: Pooled> Pass<T> {
     fn backward(&self, model: &Model<'_, T>, upstream: &[T]) -> Vec<Vec<T>> {
         let kept = self.kept.lock().ok().and_then(|mut kept| kept.take());
         let again = kept.is_none();
-        let mut shards = kept.unwrap_or_else(|| self.direct.take(&self.tokens, self.seq));
+        let mut shards = kept.unwrap_or_else(|| self.direct.take(&self.tokens, self.positions.as_deref(), self.seq));
         let gradient = match &self.want {
             Want::Logits => {
                 pass::again(model, &mut shards);

@@ -272,6 +272,8 @@ pub(crate) struct Shard<T> {
     first: usize,
     seq: usize,
     tokens: Vec<u32>,
+    /// Row of the position embedding for each token.
+    positions: Vec<u32>,
     keep: Option<Keep>,
     /// The residual stream before each block and after the last; two of them, in turn, when nothing is kept.
     stream: Vec<Vec<T>>,
@@ -298,6 +300,7 @@ impl<T> Default for Shard<T> {
             first: 0,
             seq: 0,
             tokens: Vec::new(),
+            positions: Vec::new(),
             keep: None,
             stream: Vec::new(),
             inside: Vec::new(),
@@ -334,8 +337,14 @@ fn per_shard(config: &Config, batch: usize, seq: usize) -> usize {
     batch.div_ceil(4 * fours).max(1)
 }
 
-/// Cuts a batch into shards, with the buffers of earlier ones.
-pub(crate) fn shards<T: Real>(config: &Config, tokens: &[u32], seq: usize, old: &mut Vec<Shard<T>>) {
+/// Cuts a batch into shards, with the buffers of earlier ones; positions count from 0 in each sequence unless given.
+pub(crate) fn shards<T: Real>(
+    config: &Config,
+    tokens: &[u32],
+    positions: Option<&[u32]>,
+    seq: usize,
+    old: &mut Vec<Shard<T>>,
+) {
     let batch = tokens.len() / seq;
     let per = per_shard(config, batch, seq);
     old.resize_with(batch.div_ceil(per), Shard::default);
@@ -344,6 +353,11 @@ pub(crate) fn shards<T: Real>(config: &Config, tokens: &[u32], seq: usize, old: 
         shard.seq = seq;
         shard.tokens.clear();
         shard.tokens.extend_from_slice(tokens);
+        shard.positions.clear();
+        match positions {
+            Some(all) => shard.positions.extend_from_slice(&all[i * per * seq..][..tokens.len()]),
+            None => shard.positions.extend((0..seq as u32).cycle().take(tokens.len())),
+        }
         shard.keep = None;
     }
 }
@@ -370,10 +384,10 @@ impl<T: Real> Shard<T> {
         let (embed, pos_embed) = (model.w(places.embed), model.bias(places.pos_embed));
         let place = self.place(d);
         let stream = sized(&mut self.stream[0], count * d, T::zero());
-        for (row, (stream, token)) in stream.chunks_exact_mut(d).zip(&self.tokens).enumerate() {
+        for ((stream, token), position) in stream.chunks_exact_mut(d).zip(&self.tokens).zip(&self.positions) {
             stream.copy_from_slice(&embed[*token as usize * d..][..d]);
             if let Some(pos_embed) = pos_embed {
-                rows::add(stream, &pos_embed[row % self.seq * d..][..d]);
+                rows::add(stream, &pos_embed[*position as usize * d..][..d]);
             }
         }
         if let Some(mask) = model.drop.mask::<T>(1) {
@@ -772,10 +786,10 @@ fn embedding_back<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>], slots:
         if let Some(mask) = model.drop.mask::<T>(1) {
             mask.apply(&mut shard.back.resid, place);
         }
-        for (row, (dy, token)) in shard.back.resid.chunks_exact(d).zip(&shard.tokens).enumerate() {
+        for ((dy, token), position) in shard.back.resid.chunks_exact(d).zip(&shard.tokens).zip(&shard.positions) {
             rows::add(&mut slots[model.places.embed][*token as usize * d..][..d], dy);
             if let Some(pos_embed) = model.places.pos_embed {
-                rows::add(&mut slots[pos_embed][row % shard.seq * d..][..d], dy);
+                rows::add(&mut slots[pos_embed][*position as usize * d..][..d], dy);
             }
         }
     }

@@ -12,6 +12,8 @@ pub struct Batch {
     pub targets: Tensor,
     /// Place of c_0 in each sequence.
     pub answer_starts: Vec<usize>,
+    /// Position of every input when the rest of the working keeps its own, row after row.
+    pub kept_positions: Vec<u32>,
 }
 
 /// Encodes problems with `removed[i]` tokens of working taken away from one side.
@@ -24,14 +26,22 @@ pub fn encode(
 ) -> Result<Batch> {
     let examples: Vec<Example> =
         problems.iter().zip(removed).map(|(problem, removed)| vocabulary.encode(problem, *removed, side)).collect();
-    from_examples(&examples, vocabulary, device)
+    from_examples(&examples, removed, vocabulary, device)
 }
 
-fn from_examples(examples: &[Example], vocabulary: Vocabulary, device: &Device) -> Result<Batch> {
+/// Positions of `seq` tokens when those from `gap` on stand where they stood before `removed` tokens went.
+pub fn kept_positions(seq: usize, gap: usize, removed: usize) -> impl Iterator<Item = u32> {
+    (0..seq).map(move |place| (if place < gap { place } else { place + removed }) as u32)
+}
+
+fn from_examples(examples: &[Example], removed: &[usize], vocabulary: Vocabulary, device: &Device) -> Result<Batch> {
     let longest = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(1);
     let seq = longest - 1;
-    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-    for example in examples {
+    let (mut inputs, mut targets, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+    // filling behind a sequence lies outside of the longest; where it stands does not matter
+    let most = examples.iter().zip(removed).map(|(example, removed)| example.tokens.len() + removed).max().unwrap_or(1);
+    for (example, removed) in examples.iter().zip(removed) {
+        positions.extend(kept_positions(seq, example.gap, *removed).map(|at| at.min(most as u32 - 1)));
         let token = |place: usize| example.tokens.get(place).copied().unwrap_or(vocabulary.padding());
         inputs.extend((0..seq).map(token));
         let trained = example.first_trained..example.tokens.len();
@@ -40,6 +50,7 @@ fn from_examples(examples: &[Example], vocabulary: Vocabulary, device: &Device) 
     Ok(Batch {
         inputs: Tensor::from_vec(inputs, (examples.len(), seq), device)?,
         targets: Tensor::from_vec(targets, (examples.len(), seq), device)?,
+        kept_positions: positions,
         answer_starts: examples.iter().map(|example| example.answer_start).collect(),
     })
 }
@@ -59,6 +70,9 @@ mod tests {
         let trained = |row: usize| -> Vec<u32> {
             targets[row].iter().copied().filter(|target| *target != ops::IGNORED).collect()
         };
+        // n = 2: a0 a1 * b0 b1 % | working of 8 | % # c0 ..: the answer of both stands at position 16
+        assert_eq!(batch.kept_positions[16], 16);
+        assert_eq!(batch.kept_positions[seq + 5..seq + 9], [5, 14, 15, 16]);
         // trained without working: %, #, four digits, %
         assert_eq!(trained(1), [11, 12, 8, 0, 4, 0, 11]);
         assert_eq!(trained(0).len(), 15);

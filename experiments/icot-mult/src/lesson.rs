@@ -9,7 +9,7 @@ use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 use training::{Error, Objective, Parameter};
 
-use crate::batch::{Batch, encode};
+use crate::batch::{Batch, encode, kept_positions};
 use crate::evaluation::{Format, digit_gradients, score};
 use crate::params::{AuxPosition, Method, TrainParams};
 use crate::removal::{Gone, Removal, Stage};
@@ -114,6 +114,18 @@ impl<'a> Lesson<'a> {
         &self.removal
     }
 
+    /// The model for sequences with as much working as there is now, at positions that count from 0.
+    pub fn now(&self) -> anyhow::Result<Decoder> {
+        if !self.params.icot.keep_positions {
+            return Ok(self.model.clone());
+        }
+        let Format { digits, vocabulary, side } = self.format();
+        let removed = self.removal.removed();
+        let example = vocabulary.encode(&Problem { a: 0, b: 0, digits }, removed, side);
+        let positions: Vec<u32> = kept_positions(example.tokens.len(), example.gap, removed).collect();
+        Ok(self.model.at_positions(&positions)?)
+    }
+
     /// The tokens of working that went.
     pub fn gone(&self) -> Vec<Gone> {
         self.removal.stage().gone.clone()
@@ -175,7 +187,7 @@ impl<'a> Lesson<'a> {
         let every = |interval: u64| done.is_multiple_of(interval) || done == self.params.training.steps;
         if every(evaluation.every) {
             let chosen = &problems[..evaluation.problems.min(problems.len())];
-            let scores = score(self.model, chosen, removed, evaluation.generated, self.format())?;
+            let scores = score(&self.now()?, chosen, removed, evaluation.generated, self.format())?;
             let (sum, count) = std::mem::take(&mut self.history.since);
             let train_loss = (count > 0).then(|| sum / count as f64);
             let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
@@ -197,7 +209,7 @@ impl<'a> Lesson<'a> {
         }
         if every(evaluation.gradients_every) {
             let chosen = &problems[..evaluation.gradient_problems.min(problems.len())];
-            let g = digit_gradients(self.model, chosen, removed, self.format())?;
+            let g = digit_gradients(&self.now()?, chosen, removed, self.format())?;
             let row = GradientRow { step: done, loss: g.loss, norm: g.norm, cosine: g.cosine, total: g.total };
             self.history.gradients.push(row);
         }
@@ -229,7 +241,8 @@ impl Objective for Lesson<'_> {
         let (problems, batch) = self.batch(step, micro)?;
         let key = datasets::at(&self.streams.dropout, step).next_u64().wrapping_add(u64::from(micro) << 32);
         let taps: Vec<Layer> = self.regressor.iter().map(|_| Layer(self.model.n_layers() - 1)).collect();
-        let how = Step { dropout: Some(key), recompute: self.params.training.recompute };
+        let positions = self.params.icot.keep_positions.then_some(batch.kept_positions.as_slice());
+        let how = Step { dropout: Some(key), recompute: self.params.training.recompute, positions };
         let Losses { losses, z } = self.model.losses(&batch.inputs, &batch.targets, &taps, how)?;
         let cross_entropy = losses.mean_all()?;
         let (Some(regressor), Some(z)) = (&self.regressor, z.first()) else {

@@ -1,5 +1,6 @@
 //! Why can't transformers learn multiplication? The experiments of arXiv 2510.00184, and of arXiv 2405.14838 below it.
 
+mod ablations;
 mod attention;
 mod attribution;
 mod batch;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             Experiment::new("data", data::run),
             Experiment::new("train", train::run),
             Experiment::new("deeper", train::run),
+            Experiment::new("ablations", ablations::run),
             Experiment::new("attribution", attribution::run),
             Experiment::new("probes", probing::run),
             Experiment::new("attention", attention::run),

@@ -167,6 +167,10 @@ pub struct Icot {
     pub smoothing: Option<f64>,
     /// Whether the optimiser forgets its running means each time a token goes.
     pub reset_optimizer: bool,
+    /// Whether what stands behind the removed tokens keeps its positions, instead of moving up (for every method, so that
+    /// all see the answer at the same positions). The model is written with the places of the working left out.
+    #[serde(default)]
+    pub keep_positions: bool,
 }
 
 /// When a model counts as recovered.

@@ -4,7 +4,8 @@
 //! predicts c_k and at the place where c_k is the input (there c_hat_k mod 10 can be seen already, so it is easier).
 //! Beside every error stands that of always saying the mean.
 //!
-//! Tables: `probes` (error and R² of every probe), `points` (held-out problems, predicted against true).
+//! Tables: `probes` (error and R² of every probe), `points` (held-out problems, predicted against
+//! true), `errors` (the probes of the figure beside the mean).
 
 use anyhow::Result;
 use capture::Keep;
@@ -85,6 +86,13 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .float("truth", "running column sum", "")
             .float("predicted", "what the probe says", ""),
     );
+    let mut errors = Builder::new(
+        Schema::new("errors", "error of the figure's probe of one digit, or of always saying the mean")
+            .text("method", "way of training, or mean")
+            .text("position", "whether c_k is predicted there or is the input")
+            .text("digit", "answer digit, c0 the units")
+            .float("mae", "mean absolute error on held-out problems", ""),
+    );
     let mut bar = run.task("probes", params.methods.len() as u64, "models");
     let mut done = Vec::new();
     for (index, method) in params.methods.iter().enumerate() {
@@ -95,6 +103,10 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
                 let (site, place) = (result.site.to_string(), result.place.name());
                 table.push(row![method.to_string(), site, place, result.fit, format!("c{k}"), *mae, *r2, *mean])?;
                 if result.is_figure(&model) && middle(subject.n()).contains(&k) {
+                    if index == 0 {
+                        errors.push(row!["mean", place, format!("c{k}"), *mean])?;
+                    }
+                    errors.push(row![method.to_string(), place, format!("c{k}"), *mae])?;
                     for (truth, predicted) in result.pairs[k].iter().take(params.points) {
                         points.push(row![method.to_string(), format!("c{k}"), place, *truth, *predicted])?;
                     }
@@ -107,6 +119,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     measures(run, subject.n(), &done);
     run.record(table.finish()?);
     run.record(points.finish()?);
+    run.record(errors.finish()?);
     Ok(())
 }
 

@@ -139,6 +139,7 @@ mod tests {
             side: Side::Left,
             smoothing: Some(4.),
             reset_optimizer: true,
+            keep_positions: false,
         }
     }
 

@@ -16,7 +16,7 @@ use tables::{Builder, Schema, row};
 use training::{Checkpoints, Ended};
 
 use crate::evaluation::{Scores, score};
-use crate::lesson::{self, History, Lesson, Streams};
+use crate::lesson::{History, Lesson, Streams};
 use crate::params::{Method, TrainParams};
 use crate::removal::Gone;
 
@@ -24,11 +24,13 @@ use crate::removal::Gone;
 const THRESHOLDS: [f64; 3] = [0.5, 0.1, 0.01];
 
 /// What a finished method leaves.
-struct Outcome {
+pub struct Outcome {
     method: Method,
-    history: History,
+    /// What was seen on the way.
+    pub history: History,
     gone: Vec<Gone>,
-    scores: Scores,
+    /// On the test problems, at the end.
+    pub scores: Scores,
 }
 
 /// Trains every method, as many at a time as there are threads, and hands in the tables.
@@ -37,41 +39,67 @@ pub fn run(run: &Run, mut params: TrainParams) -> Result<()> {
     shorten_for_rehearsal(run, &mut params);
     let task = &params.task;
     let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
-    let outcomes = side_by_side(run, &params, &split)?;
+    let outcomes = side_by_side(run, &params.methods, |method| train(run, &params, &split, *method))?;
     report(run, &params, &outcomes)
 }
 
-/// All methods, a thread each as far as there are threads; none depends on another, so the order does not matter.
-fn side_by_side(run: &Run, params: &TrainParams, split: &Split) -> Result<Vec<Outcome>> {
+/// Does each piece of work, a thread each as far as there are threads; none may depend on another. Results come in the
+/// order of the work.
+///
+/// # Errors
+/// Of the first piece that failed, after all that had begun have come to their end.
+pub fn side_by_side<W: Sync, R: Send>(run: &Run, work: &[W], each: impl Fn(&W) -> Result<R> + Sync) -> Result<Vec<R>> {
     let next = AtomicUsize::new(0);
-    let work = || {
+    let worker = || {
         let mut done = Vec::new();
-        while let Some(method) = params.methods.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = train(run, params, split, *method);
-            let failed = outcome.is_err();
-            done.push(outcome);
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = work.get(index) else { break };
+            let result = each(piece);
+            let failed = result.is_err();
+            done.push((index, result));
             if failed {
                 break;
             }
         }
         done
     };
-    let done: Vec<Result<Outcome>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..run.threads().min(params.methods.len())).map(|_| scope.spawn(work)).collect();
+    let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..run.threads().min(work.len())).map(|_| scope.spawn(worker)).collect();
         // all are joined before the first failure is told, so that each has saved
-        let panicked = || vec![Err(anyhow::anyhow!("a training thread panicked"))];
+        let panicked = || vec![(0, Err(anyhow::anyhow!("a training thread panicked")))];
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect()
     });
-    let mut outcomes = done.into_iter().collect::<Result<Vec<_>>>()?;
-    outcomes.sort_by_key(|outcome| params.methods.iter().position(|method| *method == outcome.method));
-    Ok(outcomes)
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// One of several trainings: how it is called, and which draw of fresh weights and problems it gets.
+pub struct Job<'a> {
+    /// Way of training.
+    pub method: Method,
+    /// Its name in messages and files.
+    pub label: &'a str,
+    /// Behind the names of its random streams: the same for all that are to start alike.
+    pub draw: &'a str,
+    /// How it is trained.
+    pub params: &'a TrainParams,
 }
 
 fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Result<Outcome> {
     let label = method.to_string();
     // the same fresh weights and problems for every method
-    let model = Decoder::fresh(&params.model_config(), &mut run.rng("init"), run.device())?;
-    let streams = Streams { batches: run.rng("batches"), smoothing: run.rng("smoothing"), dropout: run.rng("dropout") };
+    let (outcome, model) = learn(run, &Job { method, label: &label, draw: "", params }, split)?;
+    models::save(&run.model_path(&label), &model)?;
+    Ok(outcome)
+}
+
+/// Trains one model to its end, or to the signal that stops it.
+pub fn learn(run: &Run, job: &Job<'_>, split: &Split) -> Result<(Outcome, Decoder)> {
+    let Job { method, label, draw, params } = *job;
+    let stream = |name: &str| run.rng(&format!("{name}{draw}"));
+    let model = Decoder::fresh(&params.model_config(), &mut stream("init"), run.device())?;
+    let streams = Streams { batches: stream("batches"), smoothing: stream("smoothing"), dropout: stream("dropout") };
     let mut lesson = Lesson::new(method, params, split, &model, streams)?;
     if lesson.removal().all_gone() > params.training.steps {
         let (gone, steps) = (lesson.removal().all_gone(), params.training.steps);
@@ -79,12 +107,12 @@ fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Resu
             "{method}: working is left at the end: the last token goes at step {gone}, training ends at {steps}"
         );
     }
-    let checkpoints = Checkpoints::new(&run.work(&label), &format!("{} {method}", run.identity()));
-    let mut task = run.task(&label, params.training.steps, "steps");
+    let checkpoints = Checkpoints::new(&run.work(label), &format!("{} {label}", run.identity()));
+    let mut task = run.task(label, params.training.steps, "steps");
     let started = Instant::now();
     let parameters = lesson.parameters();
     let ended = training::train(&parameters, &params.training, &mut lesson, &checkpoints, &mut task)
-        .with_context(|| format!("training {method}"))?;
+        .with_context(|| format!("training {label}"))?;
     if ended == Ended::Interrupted {
         return Err(Interrupted.into());
     }
@@ -92,14 +120,14 @@ fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Resu
         predict(run, method, params.training.steps, started);
     }
     let removed = lesson.removal().removed();
+    let model = lesson.now()?;
     let scores = score(&model, &split.test, removed, split.test.len(), lesson.format())?;
-    models::save(&run.model_path(&label), &model)?;
     let gone = lesson.gone();
-    Ok(Outcome { method, history: lesson.into_history(), gone, scores })
+    Ok((Outcome { method, history: lesson.into_history(), gone, scores }, model))
 }
 
 /// A rehearsal takes two real steps on real shapes, so that its time and memory tell those of the whole.
-fn shorten_for_rehearsal(run: &Run, params: &mut TrainParams) {
+pub fn shorten_for_rehearsal(run: &Run, params: &mut TrainParams) {
     params.training.steps = run.steps(params.training.steps);
     params.task.train = params.task.train.map(|train| run.samples(train));
     for count in [&mut params.task.validation, &mut params.task.test, &mut params.evaluation.problems] {

@@ -214,7 +214,7 @@ impl Objective for Lesson<'_> {
         let windows = windows(&self.corpus.train, rows, seq, &mut rng, &self.model.device());
         let [inputs, targets] = windows.map_err(Error::objective)?;
         let key = datasets::at(&self.dropout, position).next_u64();
-        let how = Step { dropout: Some(key), recompute: self.params.training.recompute };
+        let how = Step { dropout: Some(key), recompute: self.params.training.recompute, positions: None };
         Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
     }
 

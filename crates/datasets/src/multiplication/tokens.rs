@@ -43,6 +43,8 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// Place of the first token that is trained; all from it on are.
     pub first_trained: usize,
+    /// Place of the first token behind the working that was taken away.
+    pub gap: usize,
     /// Place of c_0; the logits that predict c_k are one place before c_k.
     pub answer_start: usize,
 }
@@ -143,15 +145,21 @@ impl Vocabulary {
         let first_trained = tokens.len();
         let working = self.working(problem);
         let removed = removed.min(working.len());
-        tokens.extend(match side {
-            Side::Left => &working[removed..],
-            Side::Right => &working[..working.len() - removed],
-        });
+        let gap = match side {
+            Side::Left => {
+                tokens.extend(&working[removed..]);
+                first_trained
+            }
+            Side::Right => {
+                tokens.extend(&working[..working.len() - removed]);
+                tokens.len()
+            }
+        };
         tokens.extend(self.marker());
         let answer_start = tokens.len();
         tokens.extend(answer);
         tokens.extend(self.separator());
-        Example { tokens, first_trained, answer_start }
+        Example { tokens, first_trained, gap, answer_start }
     }
 }
 

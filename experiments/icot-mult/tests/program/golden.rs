@@ -19,6 +19,73 @@ fn smoke_tables_are_the_golden_ones() {
 }
 
 #[test]
+fn smoke_tables_of_the_analyses_are_the_golden_ones() {
+    let train = PROGRAM.trial("train", &[]);
+    train.finish();
+    // what is computed from forty steps of training has the room of those, sums over many problems less
+    let tables: [(&'static str, &[&str]); 4] = [
+        ("probes", &["errors"]),
+        ("attention", &["entropy", "retrieval"]),
+        ("geometry", &["sums"]),
+        ("fourier", &["fits", "power"]),
+    ];
+    for (experiment, names) in tables {
+        let trial = PROGRAM.trial(experiment, &[]).needing("icot-mult/train", &train.results());
+        trial.finish();
+        PROGRAM.check_golden(&trial, names, Tolerance { relative: 0.05, absolute: 0.02 });
+        let again = PROGRAM.trial(experiment, &[]).needing("icot-mult/train", &train.results()).threads(2);
+        again.finish();
+        assert_same(&trial.tables(), &again.tables());
+    }
+    let data = PROGRAM.trial("data", &[]);
+    data.finish();
+    PROGRAM.check_golden(&data, &["lines", "sums"], Tolerance { relative: 1e-9, absolute: 1e-9 });
+    for experiment in ["deeper", "ablations"] {
+        let trial = PROGRAM.trial(experiment, &[]);
+        trial.finish();
+        let name = if experiment == "deeper" { "dynamics" } else { "stability" };
+        PROGRAM.check_golden(&trial, &[name], ROOM);
+    }
+}
+
+#[test]
+fn analyses_take_other_trainings_and_say_what_they_cannot_do() {
+    let deeper = PROGRAM.trial("deeper", &[]);
+    deeper.finish();
+    let with = |set: &[&str]| {
+        let set = [&["needs=[icot-mult/deeper]", "params.methods=[sft]", "claims=[]", "figures=[]"], set].concat();
+        PROGRAM.trial("geometry", &set).needing("icot-mult/deeper", &deeper.results())
+    };
+    with(&[]).finish();
+    for (set, word) in [
+        ("params.digit=9", "there is no c9"),
+        ("params.head=7", "there is no head 7"),
+        ("params.problems=90", "held out 50"),
+        ("params.methods=[aux]", "has no model `aux`"),
+    ] {
+        let output = with(&[set]).command().output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(trial::told(&output).contains(word), "{word}: {}", trial::told(&output));
+    }
+}
+
+#[test]
+fn kept_positions_are_a_model_of_their_own() {
+    let trial = PROGRAM.trial("train", &["params.icot.keep_positions=true", "params.methods=[icot, sft, cot]"]);
+    trial.finish();
+    // all working is gone from the models of the first two, so that they have as few positions as plain ones
+    let positions = |method: &str| {
+        let model = trial.results().join(format!("models/{method}.safetensors"));
+        models::load(&model, &candle_core::Device::Cpu).unwrap().config().n_positions
+    };
+    assert_eq!(["icot", "sft", "cot"].map(positions), [13, 13, 21]);
+    let attribution = PROGRAM
+        .trial("attribution", &["params.methods=[icot, sft]", "claims=[]", "figures=[]"])
+        .needing("icot-mult/train", &trial.results());
+    attribution.finish();
+}
+
+#[test]
 fn one_two_and_four_threads_and_a_second_run_give_the_same_bytes() {
     // the second is large enough for its steps to be split, in every way that there is
     let split =
