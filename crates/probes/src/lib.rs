@@ -41,7 +41,7 @@ pub fn matrix(tensor: &candle_core::Tensor) -> Result<Matrix, Error> {
     use candle_core::{D, DType};
     let columns = tensor.dim(D::Minus1)?;
     let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let rows = if columns == 0 { 0 } else { values.len() / columns };
+    let rows = values.len().checked_div(columns).unwrap_or(0);
     Ok(Matrix::from_fn(rows, columns, |row, column| values[row * columns + column]))
 }
 

@@ -237,18 +237,18 @@ impl Tables {
         let at = pca.transform(head.as_ref())?;
         let inside = boxed(at.as_ref(), &b);
         let every: Vec<usize> = (0..problems.len()).collect();
-        let panels: [(&str, &str, &Matrix, &[usize], &[usize]); 4] = [
-            ("a", "b0", &all, &b0, &every),
-            ("b", &b_name, &at, &b, &every),
-            ("c", &a_name, &at, &a, &every),
-            ("d", &a_name, &at, &a, &inside),
-        ];
-        for (panel, coloured, at, digits, rows) in panels {
+        let method_name = method.to_string();
+        let mut panel = |panel: &str, coloured: &str, at: &Matrix, digits: &[usize], rows: &[usize]| -> Result<()> {
             for row in rows.iter().take(params.points) {
                 let [x, y, z] = [0, 1, 2].map(|k| at[(*row, k)]);
-                self.minkowski.push(row![method.to_string(), panel, coloured, digits[*row], x, y, z])?;
+                self.minkowski.push(row![method_name.as_str(), panel, coloured, digits[*row], x, y, z])?;
             }
-        }
+            Ok(())
+        };
+        panel("a", "b0", &all, &b0, &every)?;
+        panel("b", &b_name, &at, &b, &every)?;
+        panel("c", &a_name, &at, &a, &every)?;
+        panel("d", &a_name, &at, &a, &inside)?;
         let additivity = additive_r2(head.as_ref(), &[&a, &b])?;
         let nested = nested(head.as_ref(), &pca, &b)?;
         let [e1, e2, e3] = three(&pca);
