@@ -12,6 +12,7 @@ const BENCH: &str = "Examples:
   cargo xtask bench                  which benches there are
   cargo xtask bench train            tokens per second of a training step
   cargo xtask bench capture          activations, patching and attribution beside TransformerLens
+  cargo xtask bench vsa              hypervectors beside torchhd
   cargo xtask bench train --help     its own options";
 
 const TRACE: &str = "Examples:

@@ -3,6 +3,9 @@
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use pulp::Arch;
+use rayon::prelude::*;
+
 use crate::Vector;
 
 const BITS: usize = u64::BITS as usize;
@@ -192,16 +195,44 @@ impl Vector for Bipolar {
     }
 }
 
+/// Binds many pairs, on all cores.
+///
+/// # Panics
+/// When there are not as many on both sides, or dimensions differ.
+#[must_use]
+pub fn bind_all(left: &[Bipolar], right: &[Bipolar]) -> Vec<Bipolar> {
+    assert_eq!(left.len(), right.len(), "pairs need as many vectors on both sides");
+    left.par_iter().zip(right).map(|(left, right)| left.bind(right)).collect()
+}
+
+/// Bundles many vectors, on all cores; the same as [`Vector::bundle`].
+///
+/// # Panics
+/// When there are none, or their dimensions differ.
+#[must_use]
+pub fn bundle_all(vectors: &[Bipolar]) -> Counts {
+    let parts: Vec<Counts> = vectors.par_chunks(4096).map(Bipolar::bundle).collect();
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next().expect("a bundle of at least one vector");
+    for part in parts {
+        assert_eq!(sum.values.len(), part.values.len(), "vectors of different dimensions");
+        sum.values.iter_mut().zip(part.values).for_each(|(sum, value)| *sum += value);
+    }
+    sum
+}
+
 /// Counts of -1 for every component, bit by bit: plane p holds the bit of weight 2^p of 64 counts in each word.
 struct Columns {
     dimension: usize,
     added: u32,
     planes: Vec<Vec<u64>>,
+    /// What goes on to the next plane.
+    carry: Vec<u64>,
 }
 
 impl Columns {
     fn new(first: &Bipolar) -> Self {
-        Self { dimension: first.dimension, added: 1, planes: vec![first.words.clone()] }
+        Self { dimension: first.dimension, added: 1, planes: vec![first.words.clone()], carry: first.words.clone() }
     }
 
     fn add(&mut self, vector: &Bipolar) {
@@ -211,19 +242,22 @@ impl Columns {
         if self.added >> self.planes.len() != 0 {
             self.planes.push(vec![0; vector.words.len()]);
         }
-        let mut carry = vector.words.clone();
-        for plane in &mut self.planes {
-            let mut any = 0;
-            for (sum, carry) in plane.iter_mut().zip(&mut carry) {
-                let both = *sum & *carry;
-                *sum ^= *carry;
-                *carry = both;
-                any |= both;
+        self.carry.copy_from_slice(&vector.words);
+        // bitwise work that the compiler turns into the widest instructions of the machine
+        Arch::new().dispatch(|| {
+            for plane in &mut self.planes {
+                let mut any = 0;
+                for (sum, carry) in plane.iter_mut().zip(&mut self.carry) {
+                    let both = *sum & *carry;
+                    *sum ^= *carry;
+                    *carry = both;
+                    any |= both;
+                }
+                if any == 0 {
+                    break;
+                }
             }
-            if any == 0 {
-                break;
-            }
-        }
+        });
     }
 
     fn counts(self) -> Counts {

@@ -100,7 +100,7 @@ mod memory;
 mod real;
 mod vector;
 
-pub use bipolar::{Bipolar, Counts, Tie};
+pub use bipolar::{Bipolar, Counts, Tie, bind_all, bundle_all};
 pub use capacity::{constant_accuracy, member_cosine, noise};
 pub use codebook::Codebook;
 pub use error::Error;

@@ -10,6 +10,8 @@ fn vector(dimension: usize, seed: u64) -> Bipolar {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn laws(d in 1usize..300, seed in 0u64..1000, by in -400isize..400) {
         let [x, y, z] = [0, 1, 2].map(|i| vector(d, seed * 3 + i));
@@ -32,7 +34,12 @@ proptest! {
         let mut counts = Counts::empty(d);
         [&x, &y, &z].iter().for_each(|v| counts.add(v, 1));
         prop_assert_eq!(&counts, &bundle);
-        prop_assert_eq!(bundle.bind(&x).bind(&x), bundle);
+        prop_assert_eq!(&bundle.bind(&x).bind(&x), &bundle);
+        let many: Vec<Bipolar> = (0..9000).map(|i| [&x, &y, &z][i % 3].clone()).collect();
+        let sums: Vec<i32> = sum.iter().map(|value| value * 3000).collect();
+        let all = vsa::bundle_all(&many);
+        prop_assert_eq!(all.values(), sums.as_slice());
+        prop_assert_eq!(vsa::bind_all(&many[..2], &many[1..3]), vec![x.bind(&y), y.bind(&z)]);
     }
 
     #[test]

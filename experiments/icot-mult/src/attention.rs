@@ -237,25 +237,27 @@ impl Tables {
         Ok((probes::mean(&mass), probes::mean(&recalls)))
     }
 
-    /// What the place looks at through the last block, and what those places look at through the first.
+    /// What the place looks at through the last block, and what those places look at through the first; rows in the order
+    /// of the places that are looked at.
     fn arcs(&mut self, method: Method, place: usize, attention: &Attention, threshold: f64) -> Result<()> {
         let last = attention.mean.len() - 1;
-        let mut roots = BTreeSet::new();
-        let mut seen = vec![(last, place)];
-        for layer in [last, 0] {
-            for (_, query) in seen.iter().filter(|(at, _)| *at == layer) {
-                for (head, rows) in attention.mean[layer].iter().enumerate() {
-                    for (key, weight) in rows[*query].iter().enumerate().filter(|(_, weight)| **weight >= threshold) {
-                        let (from, to) = (&self.labels[*query], &self.labels[key]);
-                        self.arcs.push(row![method.to_string(), layer, head, from, to, *weight])?;
-                        roots.insert(key);
-                    }
-                }
-            }
-            if last == 0 {
-                break;
-            }
-            seen = roots.iter().map(|key| (0, *key)).collect();
+        let looked_at = |layer: usize, query: usize| {
+            let heads = attention.mean[layer].iter().enumerate();
+            let entries = heads.flat_map(move |(head, rows)| {
+                rows[query].iter().enumerate().map(move |(key, weight)| (key, layer, head, query, *weight))
+            });
+            entries.filter(move |(.., weight)| *weight >= threshold).collect::<Vec<_>>()
+        };
+        let mut arcs = looked_at(last, place);
+        if last > 0 {
+            let fetched: BTreeSet<usize> = arcs.iter().map(|(key, ..)| *key).collect();
+            arcs.extend(fetched.into_iter().flat_map(|query| looked_at(0, query)));
+        }
+        arcs.sort_by_key(|(key, layer, head, query, _)| (*key, *layer, *head, *query));
+        for (key, layer, head, query, weight) in arcs {
+            let step = if layer == last { "fetch" } else { "gather" };
+            let (query, key) = (&self.labels[query], &self.labels[key]);
+            self.arcs.push(row![method.to_string(), layer, head, query, key, weight, step])?;
         }
         Ok(())
     }

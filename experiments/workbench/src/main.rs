@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod eval;
+mod hyper;
 mod patch;
 mod peer;
 mod source;
@@ -49,6 +50,14 @@ enum Bench {
         /// The tokens.
         work: std::path::PathBuf,
     },
+    /// Binding, bundling and clean-up of hypervectors, beside torchhd.
+    Vsa(hyper::Arguments),
+    /// Our side of `vsa`.
+    #[command(hide = true)]
+    VsaWorker {
+        /// The vectors.
+        folder: std::path::PathBuf,
+    },
     /// Our side of `train`.
     #[command(hide = true)]
     TrainWorker {
@@ -80,6 +89,8 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Arguments::Bench(Bench::Capture(arguments)) => patch::bench(&arguments),
         Arguments::Bench(Bench::CaptureWorker { folder, work }) => patch::serve(&folder, &work),
+        Arguments::Bench(Bench::Vsa(arguments)) => hyper::bench(&arguments),
+        Arguments::Bench(Bench::VsaWorker { folder }) => hyper::serve(&folder),
         Arguments::Bench(Bench::Train(arguments)) => train::bench(&arguments),
         Arguments::Bench(Bench::TrainWorker { order }) => train::work(&order),
     }
