@@ -119,6 +119,11 @@ impl<'a> Plan<'a> {
         if space {
             data.x_label.clear();
             data.notes.push("Each panel has its own scale, the same along its three axes.".into());
+            let far = leave_out_far(&mut data.marks);
+            if far > 0 {
+                let are = if far == 1 { "point far outside is" } else { "points far outside are" };
+                data.notes.push(format!("{far} {are} not drawn."));
+            }
         }
         let has_overlay = overlay.is_some() && data.marks.iter().any(|m| m.overlay);
         let heat = figure.kind == FigureKind::HeatMap;
@@ -1150,6 +1155,35 @@ fn panel_size(figure: &Figure, x: &Axis, y: &Axis, across: usize, series: usize,
         }
         _ => (w, h),
     }
+}
+
+/// Takes points out that lie so far from the others of their panel that these would shrink to a dot; gives their number.
+///
+/// Far is beyond the middle 98 % along some axis by more than a quarter of their extent.
+fn leave_out_far(marks: &mut Vec<Mark>) -> usize {
+    let panel = |m: &Mark| (m.facet, m.row);
+    let panels: BTreeSet<_> = marks.iter().map(panel).collect();
+    let ends: BTreeMap<_, [[f64; 2]; 3]> = panels
+        .into_iter()
+        .map(|key| {
+            let along = |of: fn(&Mark) -> f64| {
+                let mut values: Vec<f64> =
+                    marks.iter().filter(|m| panel(m) == key).map(of).filter(|v| v.is_finite()).collect();
+                values.sort_by(f64::total_cmp);
+                let at = |share: f64| values.get((share * (values.len().max(1) - 1) as f64).round() as usize).copied();
+                let (low, high) = (at(0.01).unwrap_or(0.0), at(0.99).unwrap_or(0.0));
+                let room = 0.25 * (high - low);
+                [low - room, high + room]
+            };
+            (key, [along(|m| m.x), along(|m| m.y), along(|m| m.z)])
+        })
+        .collect();
+    let before = marks.len();
+    marks.retain(|m| {
+        let Some(ends) = ends.get(&panel(m)) else { return true };
+        [m.x, m.y, m.z].iter().zip(ends).all(|(v, [low, high])| v.is_nan() || (low..=high).contains(&v))
+    });
+    before - marks.len()
 }
 
 /// Leaves out labels that would touch: for categories every second, third, ..

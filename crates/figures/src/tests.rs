@@ -114,6 +114,21 @@ fn points_in_space_have_a_box_three_names_and_lines() {
 }
 
 #[test]
+fn points_far_outside_are_left_out_and_told() {
+    let schema = Schema::new("t", "").float("a", "", "").float("b", "", "").float("c", "", "");
+    let rows = (0..300).map(|i| {
+        let t = f64::from(i);
+        row![if i == 7 { 90.0 } else { t.sin() }, t.cos(), (t * 0.7).sin()]
+    });
+    let table = Table::from_rows(schema, rows).unwrap();
+    let picture = draw(&figure("kind: scatter_3d, x: a, y: b, z: c"), &table, None, true).unwrap();
+    assert!(picture.notes.iter().any(|note| note == "1 point far outside is not drawn."), "{:?}", picture.notes);
+    let json = picture.svg.split_once("<metadata>").unwrap().1.split_once("</metadata>").unwrap().0;
+    let scene: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(scene["panels"][0]["points"].as_array().unwrap().len(), 299);
+}
+
+#[test]
 fn arcs_join_places_on_two_sides() {
     let schema = Schema::new("t", "").text("q", "").text("k", "").int("head", "").int("layer", "").float("w", "", "");
     let rows = [row!["c", "a", 0, 1, 0.9], row!["c", "b", 1, 1, 0.4], row!["b", "b", 0, 0, 0.5]];

@@ -175,10 +175,10 @@ impl Tables {
                     .text("digit", "answer digit that is predicted there")
                     .float("fall", "mean fall of the true digit's logit", ""),
             ),
-            arcs: Builder::new(entry(
-                "arcs",
-                "the tree of one answer digit: what its place looks at, and they in turn",
-            )),
+            arcs: Builder::new(
+                entry("arcs", "the tree of one answer digit: what its place looks at, and they in turn")
+                    .text("step", "fetch: the last block, from the place that predicts; gather: the first, from those"),
+            ),
         }
     }
 
