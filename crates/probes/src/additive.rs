@@ -3,7 +3,7 @@
 use crate::{Error, Matrix, MatrixRef, column_means, finite};
 
 /// Share of the variance of samples, over all dimensions, that a mean plus one vector for each value of each factor
-/// explains: out = mu + A[i] + B[j] (arXiv 2510.00184, section 4.2), by least squares.
+/// explains: `out = mu + A[i] + B[j]` (arXiv 2510.00184, section 4.2), by least squares.
 ///
 /// # Shapes
 /// `x` `[samples, features]`; each of `factors` holds a value for every sample.

@@ -25,8 +25,9 @@ fn smoke_tables_of_the_analyses_are_the_golden_ones() {
     // what is computed from forty steps of training has the room of those, sums over many problems less
     let tables: [(&'static str, &[&str]); 4] = [
         ("probes", &["errors"]),
-        ("attention", &["entropy", "retrieval"]),
-        ("geometry", &["sums"]),
+        ("attention", &["entropy"]),
+        // which head and digits it takes may hang on the last bit of a barely trained model
+        ("geometry", &[]),
         ("fourier", &["fits", "power"]),
     ];
     for (experiment, names) in tables {
