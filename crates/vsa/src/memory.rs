@@ -1,6 +1,6 @@
 //! Clean-up: the items of a memory that are nearest to a noisy vector.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::{Bipolar, Codebook, Error, Vector};
@@ -163,14 +163,30 @@ impl Memory {
     /// Number of different components of every query with every item, query by query.
     fn distances(&self, queries: &[&[u64]], items: &[u64], out: &mut [u32]) {
         let rows = items.len() / self.width;
-        // counting bits is what the compiler turns into vector instructions, of the widest kind that the machine has
-        Arch::new().dispatch(|| {
-            for (query, out) in queries.iter().zip(out.chunks_exact_mut(rows)) {
-                for (item, out) in items.chunks_exact(self.width).zip(out) {
-                    *out = different(query, item);
-                }
+        Arch::new().dispatch(Distances { queries, items, width: self.width, rows, out });
+    }
+}
+
+/// Every query against every item: a plain loop, which the compiler turns into the widest vector instructions of the
+/// machine that it is dispatched to.
+struct Distances<'a> {
+    queries: &'a [&'a [u64]],
+    items: &'a [u64],
+    width: usize,
+    rows: usize,
+    out: &'a mut [u32],
+}
+
+impl WithSimd for Distances<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (query, out) in self.queries.iter().zip(self.out.chunks_exact_mut(self.rows)) {
+            for (item, out) in self.items.chunks_exact(self.width).zip(out) {
+                *out = different(query, item);
             }
-        });
+        }
     }
 }
 

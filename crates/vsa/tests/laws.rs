@@ -44,7 +44,7 @@ proptest! {
 
     #[test]
     fn memories_find_what_comparing_with_each_finds(
-        d in 1usize..200, items in 1usize..700, queries in 1usize..20, count in 0usize..9
+        d in prop_oneof![1usize..200, 4000usize..4700], items in 1usize..300, queries in 1usize..20, count in 0usize..9
     ) {
         let names: Vec<String> = (0..items).map(|i| i.to_string()).collect();
         let book = Codebook::<Bipolar>::new(d, 1, names).unwrap();
