@@ -108,7 +108,8 @@ impl Plan {
     pub fn make(workspace: &Workspace, catalogue: &Catalogue, request: &Request) -> Result<Self> {
         let (selected, without_profile) = select(catalogue, request)?;
         let resolved = resolve(workspace, catalogue, request, &selected)?;
-        let order = catalogue.order(&selected, request.profile)?;
+        let overrides = |id: &ExperimentId| resolved.get(id).map_or(&[][..], |resolved| &resolved.overrides);
+        let order = catalogue.order(&selected, request.profile, overrides)?;
         let mut plan = Self { tasks: Vec::new(), without_profile };
         let mut made: BTreeMap<ExperimentId, usize> = BTreeMap::new();
         for id in order {

@@ -449,6 +449,14 @@ fn unknown_names_are_answered_with_the_nearest() {
 }
 
 #[test]
+fn overridden_needs_are_run_in_place_of_those_of_the_file() {
+    let world = World::new();
+    world.ends(0, "reproduce toy/second --set needs=[toy/other]");
+    assert_eq!(world.runs(), ["run other", "run second"]);
+    says(&world.ends(1, "reproduce toy/second --set needs=[toy/othr]"), &["toy/othr", "`toy/other`"]);
+}
+
+#[test]
 fn needs_in_a_circle_are_told() {
     let world = World::new();
     world.write("configs/toy/first.yaml", "title: t\nseed: 1\nneeds: [toy/second]\nparams: {lr: 0.1}\n");

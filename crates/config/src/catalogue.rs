@@ -14,7 +14,7 @@ use crate::error::{Error, shown};
 use crate::load::{Names, Rules, resolve};
 use crate::located::Node;
 use crate::needs::{Need, order};
-use crate::overlay::{Override, read};
+use crate::overlay::{Override, apply, read};
 use crate::profile::{ExperimentId, Profile, is_name};
 use crate::schema::schema;
 use crate::semantics::Known;
@@ -155,14 +155,18 @@ impl Catalogue {
         Err(Error::Layout { path: shown(&self.path(id, profile)), reason })
     }
 
-    /// What an experiment needs in a profile, with the places; the file is not checked beyond that.
+    /// What an experiment needs in a profile and after overrides, with the places; the file is not checked beyond that.
     ///
     /// # Errors
     /// When there is no such experiment or profile, the file is no YAML, or it needs what does not exist.
-    pub fn needs(&self, id: &ExperimentId, profile: Profile) -> Result<Vec<Need>, Error> {
+    pub fn needs(&self, id: &ExperimentId, profile: Profile, overrides: &[Override]) -> Result<Vec<Need>, Error> {
         let path = self.existing(id, profile)?;
         let parsed = read(&path)?;
-        let Some(tree) = parsed.node else { return Err(Error::mistakes(&shown(&path), parsed.mistakes)) };
+        let Some(mut tree) = parsed.node else { return Err(Error::mistakes(&shown(&path), parsed.mistakes)) };
+        let mistakes = apply(&mut tree, overrides);
+        if !mistakes.is_empty() {
+            return Err(Error::mistakes(&shown(&path), mistakes));
+        }
         let items = tree.get("needs").map(Node::items).unwrap_or_default();
         let needs = items.iter().filter_map(|item| Some((item.text()?, item.at.place())));
         needs.map(|(text, place)| Ok(Need { id: self.known(text)?, place })).collect()
@@ -178,12 +182,17 @@ impl Catalogue {
         if self.has(id, profile) { profile } else { Profile::Cpu }
     }
 
-    /// The wanted experiments and all that they need, in the order in which they must run.
+    /// The wanted experiments and all that they need after their overrides, in the order in which they must run.
     ///
     /// # Errors
     /// When they need each other in a circle, with the place of each step; as [`Catalogue::needs`].
-    pub fn order(&self, wanted: &[ExperimentId], profile: Profile) -> Result<Vec<ExperimentId>, Error> {
-        order(wanted, |id| self.needs(id, self.profile_of_need(id, profile)))
+    pub fn order<'o>(
+        &self,
+        wanted: &[ExperimentId],
+        profile: Profile,
+        overrides: impl Fn(&ExperimentId) -> &'o [Override],
+    ) -> Result<Vec<ExperimentId>, Error> {
+        order(wanted, |id| self.needs(id, self.profile_of_need(id, profile), overrides(id)))
     }
 }
 
@@ -297,7 +306,7 @@ mod tests {
     #[test]
     fn order_follows_needs() {
         let (_root, catalogue) = usual();
-        let order = |name: &str, profile| words(&catalogue.order(&[id(name)], profile).unwrap());
+        let order = |name: &str, profile| words(&catalogue.order(&[id(name)], profile, |_| &[]).unwrap());
         assert_eq!(order("ln-removal/train", Profile::Cpu), "icot-mult/train icot-mult/attribution ln-removal/train");
         assert_eq!(order("icot-mult/train", Profile::Smoke), "icot-mult/train");
     }
@@ -310,7 +319,7 @@ mod tests {
             ("p/c.yaml", &format!("{BODY}needs: [p/c, p/d, q]\n")),
         ]);
         let circle = circle.unwrap();
-        let error = circle.order(&[id("p/a")], Profile::Cpu).unwrap_err().to_string();
+        let error = circle.order(&[id("p/a")], Profile::Cpu, |_| &[]).unwrap_err().to_string();
         assert!(error.contains("a.yaml:5:3: p/a needs p/b") && error.contains("b.yaml:4:9: p/b needs p/a"), "{error}");
         let error = circle.load(&id("p/c"), Profile::Cpu, &[]).unwrap_err().to_string();
         for part in [
