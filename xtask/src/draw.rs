@@ -11,7 +11,7 @@ use config::{Envelope, MANIFEST};
 use serde::{Deserialize, Serialize};
 
 use crate::binaries::{self, FIGURES, Frozen, Wanted};
-use crate::places::{Workspace, short};
+use crate::places::{Variant, Workspace, short};
 use crate::plan::{Plan, Task};
 use crate::runner::{self, Exit, Messages};
 use crate::state::{Drawn, Records};
@@ -98,11 +98,13 @@ impl<'a> Render<'a> {
 
     /// Draws one experiment's pictures and report; claims and published numbers follow the configuration.
     ///
+    /// Under overrides, figures whose rows are not there are left out and told.
+    ///
     /// # Errors
     /// When `render` fails.
-    pub fn experiment(&self, stem: &str, folder: &Path, envelope: &Envelope) -> Result<()> {
+    pub fn experiment(&self, variant: &Variant, stem: &str, folder: &Path, envelope: &Envelope) -> Result<()> {
         let config = freeze_config(self.workspace, envelope)?;
-        self.folder(folder, Some(&config), &envelope.paper, false)?;
+        self.folder(folder, Some(&config), &envelope.paper, variant.set.is_some())?;
         Records::of(self.workspace, stem).set_drawn(&self.drawn(folder, envelope)?)
     }
 

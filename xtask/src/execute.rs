@@ -548,7 +548,7 @@ impl<'a> Queue<'a> {
                 if runner::interrupted() {
                     break;
                 }
-                if let Err(error) = render.experiment(&task.stem, &task.folder, &task.envelope) {
+                if let Err(error) = render.experiment(&task.variant, &task.stem, &task.folder, &task.envelope) {
                     ended.status[index] = Status::Failed(format!("{error:#}"));
                 }
             }

@@ -66,7 +66,9 @@ pub fn render(workspace: &Workspace, args: &Args) -> Result<u8> {
             manifest.as_ref().is_none_or(|manifest| manifest.config.identity() == envelope.identity())
         };
         match current.filter(|envelope| same(envelope)) {
-            Some(envelope) if manifest.is_some() => render.experiment(&variant.stem(id), &folder, &envelope)?,
+            Some(envelope) if manifest.is_some() => {
+                render.experiment(&variant, &variant.stem(id), &folder, &envelope)?;
+            }
             Some(envelope) => {
                 render.folder(&folder, Some(&freeze_config(workspace, &envelope)?), &id.paper, args.partial)?;
             }

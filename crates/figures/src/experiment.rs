@@ -6,7 +6,7 @@ use config::{Envelope, Figure, MANIFEST};
 use tables::{Table, write_index};
 
 use crate::{
-    draw_with_links,
+    draw,
     error::Error,
     judge::{judge, points_of},
     report::report,
@@ -18,8 +18,8 @@ use crate::{
 /// With a resolved configuration, its titles, claims, published numbers and figures take the place of those that
 /// the run started with: `claims.csv`, `published.csv` and the manifest's words follow, the numbers stay.
 /// Overlay files are looked for in `configs`.
-/// `partial` accepts a folder without a manifest, whose run is still going, and leaves out what is not there yet;
-/// rehearsals are treated as leniently.
+/// `partial` leaves out figures whose rows are not there, and accepts a folder without a manifest, whose run is still
+/// going; rehearsals are treated as leniently.
 ///
 /// # Errors
 /// When the configuration moves numbers, so that the run must be repeated; when a figure cannot be drawn
@@ -42,7 +42,7 @@ pub fn experiment(
         }
         _ => Run::open(folder)?,
     };
-    let lenient = run.is_rehearsal() || run.manifest.is_none();
+    let lenient = partial || run.is_rehearsal() || run.manifest.is_none();
     let (mut drawn, mut told, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     for figure in &run.config.body.figures {
         let mut figure = figure.clone();
@@ -100,7 +100,7 @@ fn picture(run: &Run, figure: &Figure, configs: Option<&Path>, lenient: bool) ->
         None => None,
     };
     let links = figure.links.as_ref().map(|table| Table::read(&run.folder, table)).transpose().map_err(about)?;
-    let picture = draw_with_links(figure, &table, overlay.as_ref(), links.as_ref(), !lenient)?;
+    let picture = draw(figure, &table, overlay.as_ref(), links.as_ref(), !lenient)?;
     storage::write_atomic(&run.folder.join(format!("{}.svg", figure.id)), picture.svg.as_bytes())?;
     storage::write_atomic(&run.folder.join(format!("{}.png", figure.id)), &picture.png)?;
     Ok(picture.notes)

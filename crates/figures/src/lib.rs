@@ -49,7 +49,7 @@ pub struct Picture {
     pub notes: Vec<String>,
 }
 
-/// Draws a figure from its table and, where it has one, its overlay's table.
+/// Draws a figure from its table, its overlay's and, for a scatter in space, that of its straight lines.
 ///
 /// `strict` is off for a run that is still going: values that the figure asks for and that have not come yet
 /// are then a note and not an error.
@@ -57,15 +57,7 @@ pub struct Picture {
 /// # Errors
 /// When the figure asks for a column, value or row that is not there, with the nearest names,
 /// or for keys that its kind has no use for.
-pub fn draw(figure: &Figure, table: &Table, overlay: Option<&Table>, strict: bool) -> Result<Picture, Error> {
-    draw_with_links(figure, table, overlay, None, strict)
-}
-
-/// Draws a figure as [`draw`] does, with the table of straight lines that a scatter in space may have.
-///
-/// # Errors
-/// As [`draw`].
-pub fn draw_with_links(
+pub fn draw(
     figure: &Figure,
     table: &Table,
     overlay: Option<&Table>,

@@ -47,10 +47,13 @@ struct Panel {
 }
 
 impl Panel {
+    /// Whether what has these values of the columns of panels lies here; without one it lies in all.
+    fn has(&self, facet: Option<usize>, row: Option<usize>) -> bool {
+        facet.is_none_or(|f| f == self.facet) && row.is_none_or(|r| r == self.row)
+    }
+
     fn shows(&self, mark: &Mark) -> bool {
-        mark.facet.is_none_or(|f| f == self.facet)
-            && mark.row.is_none_or(|r| r == self.row)
-            && self.overlay.is_none_or(|o| o == mark.overlay)
+        self.has(mark.facet, mark.row) && self.overlay.is_none_or(|o| o == mark.overlay)
     }
 }
 
@@ -401,14 +404,11 @@ impl<'a> Plan<'a> {
                     .filter(|m| m.x.is_finite() && m.y.is_finite() && m.z.is_finite())
                     .map(|m| serde_json::json!([short(m.x), short(m.y), short(m.z), m.series.unwrap_or(0)]))
                     .collect();
-                let mine = |link: &&crate::select::Link| {
-                    link.facet.is_none_or(|f| f == panel.facet) && link.row.is_none_or(|r| r == panel.row)
-                };
                 let links: Vec<Vec<f64>> = self
                     .data
                     .links
                     .iter()
-                    .filter(mine)
+                    .filter(|link| panel.has(link.facet, link.row))
                     .map(|link| link.from.iter().chain(&link.to).map(|x| short(*x)).collect())
                     .collect();
                 let Rect { x, y, w, h } = panel.rect;
@@ -658,10 +658,7 @@ impl<'a> Plan<'a> {
     /// A box with points in it, far ones first, and straight lines between some places.
     fn space<B: DrawingBackend>(&self, canvas: &mut Canvas<B>, panel: &Panel) -> Result<(), Error> {
         let mut marks: Vec<&Mark> = self.data.marks.iter().filter(|m| panel.shows(m)).step_by(self.step).collect();
-        let mine = |facet: Option<usize>, row: Option<usize>| {
-            facet.is_none_or(|f| f == panel.facet) && row.is_none_or(|r| r == panel.row)
-        };
-        let links: Vec<_> = self.data.links.iter().filter(|link| mine(link.facet, link.row)).collect();
+        let links: Vec<_> = self.data.links.iter().filter(|link| panel.has(link.facet, link.row)).collect();
         let ends = links.iter().flat_map(|link| [link.from, link.to]);
         let place = |m: &Mark| [m.x, m.y, m.z];
         let scene =

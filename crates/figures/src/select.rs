@@ -333,38 +333,34 @@ fn segments(figure: &Figure, table: &Table, facets: &Levels, rows: &Levels) -> R
 
 /// Which keys a kind of figure needs, and which would say nothing.
 fn check_keys(figure: &Figure) -> Result<(), Error> {
-    let (kind, needs, refuses): (_, &[&str], &[&str]) = match figure.kind {
-        FigureKind::Line => ("a line figure", &["y"], &["value", "bins"]),
-        FigureKind::Scatter => ("a scatter figure", &["y"], &["value", "bins"]),
-        FigureKind::Scatter3d => ("a scatter in space", &["y", "z"], &["value", "bins", "side"]),
-        FigureKind::Arcs => ("an arc figure", &["y", "value"], &["z", "bins"]),
-        FigureKind::Bar => ("a bar figure", &["y"], &["value", "bins"]),
-        FigureKind::HeatMap => ("a heat map", &["y", "value"], &["series", "bins"]),
-        FigureKind::Histogram => ("a histogram", &[], &["y", "value"]),
+    let (kind, needs, allows): (_, &[&str], &[&str]) = match figure.kind {
+        FigureKind::Line => ("a line figure", &["y"], &["series", "overlay"]),
+        FigureKind::Scatter => ("a scatter figure", &["y"], &["series", "overlay"]),
+        FigureKind::Scatter3d => ("a scatter in space", &["y", "z"], &["series", "links", "view"]),
+        FigureKind::Arcs => ("an arc figure", &["y", "value"], &["series", "side"]),
+        FigureKind::Bar => ("a bar figure", &["y"], &["series", "overlay"]),
+        FigureKind::HeatMap => ("a heat map", &["y", "value"], &["overlay"]),
+        FigureKind::Histogram => ("a histogram", &[], &["series", "bins", "overlay"]),
     };
-    let has = |key: &str| match key {
-        "y" => figure.y.is_some(),
-        "value" => figure.value.is_some(),
-        "series" => figure.series.is_some(),
-        "z" => figure.z.is_some(),
-        "side" => figure.side.is_some(),
-        _ => figure.bins.is_some(),
-    };
+    let keys = [
+        ("y", figure.y.is_some()),
+        ("z", figure.z.is_some()),
+        ("value", figure.value.is_some()),
+        ("series", figure.series.is_some()),
+        ("side", figure.side.is_some()),
+        ("links", figure.links.is_some()),
+        ("view", figure.view.is_some()),
+        ("bins", figure.bins.is_some()),
+        ("overlay", figure.overlay.is_some()),
+    ];
     let fail = |what: String| Err(Error::Figure { figure: figure.id.clone(), what });
-    if let Some(key) = needs.iter().find(|k| !has(k)) {
-        return fail(format!("{kind} needs the key `{key}`"));
-    }
-    if let Some(key) = refuses.iter().find(|k| has(k)) {
-        return fail(format!("{kind} has no use for the key `{key}`"));
-    }
-    if figure.kind != FigureKind::Scatter3d && (figure.z.is_some() || figure.links.is_some() || figure.view.is_some()) {
-        return fail(format!("{kind} has no use for the keys `z`, `links` and `view`"));
-    }
-    if figure.kind != FigureKind::Arcs && figure.side.is_some() {
-        return fail(format!("{kind} has no use for the key `side`"));
-    }
-    if matches!(figure.kind, FigureKind::Scatter3d | FigureKind::Arcs) && figure.overlay.is_some() {
-        return fail(format!("{kind} has no overlay"));
+    for (key, there) in keys {
+        if !there && needs.contains(&key) {
+            return fail(format!("{kind} needs the key `{key}`"));
+        }
+        if there && !needs.contains(&key) && !allows.contains(&key) {
+            return fail(format!("{kind} has no use for the key `{key}`"));
+        }
     }
     if figure.value_centre.is_some() && (figure.value_range.is_some() || figure.value_scale == Scale::Log) {
         return fail("`value_centre` decides the range by itself, and on a linear scale: leave `value_range` and `value_scale` out".to_owned());

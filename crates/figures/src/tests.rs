@@ -31,7 +31,7 @@ fn curves() -> Table {
 }
 
 fn svg(text: &str, table: &Table) -> String {
-    let picture = draw(&figure(text), table, None, true).unwrap();
+    let picture = draw(&figure(text), table, None, None, true).unwrap();
     assert!(picture.png.starts_with(b"\x89PNG") && picture.png.len() > 2000);
     picture.svg
 }
@@ -73,7 +73,7 @@ fn every_kind_has_its_labels() {
 fn the_same_figure_is_the_same_bytes() {
     let table = curves();
     let figure = figure("kind: line, x: step, y: loss, series: digit, facet: method");
-    let (a, b) = (draw(&figure, &table, None, true).unwrap(), draw(&figure, &table, None, true).unwrap());
+    let (a, b) = (draw(&figure, &table, None, None, true).unwrap(), draw(&figure, &table, None, None, true).unwrap());
     assert_eq!(a.svg, b.svg);
     assert_eq!(a.png, b.png);
 }
@@ -94,7 +94,7 @@ fn points_in_space_have_a_box_three_names_and_lines() {
     let figure = figure(text);
     assert_eq!(figure.files().last().map(String::as_str), Some("l.csv"));
     let count = |links: Option<&Table>| {
-        let picture = draw_with_links(&figure, &table, None, links, true).unwrap();
+        let picture = draw(&figure, &table, None, links, true).unwrap();
         for word in ["a", "b", "c", "one", "two"] {
             assert!(has(&picture.svg, word), "{word}");
         }
@@ -102,14 +102,14 @@ fn points_in_space_have_a_box_three_names_and_lines() {
     };
     assert_eq!(count(Some(&lines)), count(None) + 1);
     // the page can turn it: every point and line is there for each panel
-    let picture = draw_with_links(&figure, &table, None, Some(&lines), true).unwrap();
+    let picture = draw(&figure, &table, None, Some(&lines), true).unwrap();
     let json = picture.svg.split_once("<metadata>").unwrap().1.split_once("</metadata>").unwrap().0;
     let scene: serde_json::Value = serde_json::from_str(json).unwrap();
     let count = |panel: usize, of: &str| scene["panels"][panel][of].as_array().unwrap().len();
     assert_eq!([count(0, "points"), count(1, "points"), count(0, "links"), count(1, "links")], [20, 20, 0, 1]);
     assert_eq!(scene["colours"].as_array().unwrap().len(), 10);
     let wrong = Table::from_rows(Schema::new("l", "").text("m", ""), [row!["two"]]).unwrap();
-    let refused = draw_with_links(&figure, &table, None, Some(&wrong), true).unwrap_err().to_string();
+    let refused = draw(&figure, &table, None, Some(&wrong), true).unwrap_err().to_string();
     assert!(refused.contains("x_from"), "{refused}");
 }
 
@@ -121,7 +121,7 @@ fn points_far_outside_are_left_out_and_told() {
         row![if i == 7 { 90.0 } else { t.sin() }, t.cos(), (t * 0.7).sin()]
     });
     let table = Table::from_rows(schema, rows).unwrap();
-    let picture = draw(&figure("kind: scatter_3d, x: a, y: b, z: c"), &table, None, true).unwrap();
+    let picture = draw(&figure("kind: scatter_3d, x: a, y: b, z: c"), &table, None, None, true).unwrap();
     assert!(picture.notes.iter().any(|note| note == "1 point far outside is not drawn."), "{:?}", picture.notes);
     let json = picture.svg.split_once("<metadata>").unwrap().1.split_once("</metadata>").unwrap().0;
     let scene: serde_json::Value = serde_json::from_str(json).unwrap();
@@ -134,14 +134,14 @@ fn arcs_join_places_on_two_sides() {
     let rows = [row!["c", "a", 0, 1, 0.9], row!["c", "b", 1, 1, 0.4], row!["b", "b", 0, 0, 0.5]];
     let table = Table::from_rows(schema, rows).unwrap();
     let text = "kind: arcs, x: k, y: q, value: w, series: head, side: layer, order: {k: [a, b, c]}";
-    let picture = draw(&figure(text), &table, None, true).unwrap();
+    let picture = draw(&figure(text), &table, None, None, true).unwrap();
     for word in ["a", "b", "c", "head:", "width: w"] {
         assert!(has(&picture.svg, word), "{word}");
     }
     let refused =
-        draw(&figure("kind: arcs, x: k, y: q, value: w, side: w"), &table, None, true).unwrap_err().to_string();
+        draw(&figure("kind: arcs, x: k, y: q, value: w, side: w"), &table, None, None, true).unwrap_err().to_string();
     assert!(refused.contains("`side` has room for two"), "{refused}");
-    let refused = draw(&figure("kind: line, x: head, y: w, z: w"), &table, None, true).unwrap_err().to_string();
+    let refused = draw(&figure("kind: line, x: head, y: w, z: w"), &table, None, None, true).unwrap_err().to_string();
     assert!(refused.contains("`z`"), "{refused}");
 }
 
@@ -151,7 +151,7 @@ fn colours_around_a_centre_are_white_there_and_reach_as_far_on_both_sides() {
     let rows = [row!["a", 0, -1.0], row!["a", 1, 0.0], row!["a", 2, 4.0]];
     let table = Table::from_rows(schema, rows).unwrap();
     let text = "kind: heat_map, x: x, y: a, value: y, value_centre: 0";
-    let picture = draw(&figure(text), &table, None, true).unwrap();
+    let picture = draw(&figure(text), &table, None, None, true).unwrap();
     // white at the centre, darkest red at the far end, and the other side only a quarter of the way to darkest blue
     for (colour, there) in
         [("#F7F7F7", true), ("#67001F", true), ("#053061", true), ("#C1DDEC", true), ("#440154", false)]
@@ -160,7 +160,7 @@ fn colours_around_a_centre_are_white_there_and_reach_as_far_on_both_sides() {
     }
     assert!(has(&picture.svg, "-4") || has(&picture.svg, "−4"), "{}", picture.svg);
     for wrong in ["value_range: [0, 1]", "value_scale: log"] {
-        let refused = draw(&figure(&format!("{text}, {wrong}")), &table, None, true).unwrap_err().to_string();
+        let refused = draw(&figure(&format!("{text}, {wrong}")), &table, None, None, true).unwrap_err().to_string();
         assert!(refused.contains("value_centre"), "{refused}");
     }
 }
@@ -170,13 +170,13 @@ fn overlays_join_the_series_and_split_the_maps() {
     let table = curves();
     let theirs = table.filter("method", &["sft".into()]).unwrap();
     let text = "kind: line, x: step, y: loss, series: digit, facet: method, overlay: {file: x.csv, label: published}";
-    let picture = draw(&figure(text), &table, Some(&theirs), true).unwrap();
+    let picture = draw(&figure(text), &table, Some(&theirs), None, true).unwrap();
     assert!(has(&picture.svg, "published"));
     let text = "kind: heat_map, x: step, y: digit, value: loss, where: {method: sft}, overlay: {file: x.csv, label: published}";
-    let picture = draw(&figure(text), &table, Some(&theirs), true).unwrap();
+    let picture = draw(&figure(text), &table, Some(&theirs), None, true).unwrap();
     assert!(has(&picture.svg, "published") && has(&picture.svg, "ours"));
     let other = Table::from_rows(Schema::new("o", "").int("stop", ""), [row![1]]).unwrap();
-    let error = draw(&figure(text), &table, Some(&other), true).unwrap_err().to_string();
+    let error = draw(&figure(text), &table, Some(&other), None, true).unwrap_err().to_string();
     assert!(error.contains("overlay") && error.contains("`step`"), "{error}");
 }
 
@@ -184,7 +184,7 @@ fn overlays_join_the_series_and_split_the_maps() {
 fn mistakes_are_named_with_the_nearest_words() {
     let table = curves();
     let check = |text: &str, parts: &[&str]| {
-        let error = draw(&figure(text), &table, None, true).unwrap_err().to_string();
+        let error = draw(&figure(text), &table, None, None, true).unwrap_err().to_string();
         for part in parts {
             assert!(error.contains(part), "{text}: {error:?} lacks {part:?}");
         }
@@ -199,13 +199,13 @@ fn mistakes_are_named_with_the_nearest_words() {
     check("kind: line, x: step, y: method", &["`method` is text"]);
     check("kind: line, x: step, y: loss, where: {method: aux, step: 20000}", &["none of the 36 rows"]);
     check("kind: line, x: step, y: loss, x_scale: log, x_range: [0, 10]", &["must be positive"]);
-    let error = draw(&figure("kind: line, x: step, y: loss, where: {method: [sft, late]}"), &table, None, false);
+    let error = draw(&figure("kind: line, x: step, y: loss, where: {method: [sft, late]}"), &table, None, None, false);
     assert!(error.unwrap().notes[0].contains("late"));
 }
 
 #[test]
 fn repeated_rows_become_means_and_say_so() {
-    let picture = draw(&figure("kind: line, x: step, y: loss, series: digit"), &curves(), None, true).unwrap();
+    let picture = draw(&figure("kind: line, x: step, y: loss, series: digit"), &curves(), None, None, true).unwrap();
     assert!(picture.notes[0].contains("means"));
     assert!(picture.svg.contains("<desc>Lines are means"));
 }
@@ -231,7 +231,7 @@ fn odd_data_still_draws() {
             "kind: histogram, x: y, x_scale: log",
         ] {
             if table.len() < 1000 || !text.contains("series: x") {
-                draw(&figure(text), &table, None, true).unwrap();
+                draw(&figure(text), &table, None, None, true).unwrap();
             }
         }
     }

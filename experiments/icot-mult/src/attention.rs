@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::params::Method;
-use crate::subject::{Place, Subject};
+use crate::subject::{Pair, Place, Scene, Subject, leave_open};
 
 /// Parameters of `attention`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,21 +61,17 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     for (index, method) in params.methods.iter().enumerate() {
         let model = subject.model(run, *method)?;
         let attention = attention(run, &subject, &model, &problems)?;
-        let pairs = pairs(subject.n(), &attention);
-        let (mass, recall) = out.tree(*method, &subject, &attention, &pairs, &params)?;
+        let (mass, recall) = out.tree(*method, &subject, &attention, &params)?;
         out.maps(*method, &attention)?;
         out.arcs(*method, subject.place(Place::Predicting, digit), &attention, params.threshold)?;
-        let largest = out.cuts(run, *method, &subject, &model, &attention, &problems, digit, params.threshold)?;
+        let scene = Scene { run, subject: &subject, method: *method, model: &model, digit };
+        let largest = out.cuts(&scene, &attention, &problems, params.threshold)?;
         run.measure(&format!("{method}.pair_mass"), mass, "fraction");
         run.measure(&format!("{method}.middle.recall"), recall, "fraction");
         run.measure(&format!("{method}.largest_cut"), largest, "");
         bar.at(index as u64 + 1, &method.to_string());
     }
-    for method in Method::ALL.iter().filter(|method| !params.methods.contains(method)) {
-        for name in ["pair_mass", "middle.recall", "largest_cut"] {
-            run.measure(&format!("{method}.{name}"), None, "");
-        }
-    }
+    leave_open(run, &params.methods, &["pair_mass", "middle.recall", "largest_cut"]);
     out.hand_in(run)
 }
 
@@ -94,28 +90,19 @@ fn attention(run: &Run, subject: &Subject, model: &Decoder, problems: &[Problem]
 }
 
 /// The pair of operand digits that a head of the first block looks at from one place.
-struct Pair {
+struct Cached {
     head: usize,
     query: usize,
-    a: usize,
-    b: usize,
-    mass: f64,
+    pair: Pair,
 }
 
 /// Of every head of the first block and every place after the first digit of b.
-fn pairs(n: usize, attention: &Attention) -> Vec<Pair> {
-    let largest = |row: &[f64], from: usize, to: usize| {
-        (from..to).fold((from, f64::NEG_INFINITY), |best, at| if row[at] > best.1 { (at, row[at]) } else { best })
-    };
-    let mut pairs = Vec::new();
-    for (head, rows) in attention.mean[0].iter().enumerate() {
-        for (query, row) in rows.iter().enumerate().skip(n + 1) {
-            let (a, on_a) = largest(row, 0, n);
-            let (b, on_b) = largest(row, n + 1, (2 * n + 1).min(query + 1));
-            pairs.push(Pair { head, query, a, b: b - n - 1, mass: on_a + on_b });
-        }
-    }
-    pairs
+fn cached(n: usize, attention: &Attention) -> Vec<Cached> {
+    let heads = attention.mean[0].iter().enumerate();
+    let places = heads.flat_map(|(head, rows)| {
+        rows.iter().enumerate().skip(n + 1).map(move |(query, row)| (head, query, &row[..=query]))
+    });
+    places.map(|(head, query, row)| Cached { head, query, pair: Pair::of(row, n) }).collect()
 }
 
 /// The tables on their way.
@@ -203,13 +190,13 @@ impl Tables {
         method: Method,
         subject: &Subject,
         attention: &Attention,
-        pairs: &[Pair],
         params: &Params,
     ) -> Result<(f64, f64)> {
-        for Pair { head, query, a, b, mass } in pairs {
+        let n = subject.n();
+        let cached = cached(n, attention);
+        for Cached { head, query, pair: Pair { a, b, mass } } in &cached {
             self.pairs.push(row![method.to_string(), 0, *head, &self.labels[*query], *a, *b, *mass])?;
         }
-        let n = subject.n();
         let last = attention.mean.last().map_or(&[][..], Vec::as_slice);
         let mut recalls = Vec::new();
         for k in 0..2 * n - 1 {
@@ -220,20 +207,20 @@ impl Tables {
                 .filter(|(_, weight)| **weight >= params.threshold)
                 .map(|(key, _)| key)
                 .collect();
-            let cached: BTreeSet<(usize, usize)> = pairs
+            let fetched: BTreeSet<(usize, usize)> = cached
                 .iter()
-                .filter(|pair| looked_at.contains(&pair.query) && pair.mass >= params.pair_mass)
-                .map(|pair| (pair.a, pair.b))
+                .filter(|cached| looked_at.contains(&cached.query) && cached.pair.mass >= params.pair_mass)
+                .map(|cached| (cached.pair.a, cached.pair.b))
                 .collect();
             let needed: Vec<(usize, usize)> = (0..n).filter(|i| *i <= k && k - i < n).map(|i| (i, k - i)).collect();
-            let found = needed.iter().filter(|pair| cached.contains(pair)).count();
+            let found = needed.iter().filter(|pair| fetched.contains(pair)).count();
             let recall = found as f64 / needed.len() as f64;
             self.retrieval.push(row![method.to_string(), format!("c{k}"), needed.len(), found, recall])?;
             if k > 0 && k + 2 < 2 * n {
                 recalls.push(recall);
             }
         }
-        let mass: Vec<f64> = pairs.iter().map(|pair| pair.mass).collect();
+        let mass: Vec<f64> = cached.iter().map(|cached| cached.pair.mass).collect();
         Ok((probes::mean(&mass), probes::mean(&recalls)))
     }
 
@@ -263,18 +250,8 @@ impl Tables {
     }
 
     /// Cuts each entry that counts, one at a time; gives the largest fall.
-    #[expect(clippy::too_many_arguments, reason = "all of it is needed in one place")]
-    fn cuts(
-        &mut self,
-        run: &Run,
-        method: Method,
-        subject: &Subject,
-        model: &Decoder,
-        attention: &Attention,
-        problems: &[Problem],
-        digit: usize,
-        threshold: f64,
-    ) -> Result<f64> {
+    fn cuts(&mut self, scene: &Scene<'_>, attention: &Attention, problems: &[Problem], threshold: f64) -> Result<f64> {
+        let Scene { run, subject, method, model, digit } = *scene;
         let layer = attention.mean.len() - 1;
         let place = subject.place(Place::Predicting, digit);
         let tokens = subject.tokens(problems, model)?;
@@ -338,10 +315,10 @@ mod tests {
         let mut rows = vec![vec![0.; 6]; 6];
         rows[5] = vec![0.05, 0.5, 0., 0.4, 0., 0.05];
         let attention = Attention { mean: vec![vec![rows]], entropy: vec![vec![0.]] };
-        let pairs = pairs(2, &attention);
-        assert_eq!(pairs.len(), 3);
-        let last = &pairs[2];
-        assert_eq!((last.query, last.a, last.b), (5, 1, 0));
-        assert!((last.mass - 0.9).abs() < 1e-12);
+        let cached = cached(2, &attention);
+        assert_eq!(cached.len(), 3);
+        let Cached { query, pair, .. } = cached[2];
+        assert_eq!((query, pair.a, pair.b), (5, 1, 0));
+        assert!((pair.mass - 0.9).abs() < 1e-12);
     }
 }

@@ -23,7 +23,7 @@ use tables::{Builder, Schema, row};
 
 use crate::evaluation::Format;
 use crate::params::Method;
-use crate::subject::Subject;
+use crate::subject::{Subject, leave_open};
 
 /// Parameters of `attribution`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -116,10 +116,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         run.measure(&format!("{method}.delta_correlation"), r, "");
         run.measure(&format!("{method}.delta_largest"), largest, "");
     }
-    for method in Method::ALL.iter().filter(|method| !params.methods.contains(method)) {
-        run.measure(&format!("{method}.delta_correlation"), None, "");
-        run.measure(&format!("{method}.delta_largest"), None, "");
-    }
+    leave_open(run, &params.methods, &["delta_correlation", "delta_largest"]);
     run.record(delta.finish()?);
     run.record(reference_table(&reference, n)?);
     run.record(correlation.finish()?);

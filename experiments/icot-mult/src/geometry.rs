@@ -13,14 +13,13 @@ use capture::Keep;
 use datasets::multiplication::Problem;
 use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
-use models::Decoder;
 use probes::{Fourier, Matrix, MatrixRef, Pca, additive_r2, overlap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::params::Method;
-use crate::subject::{Place, Subject};
+use crate::subject::{Pair, Place, Scene, Subject, leave_open};
 
 /// The value whose points the last panel takes a closer look at, as in the paper.
 const BOXED: usize = 3;
@@ -59,64 +58,42 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut bar = run.task("geometry", params.methods.len() as u64, "models");
     for (index, method) in params.methods.iter().enumerate() {
         let model = subject.model(run, *method)?;
-        let seen = Scene { run, subject: &subject, model: &model, digit };
-        out.sums(&seen, *method, &others, &params)?;
-        out.prism(&seen, *method, &problems, &params)?;
+        let seen = Scene { run, subject: &subject, method: *method, model: &model, digit };
+        out.sums(&seen, &others, &params)?;
+        out.prism(&seen, &problems, &params)?;
         bar.at(index as u64 + 1, &method.to_string());
     }
-    for method in Method::ALL.iter().filter(|method| !params.methods.contains(method)) {
-        for name in ["additivity_r2", "nested_score", "parity_r2", "pentagon_r2", "between_share"] {
-            run.measure(&format!("{method}.{name}"), None, "fraction");
-        }
-    }
+    let names = ["additivity_r2", "nested_score", "parity_r2", "pentagon_r2", "between_share"];
+    leave_open(run, &params.methods, &names);
     out.hand_in(run)
-}
-
-/// One model and the digit that is predicted.
-struct Scene<'a> {
-    run: &'a Run,
-    subject: &'a Subject,
-    model: &'a Decoder,
-    digit: usize,
 }
 
 /// A head and the operand digits that it looks at.
 struct Chosen {
     head: usize,
-    a: usize,
-    b: usize,
-    mass: f64,
+    pair: Pair,
 }
 
-impl Scene<'_> {
-    /// The head of the first block with most mean attention on one digit of each operand from where the digit is predicted.
-    fn choose(&self, problems: &[Problem], asked: Option<usize>) -> Result<Chosen> {
-        let (n, heads) = (self.subject.n(), self.model.n_heads());
-        anyhow::ensure!(
-            asked.is_none_or(|head| head < heads),
-            "params.head: there is no head {}; the model has {heads} (0 to {})",
-            asked.unwrap_or(0),
-            heads - 1
-        );
-        let site = Site::Block(Layer(0), Point::Pattern);
-        let place = self.subject.place(Place::Predicting, self.digit);
-        let keep = Keep { positions: Some(vec![place as isize]), heads: None };
-        let some = &problems[..problems.len().min(1000)];
-        let seen = self.subject.activations(self.run, self.model, some, &[site], &keep)?;
-        let mean = seen[&site].to_dtype(DType::F64)?.mean(0)?.i((.., 0))?.to_vec2::<f64>()?; // [head, key]
-        let largest = |row: &[f64], from: usize| {
-            (from..from + n)
-                .fold((from, f64::NEG_INFINITY), |best, at| if row[at] > best.1 { (at, row[at]) } else { best })
-        };
-        let chosen =
-            mean.iter().enumerate().filter(|(head, _)| asked.is_none_or(|asked| asked == *head)).map(|(head, row)| {
-                let ((a, on_a), (b, on_b)) = (largest(row, 0), largest(row, n + 1));
-                Chosen { head, a, b: b - n - 1, mass: on_a + on_b }
-            });
-        chosen
-            .reduce(|best, next| if next.mass > best.mass { next } else { best })
-            .ok_or_else(|| anyhow::anyhow!("the model has no heads"))
-    }
+/// The head of the first block with most mean attention on one digit of each operand from where the digit is predicted.
+fn choose(scene: &Scene<'_>, problems: &[Problem], asked: Option<usize>) -> Result<Chosen> {
+    let (n, heads) = (scene.subject.n(), scene.model.n_heads());
+    anyhow::ensure!(
+        asked.is_none_or(|head| head < heads),
+        "params.head: there is no head {}; the model has {heads} (0 to {})",
+        asked.unwrap_or(0),
+        heads - 1
+    );
+    let site = Site::Block(Layer(0), Point::Pattern);
+    let place = scene.subject.place(Place::Predicting, scene.digit);
+    let keep = Keep { positions: Some(vec![place as isize]), heads: None };
+    let some = &problems[..problems.len().min(1000)];
+    let seen = scene.subject.activations(scene.run, scene.model, some, &[site], &keep)?;
+    let mean = seen[&site].to_dtype(DType::F64)?.mean(0)?.i((.., 0))?.to_vec2::<f64>()?; // [head, key]
+    let heads = mean.iter().enumerate().filter(|(head, _)| asked.is_none_or(|asked| asked == *head));
+    heads
+        .map(|(head, row)| Chosen { head, pair: Pair::of(row, n) })
+        .reduce(|best, next| if next.pair.mass > best.pair.mass { next } else { best })
+        .ok_or_else(|| anyhow::anyhow!("the model has no heads"))
 }
 
 /// A digit of an operand, for every problem.
@@ -217,20 +194,19 @@ impl Tables {
         }
     }
 
-    fn sums(&mut self, scene: &Scene<'_>, method: Method, problems: &[Problem], params: &Params) -> Result<()> {
-        let Scene { run, subject, model, digit } = scene;
-        let chosen = scene.choose(problems, params.head)?;
+    fn sums(&mut self, scene: &Scene<'_>, problems: &[Problem], params: &Params) -> Result<()> {
+        let Scene { run, subject, method, model, digit } = *scene;
+        let Chosen { head: number, pair } = choose(scene, problems, params.head)?;
         let whole = Site::Block(Layer(0), Point::AttnOut);
         let first = subject.rows(run, model, problems, whole, subject.place(Place::Predicting, 0))?;
         let site = Site::Block(Layer(0), Point::Result);
-        let place = subject.place(Place::Predicting, *digit);
-        let keep = Keep { positions: Some(vec![place as isize]), heads: Some(vec![chosen.head]) };
+        let place = subject.place(Place::Predicting, digit);
+        let keep = Keep { positions: Some(vec![place as isize]), heads: Some(vec![number]) };
         let seen = subject.activations(run, model, problems, &[site], &keep)?;
         let head = probes::matrix(&seen[&site].i((.., 0, 0))?)?;
-        let (a, b) =
-            (digits_of(problems, Problem::a_digits, chosen.a), digits_of(problems, Problem::b_digits, chosen.b));
+        let (a, b) = (digits_of(problems, Problem::a_digits, pair.a), digits_of(problems, Problem::b_digits, pair.b));
         let b0 = digits_of(problems, Problem::b_digits, 0);
-        let (a_name, b_name) = (format!("a{}", chosen.a), format!("b{}", chosen.b));
+        let (a_name, b_name) = (format!("a{}", pair.a), format!("b{}", pair.b));
 
         let all = Pca::fit(first.as_ref(), 3)?.transform(first.as_ref())?;
         let pca = Pca::fit(head.as_ref(), 3)?;
@@ -257,9 +233,9 @@ impl Tables {
         self.sums.push(row![
             method.to_string(),
             place,
-            chosen.head,
+            number,
             digits,
-            chosen.mass,
+            pair.mass,
             additivity,
             nested,
             chance,
@@ -272,11 +248,11 @@ impl Tables {
         Ok(())
     }
 
-    fn prism(&mut self, scene: &Scene<'_>, method: Method, problems: &[Problem], params: &Params) -> Result<()> {
-        let Scene { run, subject, model, digit } = scene;
+    fn prism(&mut self, scene: &Scene<'_>, problems: &[Problem], params: &Params) -> Result<()> {
+        let Scene { run, subject, method, model, digit } = *scene;
         let last = Site::Block(Layer(model.n_layers() - 1), Point::ResidPost);
-        let stream = subject.rows(run, model, problems, last, subject.place(Place::Predicting, *digit))?;
-        let truth = digits_of(problems, Problem::answer, *digit);
+        let stream = subject.rows(run, model, problems, last, subject.place(Place::Predicting, digit))?;
+        let truth = digits_of(problems, Problem::answer, digit);
         let pca = Pca::fit(stream.as_ref(), 3)?;
         let at = pca.transform(stream.as_ref())?;
         for row in 0..at.nrows().min(params.points) {

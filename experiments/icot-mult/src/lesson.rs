@@ -14,7 +14,7 @@ use crate::evaluation::{Format, digit_gradients, score};
 use crate::params::{AuxPosition, Method, TrainParams};
 use crate::removal::{Gone, Removal, Stage};
 
-/// What a lesson has seen so far; part of every checkpoint.
+/// What a lesson has seen so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// Evaluations.
@@ -23,8 +23,13 @@ pub struct History {
     pub gradients: Vec<GradientRow>,
     /// Sum and count of the training loss since the last evaluation.
     since: (f64, u64),
-    /// How far removal has come.
-    removal: Stage,
+}
+
+/// What of a lesson is part of every checkpoint.
+#[derive(Serialize, Deserialize)]
+struct State<H, S> {
+    history: H,
+    removal: S,
 }
 
 /// One evaluation.
@@ -185,9 +190,14 @@ impl<'a> Lesson<'a> {
         let problems = &self.split.validation;
         let removed = self.removal.removed();
         let every = |interval: u64| done.is_multiple_of(interval) || done == self.params.training.steps;
-        if every(evaluation.every) {
+        let (scores, gradients) = (every(evaluation.every), every(evaluation.gradients_every));
+        if !scores && !gradients {
+            return Ok(());
+        }
+        let model = self.now()?;
+        if scores {
             let chosen = &problems[..evaluation.problems.min(problems.len())];
-            let scores = score(&self.now()?, chosen, removed, evaluation.generated, self.format())?;
+            let scores = score(&model, chosen, removed, evaluation.generated, self.format())?;
             let (sum, count) = std::mem::take(&mut self.history.since);
             let train_loss = (count > 0).then(|| sum / count as f64);
             let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
@@ -207,9 +217,9 @@ impl<'a> Lesson<'a> {
             };
             self.history.scores.push(row);
         }
-        if every(evaluation.gradients_every) {
+        if gradients {
             let chosen = &problems[..evaluation.gradient_problems.min(problems.len())];
-            let g = digit_gradients(&self.now()?, chosen, removed, self.format())?;
+            let g = digit_gradients(&model, chosen, removed, self.format())?;
             let row = GradientRow { step: done, loss: g.loss, norm: g.norm, cosine: g.cosine, total: g.total };
             self.history.gradients.push(row);
         }
@@ -261,18 +271,19 @@ impl Objective for Lesson<'_> {
             self.history.since.0 += loss;
             self.history.since.1 += 1;
             self.removal.after(done, loss);
-            self.history.removal = self.removal.stage().clone();
         }
         self.evaluate(done).map_err(Error::objective)
     }
 
     fn state(&self) -> serde_json::Value {
-        serde_json::json!(self.history)
+        serde_json::json!(State { history: &self.history, removal: self.removal.stage() })
     }
 
     fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
-        self.history = serde_json::from_value(state).map_err(Error::objective)?;
-        self.removal.restore(self.history.removal.clone());
+        let State { history, removal }: State<History, Stage> =
+            serde_json::from_value(state).map_err(Error::objective)?;
+        self.history = history;
+        self.removal.restore(removal);
         Ok(())
     }
 }

@@ -24,11 +24,7 @@ pub struct Removal {
 /// How far removal has come; part of every checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Tokens gone, without smoothing: s.
-    removed: usize,
-    /// First step with that many gone.
-    since: u64,
-    /// Training losses of the last steps since then, where recovery is waited for.
+    /// Training losses of the last steps since a token went, where recovery is waited for.
     recent: VecDeque<f64>,
     /// Every token that went.
     pub gone: Vec<Gone>,
@@ -46,16 +42,15 @@ pub struct Gone {
 impl Removal {
     /// The removal of `method` for examples with `working` tokens of working, before the first step.
     pub fn new(method: Method, icot: &Icot, working: usize) -> Self {
-        let removed = match method {
-            Method::Sft | Method::Aux => working,
-            Method::Cot | Method::Icot => 0,
-        };
-        Self { method, icot: icot.clone(), working, stage: Stage { removed, ..Stage::default() } }
+        Self { method, icot: icot.clone(), working, stage: Stage::default() }
     }
 
     /// Tokens gone at the coming step, without smoothing: s(t), at most m.
     pub fn removed(&self) -> usize {
-        self.stage.removed
+        match self.method {
+            Method::Sft | Method::Aux => self.working,
+            Method::Cot | Method::Icot => self.stage.gone.len(),
+        }
     }
 
     /// Tokens gone in one example of the coming step: s*(t) = s(t) + o, at most m.
@@ -68,7 +63,7 @@ impl Removal {
 
     /// Takes note of a finished step and its training loss: the next token may go.
     pub fn after(&mut self, done: u64, loss: f64) {
-        if self.method != Method::Icot || self.stage.removed == self.working {
+        if self.method != Method::Icot || self.removed() == self.working {
             return;
         }
         let recovered = self.icot.recovery.as_ref().is_some_and(|recovery| {
@@ -79,15 +74,16 @@ impl Removal {
             }
             recent.len() == recovery.over && recent.iter().sum::<f64>() / (recovery.over as f64) < recovery.below
         });
-        if recovered || done - self.stage.since >= self.most_steps() {
-            let gone = self.stage.gone.iter().copied().chain([Gone { step: done, recovered }]).collect();
-            self.stage = Stage { removed: self.stage.removed + 1, since: done, recent: VecDeque::new(), gone };
+        let since = self.stage.gone.last().map_or(0, |gone| gone.step);
+        if recovered || done - since >= self.most_steps() {
+            self.stage.recent.clear();
+            self.stage.gone.push(Gone { step: done, recovered });
         }
     }
 
     /// Steps after which a token goes, recovered or not.
     fn most_steps(&self) -> u64 {
-        let full = if self.stage.removed == 0 { self.icot.full_working_steps } else { 0 };
+        let full = if self.stage.gone.is_empty() { self.icot.full_working_steps } else { 0 };
         full + self.icot.steps_per_token
     }
 

@@ -182,6 +182,51 @@ impl Subject {
     }
 }
 
+/// A model and what it is looked at with.
+pub struct Scene<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The training that left the model.
+    pub subject: &'a Subject,
+    /// The way of training.
+    pub method: Method,
+    /// What it left.
+    pub model: &'a Decoder,
+    /// The answer digit c_k in question.
+    pub digit: usize,
+}
+
+/// The digit of each operand that a row of attention, over the places of [`Subject::tokens`], is most on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pair {
+    /// Digit of the first operand, 0 the units.
+    pub a: usize,
+    /// Digit of the second.
+    pub b: usize,
+    /// Attention on both together.
+    pub mass: f64,
+}
+
+impl Pair {
+    /// The pair that `row` is most on; it must reach up to the first digit of the second operand at least.
+    pub fn of(row: &[f64], n: usize) -> Self {
+        let largest = |from: usize, to: usize| {
+            (from..to).fold((from, f64::NEG_INFINITY), |best, at| if row[at] > best.1 { (at, row[at]) } else { best })
+        };
+        let ((a, on_a), (b, on_b)) = (largest(0, n), largest(n + 1, (2 * n + 1).min(row.len())));
+        Self { a, b: b - n - 1, mass: on_a + on_b }
+    }
+}
+
+/// Hands in the measures of the methods that were not asked for, without a value: their claims stay open.
+pub fn leave_open(run: &Run, methods: &[Method], names: &[&str]) {
+    for method in Method::ALL.iter().filter(|method| !methods.contains(method)) {
+        for name in names {
+            run.measure(&format!("{method}.{name}"), None, "");
+        }
+    }
+}
+
 /// The residual stream after attention and after the MLP of every block, in order.
 pub fn stream_sites(model: &Decoder) -> Vec<Site> {
     let points = [Point::ResidMid, Point::ResidPost];

@@ -39,7 +39,7 @@ enum Command {
         /// Folder of the configuration file, where overlay files are looked for.
         #[arg(long)]
         configs_dir: Option<PathBuf>,
-        /// Accept a run that is still going, and leave out what is not there yet.
+        /// Leave out figures whose rows are not there; accept a run that is still going.
         #[arg(long)]
         partial: bool,
     },
