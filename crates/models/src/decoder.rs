@@ -507,7 +507,7 @@ impl Decoder {
                 None => (k, v),
             }; // [b, before + t, kv, e]
             if inside {
-                let heads_first = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // [b, heads, t, e]
+                let heads_first = |x: &Tensor| x.transpose(1, 2); // [b, heads, t, e]
                 let scores = attention_scores(&heads_first(&q)?, &heads_first(&k)?, window)?; // [b, h, t, t]
                 let scores = visit(hook, at(Point::AttnScores), scores)?;
                 let pattern = visit(hook, at(Point::Pattern), attention_pattern(&scores)?)?; // [b, h, t, t]

@@ -3,6 +3,7 @@
 use candle_core::{D, Result, Tensor};
 
 use crate::custom::{self, Attention};
+use crate::inside::{Mix, Scores, Softmax, lies_well};
 
 /// Causal attention without a look at its inside: scores, mask, softmax and values in one pass on the CPU.
 ///
@@ -66,6 +67,9 @@ pub fn attention_scores(q: &Tensor, k: &Tensor, window: Option<usize>) -> Result
     let Some(past) = keys.checked_sub(queries) else {
         candle_core::bail!("{queries} queries for {keys} keys");
     };
+    if custom::takes(q) {
+        return well(q)?.apply_op2(&well(k)?, Scores { window });
+    }
     let scale = 1. / (d_head as f64).sqrt();
     let scores = (q.matmul(&served(k, heads)?.t()?)? * scale)?;
     // chosen, not added: a key that is not a number must not reach the queries before it
@@ -74,6 +78,11 @@ pub fn attention_scores(q: &Tensor, k: &Tensor, window: Option<usize>) -> Result
     let hidden = Tensor::from_vec(hidden, (queries, keys), q.device())?.broadcast_as(scores.shape())?;
     let nothing = Tensor::full(f32::NEG_INFINITY, (), q.device())?.to_dtype(scores.dtype())?;
     hidden.where_cond(&nothing.broadcast_as(scores.shape())?, &scores)
+}
+
+/// As it lies, if the kernels take it there.
+fn well(x: &Tensor) -> Result<Tensor> {
+    if lies_well(x) { Ok(x.clone()) } else { x.contiguous() }
 }
 
 /// Key or value heads `[batch, kv_heads, seq, d_head]`, each repeated for the query heads it serves.
@@ -96,6 +105,9 @@ fn served(x: &Tensor, heads: usize) -> Result<Tensor> {
 /// # Errors
 /// When candle fails.
 pub fn attention_pattern(scores: &Tensor) -> Result<Tensor> {
+    if custom::takes(scores) {
+        return scores.contiguous()?.apply_op1(Softmax);
+    }
     // not softmax_last_dim: it has no backward pass
     candle_nn::ops::softmax(scores, D::Minus1)
 }
@@ -109,6 +121,9 @@ pub fn attention_pattern(scores: &Tensor) -> Result<Tensor> {
 /// When the shapes do not fit.
 pub fn mix_values(pattern: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (_, heads, _, _) = pattern.dims4()?;
+    if custom::takes(pattern) {
+        return well(pattern)?.apply_op2(&well(v)?, Mix)?.transpose(1, 2);
+    }
     pattern.matmul(&served(v, heads)?)
 }
 

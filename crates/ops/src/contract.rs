@@ -102,6 +102,32 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
             },
         ),
         case(
+            "attention_scores",
+            &[&[2, 2, rows, n], &[2, 1, rows, n]],
+            |t| Ok(attention_scores(&t[0], &t[1], Some(3))?.maximum(-9.)?),
+            |t| {
+                let rows = t[0].dim(2)?;
+                let k = Tensor::cat(&[&t[1], &t[1]], 1)?;
+                let scores = (t[0].contiguous()?.matmul(&k.t()?.contiguous()?)? / (t[0].dim(3)? as f64).sqrt())?;
+                let seen = |i: usize| u8::from(i % rows <= i / rows && i / rows - i % rows < 3);
+                let seen: Vec<u8> = (0..rows * rows).map(seen).collect();
+                let seen = Tensor::from_vec(seen, (rows, rows), t[0].device())?.broadcast_as(scores.shape())?;
+                seen.where_cond(&scores.maximum(-9.)?, &(scores.zeros_like()? - 9.)?)
+            },
+        ),
+        case(
+            "attention_pattern",
+            &[&[1, 2, rows, n]],
+            |t| attention_pattern(&t[0]),
+            |t| candle_nn::ops::softmax(&t[0], D::Minus1),
+        ),
+        case(
+            "mix_values",
+            &[&[2, 2, rows, n], &[2, 1, n, 3]],
+            |t| mix_values(&t[0], &t[1]),
+            |t| t[0].matmul(&Tensor::cat(&[&t[1], &t[1]], 1)?),
+        ),
+        case(
             "token_losses",
             &[&[rows, n]],
             move |t| token_losses(&t[0], &targets),

@@ -44,6 +44,8 @@ macro_rules! by_dtype {
     };
 }
 
+pub(crate) use by_dtype;
+
 /// One operand of a forward pass.
 pub(crate) type Operand<'a> = (&'a CpuStorage, &'a Layout);
 
@@ -54,21 +56,25 @@ pub(crate) fn slice<'a, T: Real>((storage, layout): Operand<'a>) -> Result<&'a [
     }
 }
 
-fn storage<T: Real>(values: Vec<T>) -> CpuStorage {
+pub(crate) fn storage<T: Real>(values: Vec<T>) -> CpuStorage {
     T::to_cpu_storage_owned(values)
 }
 
 /// Runs `run` on the numbers of a tensor, without copying contiguous ones.
-fn with<T: Real, R>(x: &Tensor, run: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
-    let x = x.contiguous()?;
+pub(crate) fn with<T: Real, R>(x: &Tensor, run: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    with_operand(&x.contiguous()?, |x| run(slice(x)?))
+}
+
+/// Runs `run` on a tensor where it lies.
+pub(crate) fn with_operand<R>(x: &Tensor, run: impl FnOnce(Operand<'_>) -> Result<R>) -> Result<R> {
     let (guard, layout) = x.storage_and_layout();
     match &*guard {
-        Storage::Cpu(cpu) => run(slice((cpu, layout))?),
+        Storage::Cpu(cpu) => run((cpu, layout)),
         _ => bail!("a CPU kernel was given a tensor of another device"),
     }
 }
 
-fn tensor<T: Real>(values: Vec<T>, shape: &Shape) -> Result<Tensor> {
+pub(crate) fn tensor<T: Real>(values: Vec<T>, shape: &Shape) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &candle_core::Device::Cpu)
 }
 

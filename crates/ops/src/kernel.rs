@@ -15,6 +15,7 @@ pub mod random;
 pub mod rotary;
 pub mod rows;
 mod short;
+pub mod softmax;
 
 pub use number::Real;
 

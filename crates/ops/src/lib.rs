@@ -9,6 +9,7 @@ mod activation;
 mod attention;
 mod custom;
 mod dropout;
+mod inside;
 pub mod kernel;
 mod linear;
 mod loss;

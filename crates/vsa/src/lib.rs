@@ -95,6 +95,7 @@
 mod bipolar;
 mod capacity;
 mod codebook;
+mod columns;
 mod error;
 mod memory;
 mod real;

@@ -1,14 +1,14 @@
 //! Clean-up: the items of a memory that are nearest to a noisy vector.
 
-use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::columns::{Columns, ITEMS, Planes, Question};
 use crate::{Bipolar, Codebook, Error, Vector};
 
-/// Queries that share one pass over a block of items.
-const QUERIES: usize = 8;
-/// Items in a block, so that it stays in cache while all queries of a batch pass over it.
-const ITEMS: usize = 256;
+/// Queries that share a block of items while it is near.
+const QUERIES: usize = 128;
+/// Queries that share a part of it, with all their counters.
+const TOGETHER: usize = 16;
 
 /// An item of a memory and how near it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,9 +23,7 @@ pub struct Hit {
 #[derive(Clone, Debug)]
 pub struct Memory {
     dimension: usize,
-    /// Words of one item.
-    width: usize,
-    items: Vec<u64>,
+    columns: Columns,
 }
 
 impl Memory {
@@ -33,41 +31,50 @@ impl Memory {
     #[must_use]
     pub fn new(book: &Codebook<Bipolar>) -> Self {
         let mut memory = Self::empty(book.dimension());
-        book.vectors().iter().for_each(|vector| memory.push(vector));
+        memory.extend(book.vectors());
         memory
     }
 
     /// A memory without items.
     #[must_use]
     pub fn empty(dimension: usize) -> Self {
-        Self { dimension, width: dimension.div_ceil(64), items: Vec::new() }
+        Self { dimension, columns: Columns::new(dimension) }
     }
 
-    /// Adds an item behind the others.
+    /// Adds an item behind the others; many are added faster by [`Self::extend`].
     ///
     /// # Panics
     /// When its dimension is another.
     pub fn push(&mut self, vector: &Bipolar) {
-        self.check(vector);
-        self.items.extend(vector.words());
+        self.extend(std::slice::from_ref(vector));
+    }
+
+    /// Adds items behind the others.
+    ///
+    /// # Panics
+    /// When a dimension is another.
+    pub fn extend(&mut self, vectors: &[Bipolar]) {
+        vectors.iter().for_each(|vector| self.check(vector));
+        let words: Vec<&[u64]> = vectors.iter().map(Bipolar::words).collect();
+        self.columns.extend(&words);
     }
 
     /// Number of items.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.items.len() / self.width.max(1)
+        self.columns.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.len() == 0
     }
 
-    /// Bytes that the items take.
+    /// Bytes that the items take: five bits for three components, in blocks of 512 items.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.items.len() * 8
+        self.columns.bytes()
     }
 
     /// The `count` nearest items, nearest first; of items at the same distance the first come first.
@@ -76,21 +83,15 @@ impl Memory {
     /// When the query's dimension is another.
     #[must_use]
     pub fn nearest(&self, query: &Bipolar, count: usize) -> Vec<Hit> {
-        self.check(query);
-        let parts: Vec<Vec<(u32, usize)>> = self
-            .items
-            .par_chunks(ITEMS * self.width.max(1))
-            .enumerate()
-            .fold(Vec::new, |mut best, (block, items)| {
-                let mut distances = vec![0u32; items.len() / self.width];
-                self.distances(&[query.words()], items, &mut distances);
-                keep(&mut best, count, distances.iter().enumerate().map(|(i, d)| (*d, block * ITEMS + i)));
-                best
-            })
-            .collect();
-        let mut best = Vec::new();
-        keep(&mut best, count, parts.into_iter().flatten());
-        best.into_iter().map(|(distance, index)| self.hit(distance, index)).collect()
+        let question = [self.question(query)];
+        let keep = |mut best: Best, block: usize| {
+            self.columns.distances(block, &question, |_, planes| best.take(block, planes));
+            best
+        };
+        let parts: Vec<Best> = (0..self.columns.blocks()).into_par_iter().fold(|| Best::new(count), keep).collect();
+        let mut best = Best::new(count);
+        parts.into_iter().flat_map(|part| part.found).for_each(|found| best.insert(found));
+        self.hits(best)
     }
 
     /// The `count` nearest items of each query.
@@ -99,21 +100,15 @@ impl Memory {
     /// When a query's dimension is another.
     #[must_use]
     pub fn nearest_all(&self, queries: &[Bipolar], count: usize) -> Vec<Vec<Hit>> {
-        queries.iter().for_each(|query| self.check(query));
         let batch = |queries: &[Bipolar]| {
-            let words: Vec<&[u64]> = queries.iter().map(Bipolar::words).collect();
-            let mut best = vec![Vec::new(); queries.len()];
-            let mut distances = vec![0u32; ITEMS * queries.len()];
-            for (block, items) in self.items.chunks(ITEMS * self.width.max(1)).enumerate() {
-                let rows = items.len() / self.width;
-                let distances = &mut distances[..rows * queries.len()];
-                self.distances(&words, items, distances);
-                for (best, distances) in best.iter_mut().zip(distances.chunks_exact(rows)) {
-                    keep(best, count, distances.iter().enumerate().map(|(i, d)| (*d, block * ITEMS + i)));
+            let questions: Vec<Question> = queries.iter().map(|query| self.question(query)).collect();
+            let mut best = vec![Best::new(count); queries.len()];
+            for block in 0..self.columns.blocks() {
+                for (questions, best) in questions.chunks(TOGETHER).zip(best.chunks_mut(TOGETHER)) {
+                    self.columns.distances(block, questions, |query, planes| best[query].take(block, planes));
                 }
             }
-            let hits = |best: Vec<(u32, usize)>| best.into_iter().map(|(d, i)| self.hit(d, i)).collect::<Vec<_>>();
-            best.into_iter().map(hits).collect::<Vec<_>>()
+            best.into_iter().map(|best| self.hits(best)).collect::<Vec<_>>()
         };
         queries.par_chunks(QUERIES).flat_map_iter(batch).collect()
     }
@@ -124,18 +119,16 @@ impl Memory {
     /// When the query's dimension is another.
     #[must_use]
     pub fn above(&self, query: &Bipolar, threshold: f64) -> Vec<Hit> {
-        self.check(query);
-        let mut hits: Vec<Hit> = self
-            .items
-            .par_chunks(ITEMS * self.width.max(1))
-            .enumerate()
-            .flat_map_iter(|(block, items)| {
-                let mut distances = vec![0u32; items.len() / self.width];
-                self.distances(&[query.words()], items, &mut distances);
-                let hits = distances.into_iter().enumerate().map(move |(i, d)| self.hit(d, block * ITEMS + i));
-                hits.filter(|hit| hit.cosine > threshold).collect::<Vec<_>>()
-            })
-            .collect();
+        let question = [self.question(query)];
+        let blocks = (0..self.columns.blocks()).into_par_iter().flat_map_iter(|block| {
+            let mut hits = Vec::new();
+            self.columns.distances(block, &question, |_, planes| {
+                let near = planes.ascending().take_while(|(distance, _)| self.cosine(*distance) > threshold);
+                hits.extend(near.map(|(distance, item)| self.hit((distance, block * ITEMS + item))));
+            });
+            hits
+        });
+        let mut hits: Vec<Hit> = blocks.collect();
         hits.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.index.cmp(&b.index)));
         hits
     }
@@ -156,61 +149,68 @@ impl Memory {
         assert_eq!(self.dimension, query.dimension(), "vectors of different dimensions");
     }
 
-    fn hit(&self, distance: u32, index: usize) -> Hit {
-        Hit { index, cosine: (self.dimension as f64 - 2. * f64::from(distance)) / self.dimension as f64 }
+    fn question(&self, query: &Bipolar) -> Question {
+        self.check(query);
+        self.columns.question(query.words())
     }
 
-    /// Number of different components of every query with every item, query by query.
-    fn distances(&self, queries: &[&[u64]], items: &[u64], out: &mut [u32]) {
-        let rows = items.len() / self.width;
-        Arch::new().dispatch(Distances { queries, items, width: self.width, rows, out });
+    fn cosine(&self, distance: u32) -> f64 {
+        (self.dimension as f64 - 2. * f64::from(distance)) / self.dimension as f64
+    }
+
+    fn hit(&self, (distance, index): (u32, usize)) -> Hit {
+        Hit { index, cosine: self.cosine(distance) }
+    }
+
+    fn hits(&self, best: Best) -> Vec<Hit> {
+        best.found.into_iter().map(|found| self.hit(found)).collect()
     }
 }
 
-/// Every query against every item: a plain loop, which the compiler turns into the widest vector instructions of the
-/// machine that it is dispatched to.
-struct Distances<'a> {
-    queries: &'a [&'a [u64]],
-    items: &'a [u64],
-    width: usize,
-    rows: usize,
-    out: &'a mut [u32],
+/// The nearest items so far: distance and index, in order.
+#[derive(Clone, Debug)]
+struct Best {
+    count: usize,
+    found: Vec<(u32, usize)>,
 }
 
-impl WithSimd for Distances<'_> {
-    type Output = ();
+impl Best {
+    fn new(count: usize) -> Self {
+        Self { count, found: Vec::new() }
+    }
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (query, out) in self.queries.iter().zip(self.out.chunks_exact_mut(self.rows)) {
-            for (item, out) in self.items.chunks_exact(self.width).zip(out) {
-                *out = different(query, item);
-            }
+    /// The largest distance that a later item may have and still be among the nearest.
+    fn most(&self) -> Option<u32> {
+        match self.found.last() {
+            Some((worst, _)) if self.found.len() == self.count => worst.checked_sub(1),
+            _ => (self.count > 0).then_some(u32::MAX),
         }
     }
-}
 
-#[inline(always)]
-fn different(a: &[u64], b: &[u64]) -> u32 {
-    let mut sum = 0u64;
-    for (a, b) in a.iter().zip(b) {
-        sum += u64::from((a ^ b).count_ones());
-    }
-    sum as u32
-}
-
-/// Keeps the `count` smallest, in order; of equals the smaller index first.
-fn keep(best: &mut Vec<(u32, usize)>, count: usize, new: impl Iterator<Item = (u32, usize)>) {
-    for candidate in new {
-        if best.len() == count {
-            match best.last() {
-                Some(worst) if candidate < *worst => {}
-                _ => continue,
-            }
-            best.pop();
+    /// Takes from a block, which comes after all blocks seen so far, what is among the nearest.
+    fn take(&mut self, block: usize, planes: &Planes<'_>) {
+        let Some(most) = self.most() else { return };
+        if !planes.any_within(most) {
+            return;
         }
-        let place = best.partition_point(|other| *other < candidate);
-        best.insert(place, candidate);
+        for (distance, item) in planes.ascending() {
+            if self.most().is_none_or(|most| distance > most) {
+                break;
+            }
+            self.insert((distance, block * ITEMS + item));
+        }
+    }
+
+    /// Takes one item if it is among the nearest; of equals the smaller index comes first.
+    fn insert(&mut self, new: (u32, usize)) {
+        if self.found.len() == self.count {
+            match self.found.last() {
+                Some(worst) if new < *worst => self.found.pop(),
+                _ => return,
+            };
+        }
+        let place = self.found.partition_point(|other| *other < new);
+        self.found.insert(place, new);
     }
 }
 
