@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,19 @@ pub struct Frozen {
     pub path: PathBuf,
     /// Its code.
     pub code: CodeHash,
+}
+
+/// A command that runs one of our programs.
+///
+/// Activations of many megabytes come and go with every step: what is freed is kept for a second, so that the next step
+/// does not fetch it from the system page by page. `MIMALLOC_PURGE_DELAY` in the environment says otherwise.
+pub fn program(path: &Path) -> Command {
+    const DELAY: &str = "MIMALLOC_PURGE_DELAY";
+    let mut command = Command::new(path);
+    if std::env::var_os(DELAY).is_none() {
+        command.env(DELAY, "1000");
+    }
+    command
 }
 
 /// Name of a package's binary.

@@ -452,7 +452,7 @@ impl<'a> Queue<'a> {
             .binaries
             .get(&task.id.paper)
             .ok_or_else(|| anyhow!("{} went out of date while others ran: run the same command again", task.label()))?;
-        let mut command = Command::new(&frozen.path);
+        let mut command = binaries::program(&frozen.path);
         command.current_dir(&self.workspace.root).arg("run").arg(&task.id.name);
         command.arg("--config").arg(config).arg("--out").arg(&task.folder).arg("--work").arg(work);
         for (name, need) in &task.needs {

@@ -1,7 +1,5 @@
 //! `cargo xtask trace`, `eval`, `fetch` and `bench`: commands of experiments/workbench, built in release.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
 
 use crate::binaries;
@@ -110,7 +108,7 @@ fn run(workspace: &Workspace, tool: &str, args: &[String]) -> Result<u8> {
     let name = "workbench".to_owned();
     let binary = binaries::build(workspace, &[&name], false)?;
     let binary = binary.get(&name).context("package `workbench` has no binary")?;
-    let mut command = Command::new(binary);
+    let mut command = binaries::program(binary);
     // paths on the command line are those of whoever typed it; benches write to the workspace
     if tool == "bench" {
         command.current_dir(&workspace.root);

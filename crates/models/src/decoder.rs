@@ -549,11 +549,25 @@ impl Decoder {
     fn mlp(&self, block: &Block, layer: Layer, x: &Tensor, hook: &mut dyn Hook) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
         let map = |map: &Linear| linear(x, &map.w, map.b.as_ref()); // [b, t, m]
+        let inner = &block.mlp_in;
+        let gelu = match self.config.activation {
+            Activation::GeluTanh => Some(false),
+            Activation::GeluErf => Some(true),
+            Activation::Silu => None,
+        };
         let post = match &block.mlp_gate {
-            None => self.activation(&visit(hook, at(Point::MlpPre), map(&block.mlp_in)?)?)?,
+            // nobody looks at what goes into the activation, now or on the way back
+            None if let Some(erf) = gelu
+                && !hook.wants(at(Point::MlpPre))
+                && !x.track_op()
+                && !inner.w.track_op() =>
+            {
+                ops::linear_gelu(x, &inner.w, inner.b.as_ref(), erf)?
+            }
+            None => self.activation(&visit(hook, at(Point::MlpPre), map(inner)?)?)?,
             Some(gate) => {
                 let pre = visit(hook, at(Point::MlpPre), map(gate)?)?;
-                let up = visit(hook, at(Point::MlpPreLinear), map(&block.mlp_in)?)?;
+                let up = visit(hook, at(Point::MlpPreLinear), map(inner)?)?;
                 match self.config.activation {
                     Activation::Silu => silu_gate(&pre, &up)?,
                     _ => (self.activation(&pre)? * up)?,

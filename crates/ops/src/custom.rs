@@ -113,6 +113,8 @@ impl CustomOp1 for Pointwise {
 pub(crate) struct Linear {
     /// Whether the weight is `[d_out, d_in]` and not `[d_in, d_out]`.
     pub(crate) transposed: bool,
+    /// What becomes of the outputs while they are near; such a map has no backward pass.
+    pub(crate) activation: Option<Activation>,
 }
 
 /// A weight in a slice.
@@ -149,7 +151,7 @@ impl Linear {
     ) -> Result<CpuStorage> {
         let (d_in, d_out) = self.sizes(w_at.shape())?;
         let w = Weight { data: slice((w, w_at))?, d_in, d_out, transposed: self.transposed };
-        Ok(storage(affine::<T>(slice(x)?, w, bias.map(slice).transpose()?)))
+        Ok(storage(affine::<T>(slice(x)?, w, bias.map(slice).transpose()?, self.activation)))
     }
 
     /// Gradients of input, weight and bias; the last two only where somebody asks.
@@ -160,6 +162,9 @@ impl Linear {
         b: Option<&Tensor>,
         dy: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
+        if self.activation.is_some() {
+            bail!("a map with its activation has no backward pass");
+        }
         let (d_in, d_out) = self.sizes(w.shape())?;
         let (mut dx, mut dw, mut db) = (None, None, None);
         with(dy, |dy: &[T]| {
@@ -167,7 +172,7 @@ impl Linear {
                 // the same map the other way round
                 let transposed = !self.transposed;
                 dx = Some(with(w, |w: &[T]| {
-                    Ok(affine(dy, Weight { data: w, d_in: d_out, d_out: d_in, transposed }, None))
+                    Ok(affine(dy, Weight { data: w, d_in: d_out, d_out: d_in, transposed }, None, None))
                 })?);
             }
             if w.track_op() {
@@ -192,7 +197,7 @@ impl Linear {
 /// Rows up to which a product is cut along its columns.
 const FEW_ROWS: usize = 256;
 
-fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>) -> Vec<T> {
+fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>, activation: Option<Activation>) -> Vec<T> {
     let Weight { d_in, d_out, .. } = w;
     let count = x.len() / d_in.max(1);
     let mut out = vec![T::zero(); count * d_out];
@@ -203,6 +208,9 @@ fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>) -> Vec<T> {
         let how = if bias.is_some() { Into::Add } else { Into::Replace };
         let x = Matrix::new(x, x.len() / d_in.max(1), d_in);
         product(out, width, how, x, w.columns(first, width), T::one());
+        if let Some(kind) = activation {
+            activation::in_place(kind, out);
+        }
     };
     let block = d_out.div_ceil(4).next_multiple_of(64).min(1024);
     if count > FEW_ROWS || d_out <= block {

@@ -23,7 +23,7 @@ pub use activation::{gelu_erf, gelu_tanh, silu_gate};
 pub use attention::{attention_pattern, attention_scores, causal_attention, causal_attention_from, mix_values};
 pub use dropout::dropout;
 pub use kernel::loss::IGNORED;
-pub use linear::{embedding, linear, linear_transposed, transposed};
+pub use linear::{embedding, linear, linear_gelu, linear_transposed, transposed};
 pub use loss::{cross_entropy, token_losses};
 pub use many::{backward, deposit};
 pub use norm::{NormParts, layer_norm, layer_norm_parts, rms_norm, rms_norm_parts};

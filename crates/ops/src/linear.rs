@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::custom::{self, Gather, Linear, Transpose};
+use crate::kernel::activation::Activation;
 
 /// `x w + b` over the last axis.
 ///
@@ -12,7 +13,7 @@ use crate::custom::{self, Gather, Linear, Transpose};
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    map(x, w, b, false)
+    map(x, w, b, Linear { transposed: false, activation: None })
 }
 
 /// `x w^T + b` over the last axis, for weights that are kept the other way round, as a tied unembedding.
@@ -23,10 +24,28 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear_transposed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    map(x, w, b, true)
+    map(x, w, b, Linear { transposed: true, activation: None })
 }
 
-fn map(x: &Tensor, w: &Tensor, b: Option<&Tensor>, transposed: bool) -> Result<Tensor> {
+/// `activation(x w + b)` over the last axis, without a backward pass: the numbers before the activation are never kept.
+///
+/// # Shapes
+/// As [`linear`].
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_gelu(x: &Tensor, w: &Tensor, b: Option<&Tensor>, erf: bool) -> Result<Tensor> {
+    if !custom::takes(x) {
+        let x = linear(x, w, b)?;
+        return if erf { x.gelu_erf() } else { x.gelu() };
+    }
+    let activation = Some(if erf { Activation::GeluErf } else { Activation::GeluTanh });
+    let (x, w, b) = (x.detach(), w.detach(), b.map(Tensor::detach));
+    map(&x, &w, b.as_ref(), Linear { transposed: false, activation })
+}
+
+fn map(x: &Tensor, w: &Tensor, b: Option<&Tensor>, op: Linear) -> Result<Tensor> {
+    let transposed = op.transposed;
     let (d_in, d_out) = if transposed { w.t()?.dims2()? } else { w.dims2()? };
     let mut shape = x.dims().to_vec();
     if shape.last() != Some(&d_in) {
@@ -38,8 +57,8 @@ fn map(x: &Tensor, w: &Tensor, b: Option<&Tensor>, transposed: bool) -> Result<T
     let y = if custom::takes(&x) {
         let (x, w) = (x.contiguous()?, w.contiguous()?);
         match b {
-            Some(b) => x.apply_op3(&w, &b.contiguous()?, Linear { transposed })?,
-            None => x.apply_op2(&w, Linear { transposed })?,
+            Some(b) => x.apply_op3(&w, &b.contiguous()?, op)?,
+            None => x.apply_op2(&w, op)?,
         }
     } else {
         let y = if transposed { x.matmul(&w.t()?)? } else { x.matmul(w)? };
@@ -101,6 +120,19 @@ mod tests {
         }
         let ids = Tensor::new(&[[0u32, 2], [2, 1]], &candle_core::Device::Cpu).unwrap();
         check_gradient(&[filled(&[4, 3], 4)], |t| embedding(&ids, &t[0]));
+    }
+
+    #[test]
+    fn a_map_with_its_activation_is_the_two_after_each_other() {
+        for rows in [1, 5, 300] {
+            let (x, w, b) = (filled(&[rows, 17], 1), filled(&[17, 130], 2), filled(&[130], 3));
+            let pre = linear(&x, &w, Some(&b)).unwrap();
+            for (erf, apart) in [(false, crate::gelu_tanh(&pre)), (true, crate::gelu_erf(&pre))] {
+                let together = linear_gelu(&x, &w, Some(&b), erf).unwrap();
+                let difference = (together - apart.unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(difference.to_scalar::<f64>().unwrap() == 0.);
+            }
+        }
     }
 
     #[test]

@@ -46,8 +46,8 @@ static ASKED: [([u32; 2], usize); 256] = {
     let mut bits = 0;
     while bits < 256 {
         let c = bits >> 2 & 1;
-        let row = bits & 3 ^ c * 3;
-        let odd = bits & 1 ^ bits >> 1 & 1 ^ c;
+        let row = (bits & 3) ^ (c * 3);
+        let odd = (bits & 1) ^ (bits >> 1 & 1) ^ c;
         asked[bits] = ([0u32.wrapping_sub(odd as u32), 0u32.wrapping_sub(c as u32)], row);
         bits += 1;
     }

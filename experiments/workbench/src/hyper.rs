@@ -113,7 +113,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         cells.extend(row![bar, memory_bar, peer::rounded(rate, 1), peer::rounded(copied, 1)]);
         table.push(cells)?;
     }
-    let path = table.finish()?.write(&arguments.out)?;
+    let path = peer::write(&table.finish()?, &arguments.out)?;
     println!("wrote {}", path.display());
     Ok(())
 }

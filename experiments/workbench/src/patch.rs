@@ -90,14 +90,14 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     for version in ["3", "4"] {
         let environment = arguments.environments.join(format!("transformer-lens-{version}"));
         let python = peer::python(&environment, &scripts.join(format!("capture-{version}.txt")))?;
-        let start = |purge: &str| {
+        let ours = || {
             let mut ours = Command::new(&program);
-            ours.args(["bench", "capture-worker"]).arg(&model).arg(&work_file).env("MIMALLOC_PURGE_DELAY", purge);
-            Worker::start("retrace", &mut ours, arguments.threads)
+            ours.args(["bench", "capture-worker"]).arg(&model).arg(&work_file);
+            ours
         };
-        let fresh = || start("0");
-        // the allocator's own default
-        let mut ours = start("10")?;
+        // what was freed while loading would hide growth if it was kept for a while
+        let fresh = || Worker::start("retrace", ours().env("MIMALLOC_PURGE_DELAY", "0"), arguments.threads);
+        let mut ours = Worker::start("retrace", &mut ours(), arguments.threads)?;
         let mut theirs = Command::new(python);
         theirs.arg(scripts.join("capture.py")).arg("--model").arg(&model).arg("--work").arg(&work_file);
         theirs.args(["--threads", &arguments.threads.to_string()]);
@@ -114,7 +114,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let path = table.finish()?.write(&arguments.out)?;
+    let path = peer::write(&table.finish()?, &arguments.out)?;
     println!("wrote {}", path.display());
     Ok(())
 }
@@ -151,7 +151,7 @@ fn compare(
     }
     let mut peaks = [f64::NAN; 2];
     if memory {
-        // a process of its own that gives freed memory back at once: otherwise what earlier tasks freed would hide growth
+        // a process of its own: otherwise what earlier tasks freed would hide growth
         let mut fresh = fresh()?;
         for (peak, side) in peaks.iter_mut().zip([&mut fresh, theirs]) {
             side.ask("reset", 0)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use tables::{Schema, Value, row};
+use tables::{Schema, Table, Value, row};
 
 /// A side of a bench.
 pub struct Worker {
@@ -116,6 +116,29 @@ pub fn cells(case: &str, peer: &str, unit: &str, digits: i32, medians: Medians, 
     row![case, peer, ours, theirs, unit, ratio, worst, best, mib[0], mib[1]]
 }
 
+/// Writes the table of a bench. Rows of other cases and peers that are there already stay, so that `--only` measures a part
+/// anew.
+pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
+    let schema = table.schema();
+    let path = folder.join(format!("{}.csv", schema.name));
+    // a table with other columns belongs to an older bench
+    let old = Table::read_csv_as(&path, schema.clone()).or_else(|_| Table::from_rows(schema.clone(), []))?;
+    let rows = |table: &Table| -> Result<Vec<Vec<Value>>> {
+        let columns: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+        let row = |row| columns.iter().map(|column| Ok(table.value(row, column)?)).collect();
+        (0..table.len()).map(row).collect()
+    };
+    let same = |a: &[Value], b: &[Value]| a[..2] == b[..2]; // case and peer
+    let (mut rows_now, new) = (rows(&old)?, rows(table)?);
+    for new in new {
+        match rows_now.iter_mut().find(|old| same(old, &new)) {
+            Some(old) => *old = new,
+            None => rows_now.push(new),
+        }
+    }
+    Ok(Table::from_rows(schema.clone(), rows_now)?.write(folder)?)
+}
+
 /// With so many decimals.
 pub fn rounded(x: f64, digits: i32) -> f64 {
     (x * 10f64.powi(digits)).round() / 10f64.powi(digits)
@@ -170,4 +193,30 @@ fn status(key: &str) -> u64 {
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use tables::Builder;
+
+    use super::*;
+
+    #[test]
+    fn a_part_measured_anew_leaves_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = |rows: &[(&str, &str, f64)]| {
+            let mut table = Builder::new(columns("toy", "a bench"));
+            for (case, peer, ours) in rows {
+                let medians = Medians { ours: *ours, theirs: 2., ratio: 1., worst: 1., best: 1. };
+                table.push(cells(case, peer, "s", 3, medians, [f64::NAN; 2])).unwrap();
+            }
+            table.finish().unwrap()
+        };
+        write(&table(&[("a", "p", 1.), ("a", "q", 2.), ("b", "p", 3.)]), folder.path()).unwrap();
+        let path = write(&table(&[("c", "p", 4.), ("a", "q", 5.)]), folder.path()).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let seen: Vec<String> =
+            text.lines().skip(1).map(|line| line.split(',').take(3).collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(seen, ["a p 1.0", "a q 5.0", "b p 3.0", "c p 4.0"]);
+    }
 }

@@ -114,7 +114,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         }
     }
     if !arguments.alone {
-        let path = table.finish()?.write(&arguments.out)?;
+        let path = peer::write(&table.finish()?, &arguments.out)?;
         println!("wrote {}", path.display());
     }
     Ok(())

@@ -75,6 +75,30 @@ pub fn forward<T: Real>(kind: Activation, x: &[T], out: &mut [T]) {
     }
 }
 
+/// `x = f(x)`, in place.
+pub fn in_place<T: Real>(kind: Activation, x: &mut [T]) {
+    #[inline(always)]
+    fn run<T: Real>(kind: Activation, x: &mut [T]) {
+        for x in x {
+            *x = both(kind, *x).0;
+        }
+    }
+    match kind {
+        Activation::GeluTanh => vectorised(
+            #[inline(always)]
+            || run(Activation::GeluTanh, x),
+        ),
+        Activation::GeluErf => vectorised(
+            #[inline(always)]
+            || run(Activation::GeluErf, x),
+        ),
+        Activation::Silu => vectorised(
+            #[inline(always)]
+            || run(Activation::Silu, x),
+        ),
+    }
+}
+
 /// `dy = dy * f'(x)`, in place.
 ///
 /// # Panics
