@@ -41,13 +41,13 @@ pub struct Frozen {
 
 /// A command that runs one of our programs.
 ///
-/// Activations of many megabytes come and go with every step: what is freed is kept for a second, so that the next step
+/// Activations of many megabytes come and go with every step: what is freed is kept for ten seconds, so that the next step
 /// does not fetch it from the system page by page. `MIMALLOC_PURGE_DELAY` in the environment says otherwise.
 pub fn program(path: &Path) -> Command {
     const DELAY: &str = "MIMALLOC_PURGE_DELAY";
     let mut command = Command::new(path);
     if std::env::var_os(DELAY).is_none() {
-        command.env(DELAY, "1000");
+        command.env(DELAY, "10000");
     }
     command
 }
