@@ -96,7 +96,7 @@ pub fn product<T: Real>(out: &mut [T], stride: usize, how: Into, a: Matrix<'_, T
     let needed = (m - 1) * stride + n;
     assert!(out.len() >= needed && n <= stride, "{} numbers for a product of {m} x {n}, {stride} apart", out.len());
     if k == 0 && how == Into::Replace {
-        out.chunks_mut(stride).for_each(|row| row[..n].fill(T::zero()));
+        out.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(T::zero()));
     }
     let depth = if a.transposed { DEPTH_TURNED } else { DEPTH };
     for (column, columns) in parts(n, COLUMNS, KERNEL) {
@@ -149,5 +149,9 @@ mod tests {
         let mut out = [7f32; 6];
         product(&mut out, 3, Into::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
         assert_eq!(out, [0.; 6]);
+        // what lies behind the last row is left alone, here as well
+        let mut out = [7f32; 8];
+        product(&mut out, 3, Into::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
+        assert_eq!(out, [0., 0., 0., 0., 0., 0., 7., 7.]);
     }
 }
