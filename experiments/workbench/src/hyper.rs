@@ -1,6 +1,5 @@
 //! `bench vsa`: binding, bundling and clean-up, beside torchhd (arXiv 2205.09208) on PyTorch.
 
-use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -22,12 +21,8 @@ pub struct Arguments {
     /// Rounds; both sides take turns in each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Threads of each side
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
-    /// Folder for `vsa.csv`
-    #[arg(long, default_value = "results/benchmarks")]
-    out: PathBuf,
+    #[command(flatten)]
+    common: peer::Common,
     /// Folder of the peer's Python environment
     #[arg(long, default_value = "target/peers/vsa")]
     environment: PathBuf,
@@ -63,16 +58,15 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     let mut ours = Command::new(std::env::current_exe()?);
     // a process that gives freed memory back at once, so that growth can be seen
     ours.args(["bench", "vsa-worker"]).arg(folder.path()).env("MIMALLOC_PURGE_DELAY", "0");
-    let mut ours = Worker::start("retrace", &mut ours, arguments.threads)?;
+    let mut ours = Worker::start("retrace", &mut ours, arguments.common.threads)?;
     let mut theirs = Command::new(python);
-    theirs.arg("experiments/workbench/peers/vsa.py").arg(folder.path()).arg(arguments.threads.to_string());
-    let mut theirs = Worker::start("torchhd", &mut theirs, arguments.threads)?;
+    theirs.arg("experiments/workbench/peers/vsa.py").arg(folder.path()).arg(arguments.common.threads.to_string());
+    let mut theirs = Worker::start("torchhd", &mut theirs, arguments.common.threads)?;
     let answer = theirs.ask("ready", 0)?;
     let peer = format!("torchhd {}", answer.get("version").and_then(|v| v.as_str()).unwrap_or("?"));
     let copied = ours.number("copy", 5, "bytes_per_second")? / 1e9;
     println!("this machine copies {copied:.1} GB/s");
-    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
-    for (task, bar, memory_bar) in TASKS.into_iter().filter(|(name, ..)| wanted(name)) {
+    for (task, bar, memory_bar) in TASKS.into_iter().filter(|(name, ..)| peer::wanted(&arguments.only, name)) {
         let mut measured = Rounds::default();
         let mut peaks = [0f64; 2];
         for round in 0..=arguments.rounds {
@@ -113,17 +107,15 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         cells.extend(row![bar, memory_bar, peer::rounded(rate, 1), peer::rounded(copied, 1)]);
         table.push(cells)?;
     }
-    let path = peer::write(&table.finish()?, &arguments.out)?;
+    let path = peer::write(&table.finish()?, &arguments.common.out)?;
     println!("wrote {}", path.display());
     Ok(())
 }
 
 /// Our side: obeys commands on standard input until it ends.
 pub fn serve(folder: &Path) -> Result<()> {
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let (command, count) = line.split_once(' ').context("a command and a count")?;
-        let answer = match command {
+    peer::serve(|command, count| {
+        Ok(match command {
             "copy" => {
                 let (from, mut to) = (vec![1u8; 1 << 28], vec![0u8; 1 << 28]);
                 let copy = |to: &mut [u8]| {
@@ -137,10 +129,9 @@ pub fn serve(folder: &Path) -> Result<()> {
                 };
                 copy(&mut to);
                 let started = Instant::now();
-                let count: u32 = count.parse()?;
                 (0..count).for_each(|_| copy(&mut to));
                 let seconds = started.elapsed().as_secs_f64();
-                serde_json::json!({ "bytes_per_second": f64::from(count) * from.len() as f64 / seconds })
+                serde_json::json!({ "bytes_per_second": (count * from.len()) as f64 / seconds })
             }
             task => {
                 peer::forget_peak();
@@ -148,11 +139,8 @@ pub fn serve(folder: &Path) -> Result<()> {
                 let (seconds, checksum) = run(folder, task)?;
                 serde_json::json!({ "seconds": seconds, "checksum": checksum, "kib": peer::growth_kib(start) })
             }
-        };
-        println!("{answer}");
-        std::io::stdout().flush()?;
-    }
-    Ok(())
+        })
+    })
 }
 
 fn read(folder: &Path, name: &str) -> Result<Vec<Bipolar>> {
@@ -168,7 +156,7 @@ fn run(folder: &Path, task: &str) -> Result<(f64, f64)> {
     match task {
         "cleanup" => {
             let mut memory = Memory::empty(D);
-            read(folder, "items")?.iter().for_each(|item| memory.push(item));
+            memory.extend(&read(folder, "items")?);
             let queries = read(folder, "queries")?;
             let started = Instant::now();
             let hits = memory.nearest_all(&queries, 1);

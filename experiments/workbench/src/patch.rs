@@ -1,6 +1,5 @@
 //! `bench capture`: activations, patching and attribution of a GPT-2-small-shaped model beside TransformerLens 3 and 4.
 
-use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -27,15 +26,11 @@ pub struct Arguments {
     /// Rounds; both sides take turns in each (a single one for what takes either side more than 30 seconds)
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Threads of each side
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
     /// Folder of the peers' Python environments
     #[arg(long, default_value = "target/peers")]
     environments: PathBuf,
-    /// Folder of the table
-    #[arg(long, default_value = "results/benchmarks")]
-    out: PathBuf,
+    #[command(flatten)]
+    common: peer::Common,
 }
 
 /// A task: its name, what it should be faster by, and whether its memory is compared.
@@ -96,25 +91,24 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             ours
         };
         // what was freed while loading would hide growth if it was kept for a while
-        let fresh = || Worker::start("retrace", ours().env("MIMALLOC_PURGE_DELAY", "0"), arguments.threads);
-        let mut ours = Worker::start("retrace", &mut ours(), arguments.threads)?;
+        let fresh = || Worker::start("retrace", ours().env("MIMALLOC_PURGE_DELAY", "0"), arguments.common.threads);
+        let mut ours = Worker::start("retrace", &mut ours(), arguments.common.threads)?;
         let mut theirs = Command::new(python);
         theirs.arg(scripts.join("capture.py")).arg("--model").arg(&model).arg("--work").arg(&work_file);
-        theirs.args(["--threads", &arguments.threads.to_string()]);
-        let mut theirs = Worker::start("transformer-lens", &mut theirs, arguments.threads)?;
+        theirs.args(["--threads", &arguments.common.threads.to_string()]);
+        let mut theirs = Worker::start("transformer-lens", &mut theirs, arguments.common.threads)?;
         let answer = theirs.ask("ready", 0)?;
         let peer = format!("transformer-lens {}", answer.get("version").and_then(|v| v.as_str()).unwrap_or(version));
         let load = ours.number("load", 3, "seconds")?;
         println!("loading the weights, warm: {load:.2} s");
-        let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
-        for (task, bar, memory) in TASKS.into_iter().filter(|(name, ..)| wanted(name)) {
+        for (task, bar, memory) in TASKS.into_iter().filter(|(name, ..)| peer::wanted(&arguments.only, name)) {
             if let Some(line) = compare([&mut ours, &mut theirs], (task, &peer), bar, memory, arguments.rounds, &fresh)?
             {
                 table.push(line)?;
             }
         }
     }
-    let path = peer::write(&table.finish()?, &arguments.out)?;
+    let path = peer::write(&table.finish()?, &arguments.common.out)?;
     println!("wrote {}", path.display());
     Ok(())
 }
@@ -177,11 +171,8 @@ pub fn serve(folder: &Path, work: &Path) -> Result<()> {
     let side = Side { model: model.frozen(), work };
     drop(model);
     let mut start = 0;
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let (command, count) = line.split_once(' ').context("a command and a count")?;
-        let count: usize = count.parse()?;
-        let answer = match command {
+    peer::serve(|command, count| {
+        Ok(match command {
             "load" => {
                 let started = Instant::now();
                 for _ in 0..count {
@@ -204,11 +195,8 @@ pub fn serve(folder: &Path, work: &Path) -> Result<()> {
                 }
                 serde_json::json!({ "seconds": times, "checksum": checksum })
             }
-        };
-        println!("{answer}");
-        std::io::stdout().flush()?;
-    }
-    Ok(())
+        })
+    })
 }
 
 struct Side {

@@ -59,6 +59,33 @@ impl Drop for Worker {
     }
 }
 
+/// Options of every bench.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    /// Threads of each side
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
+    /// Folder of the table
+    #[arg(long, default_value = "results/benchmarks")]
+    pub out: PathBuf,
+}
+
+/// Whether a task is among those asked for; all are when none is named.
+pub fn wanted(only: &[String], task: &str) -> bool {
+    only.is_empty() || only.iter().any(|only| only == task)
+}
+
+/// Our side: answers each command and count on standard input with a line of JSON, until the input ends.
+pub fn serve(mut answer: impl FnMut(&str, usize) -> Result<serde_json::Value>) -> Result<()> {
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (command, count) = line.split_once(' ').context("a command and a count")?;
+        println!("{}", answer(command, count.parse()?)?);
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
 /// What both sides measured, round by round.
 #[derive(Debug, Default)]
 pub struct Rounds {
@@ -121,8 +148,10 @@ pub fn cells(case: &str, peer: &str, unit: &str, digits: i32, medians: Medians, 
 pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
     let schema = table.schema();
     let path = folder.join(format!("{}.csv", schema.name));
-    // a table with other columns belongs to an older bench
-    let old = Table::read_csv_as(&path, schema.clone()).or_else(|_| Table::from_rows(schema.clone(), []))?;
+    let old = match Table::read_csv_as(&path, schema.clone()) {
+        Err(tables::Error::Storage(e)) if e.is_not_found() => Table::from_rows(schema.clone(), [])?,
+        old => old.with_context(|| format!("{}: move it away, and its rows are measured anew", path.display()))?,
+    };
     let rows = |table: &Table| -> Result<Vec<Vec<Value>>> {
         let columns: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
         let row = |row| columns.iter().map(|column| Ok(table.value(row, column)?)).collect();
@@ -218,5 +247,11 @@ mod tests {
         let seen: Vec<String> =
             text.lines().skip(1).map(|line| line.split(',').take(3).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(seen, ["a p 1.0", "a q 5.0", "b p 3.0", "c p 4.0"]);
+        // a table that cannot be read is not written over
+        let broken = folder.path().join("toy.csv");
+        std::fs::write(&broken, "case,peer\na,p\n").unwrap();
+        let refused = write(&table(&[("a", "p", 1.)]), folder.path()).unwrap_err();
+        assert!(format!("{refused:#}").contains("toy.csv: move it away"), "{refused:#}");
+        assert_eq!(std::fs::read_to_string(broken).unwrap(), "case,peer\na,p\n");
     }
 }

@@ -4,7 +4,6 @@
 //! rounds are reported, and the ratios of neighbouring rounds. A row is written only when the losses of the first steps
 //! agree.
 
-use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -35,18 +34,14 @@ pub struct Arguments {
     /// Seconds that a round takes, about.
     #[arg(long, default_value_t = 2.)]
     seconds: f64,
-    /// Threads of each side.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
     /// Without PyTorch: our side alone, and no table.
     #[arg(long)]
     alone: bool,
-    /// Folder for `train.csv`.
-    #[arg(long, default_value = "results/benchmarks")]
-    out: PathBuf,
+    #[command(flatten)]
+    common: peer::Common,
     /// Folder of the peer's Python environment.
     #[arg(long, default_value = "target/peers/train")]
     environment: PathBuf,
@@ -101,7 +96,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     );
     let work = tempfile::tempdir()?;
     for case in cases().into_iter().filter(|case| case.name.contains(&arguments.only)) {
-        let order = prepare(&case, work.path(), arguments.threads)?;
+        let order = prepare(&case, work.path(), arguments.common.threads)?;
         if arguments.alone {
             alone(&case, &order, arguments)?;
             continue;
@@ -114,7 +109,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         }
     }
     if !arguments.alone {
-        let path = peer::write(&table.finish()?, &arguments.out)?;
+        let path = peer::write(&table.finish()?, &arguments.common.out)?;
         println!("wrote {}", path.display());
     }
     Ok(())
@@ -257,11 +252,8 @@ pub fn work(order: &str) -> Result<()> {
         adam.update(&variables, &decays, &gradients, 1., 1. / norm.max(1.))?;
         Ok(loss.to_dtype(DType::F64)?.to_scalar()?)
     };
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let (command, count) = line.split_once(' ').context("a command and a count")?;
-        let count: usize = count.parse()?;
-        let answer = match command {
+    peer::serve(|command, count| {
+        Ok(match command {
             "losses" => serde_json::json!({"losses": (0..count).map(|_| step()).collect::<Result<Vec<f64>>>()?}),
             "time" => {
                 let started = Instant::now();
@@ -277,11 +269,8 @@ pub fn work(order: &str) -> Result<()> {
             "product" => serde_json::json!({"flops": product_flops(count)?}),
             "memory" => serde_json::json!({"peak_kib": peer::growth_kib(start)}),
             other => bail!("no command `{other}`"),
-        };
-        println!("{answer}");
-        std::io::stdout().flush()?;
-    }
-    Ok(())
+        })
+    })
 }
 
 /// Speed of a square f32 product, candle's or ours, whichever is faster, in operations per second.
