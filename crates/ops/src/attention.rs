@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 
 use crate::custom::{self, Attention};
-use crate::inside::{Mix, Scores, Softmax, lies_well};
+use crate::inside::{Mix, Scores, Softmax, group, lies_well};
 
 /// Causal attention without a look at its inside: scores, mask, softmax and values in one pass on the CPU.
 ///
@@ -14,35 +14,14 @@ use crate::inside::{Mix, Scores, Softmax, lies_well};
 /// # Errors
 /// When the shapes do not fit.
 pub fn causal_attention(qkv: &Tensor, kv_heads: usize) -> Result<Tensor> {
-    causal_attention_from(qkv, kv_heads, 0)
-}
-
-/// [`causal_attention`] of the queries from `from` on; those before it are only looked at, whatever their queries are.
-/// Without a backward pass.
-///
-/// # Shapes
-/// Output `[batch, seq - from, n_heads, d_head]`.
-///
-/// # Errors
-/// When the shapes do not fit or no query is left.
-pub fn causal_attention_from(qkv: &Tensor, kv_heads: usize, from: usize) -> Result<Tensor> {
-    let (_, seq, parts, _) = qkv.dims4()?;
+    let (_, _, parts, _) = qkv.dims4()?;
     let heads = parts.saturating_sub(2 * kv_heads);
     if custom::takes(qkv) {
-        return qkv.contiguous()?.apply_op1(Attention { heads, kv_heads, from });
+        return qkv.contiguous()?.apply_op1(Attention { heads, kv_heads });
     }
-    if from >= seq {
-        candle_core::bail!("no query from {from} on in a sequence of {seq}");
-    }
-    if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
-        candle_core::bail!("{kv_heads} key heads do not serve {heads} query heads");
-    }
+    group(heads, kv_heads)?;
     let part = |first, count| qkv.narrow(2, first, count)?.transpose(1, 2)?.contiguous(); // [batch, count, seq, d_head]
-    let pattern = attention_pattern(&attention_scores(
-        &part(0, heads)?.narrow(2, from, seq - from)?,
-        &part(heads, kv_heads)?,
-        None,
-    )?)?;
+    let pattern = attention_pattern(&attention_scores(&part(0, heads)?, &part(heads, kv_heads)?, None)?)?;
     mix_values(&pattern, &part(heads + kv_heads, kv_heads)?)?.transpose(1, 2)
 }
 
@@ -91,10 +70,7 @@ fn served(x: &Tensor, heads: usize) -> Result<Tensor> {
     if kv_heads == heads {
         return Ok(x.clone());
     }
-    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-        candle_core::bail!("{kv_heads} key heads do not serve {heads} query heads");
-    }
-    repeat_heads(x, heads / kv_heads)
+    repeat_heads(x, group(heads, kv_heads)?)
 }
 
 /// Softmax of the scores over the keys.
@@ -170,18 +146,6 @@ mod tests {
             assert!(difference < 1e-12, "{difference}");
             check_gradient(&[qkv], |t| causal_attention(&t[0], kv_heads));
         }
-    }
-
-    #[test]
-    fn the_last_queries_alone_are_the_same() {
-        for (seq, from) in [(5, 1), (7, 6), (130, 100)] {
-            let qkv = filled(&[2, seq, 8, 3], 5);
-            let all = causal_attention(&qkv, 2).unwrap().narrow(1, from, seq - from).unwrap();
-            let last = causal_attention_from(&qkv, 2, from).unwrap();
-            let difference = (all - last).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-            assert!(difference < 1e-12, "{difference}");
-        }
-        assert!(causal_attention_from(&filled(&[1, 2, 6, 3], 1), 2, 2).is_err());
     }
 
     #[test]

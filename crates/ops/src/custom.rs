@@ -385,12 +385,10 @@ impl CustomOp3 for Norm {
     }
 }
 
-/// Causal attention from `[batch, seq, heads + 2 kv_heads, width]` to `[batch, seq - from, heads, width]`.
+/// Causal attention from `[batch, seq, heads + 2 kv_heads, width]` to `[batch, seq, heads, width]`.
 pub(crate) struct Attention {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
-    /// First query that is computed.
-    pub(crate) from: usize,
 }
 
 impl Attention {
@@ -403,20 +401,17 @@ impl Attention {
                 self.kv_heads
             );
         }
-        if self.from >= seq {
-            bail!("no query from {} on in a sequence of {seq}", self.from);
-        }
-        Ok((batch, Heads { seq, heads: self.heads, kv_heads: self.kv_heads, width, from: self.from }))
+        Ok((batch, Heads { seq, heads: self.heads, kv_heads: self.kv_heads, width }))
     }
 }
 
 /// Output and logs of the sums for every sequence.
 fn attend<T: Real>(h: Heads, qkv: &[T]) -> (Vec<T>, Vec<T>) {
     let batch = qkv.len() / (h.seq * h.row()).max(1);
-    let mut z = vec![T::zero(); batch * h.queries() * h.out()];
-    let mut logs = vec![T::zero(); batch * h.heads * h.queries()];
-    z.par_chunks_mut((h.queries() * h.out()).max(1))
-        .zip(logs.par_chunks_mut((h.heads * h.queries()).max(1)))
+    let mut z = vec![T::zero(); batch * h.seq * h.out()];
+    let mut logs = vec![T::zero(); batch * h.heads * h.seq];
+    z.par_chunks_mut((h.seq * h.out()).max(1))
+        .zip(logs.par_chunks_mut((h.heads * h.seq).max(1)))
         .zip(qkv.par_chunks((h.seq * h.row()).max(1)))
         .for_each_init(Scratch::default, |scratch, ((z, logs), qkv)| {
             attention::forward(h, qkv, z, logs, &None, scratch);
@@ -434,7 +429,7 @@ impl CustomOp1 for Attention {
             Ok(storage(attend::<T>(h, slice(x)?).0))
         }
         let (batch, h) = self.sizes(layout.shape())?;
-        Ok((by_dtype!(x.dtype(), run(h, (x, layout)))?, Shape::from((batch, h.queries(), h.heads, h.width))))
+        Ok((by_dtype!(x.dtype(), run(h, (x, layout)))?, Shape::from((batch, h.seq, h.heads, h.width))))
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, dz: &Tensor) -> Result<Option<Tensor>> {
@@ -457,9 +452,6 @@ impl CustomOp1 for Attention {
             tensor(dqkv, qkv.shape())
         }
         let (_, h) = self.sizes(qkv.shape())?;
-        if self.from > 0 {
-            bail!("attention of the last queries alone has no backward pass");
-        }
         by_dtype!(qkv.dtype(), run(h, qkv, dz)).map(Some)
     }
 }

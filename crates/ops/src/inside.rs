@@ -42,7 +42,7 @@ impl<'a, T: Real> Stack<'a, T> {
 }
 
 /// How many query heads each key head serves.
-fn group(heads: usize, kv_heads: usize) -> Result<usize> {
+pub(crate) fn group(heads: usize, kv_heads: usize) -> Result<usize> {
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
         bail!("{kv_heads} key heads do not serve {heads} query heads");
     }

@@ -7,6 +7,7 @@
 
 mod activation;
 mod attention;
+mod behind;
 mod custom;
 mod dropout;
 mod inside;
@@ -20,10 +21,11 @@ mod parallel;
 mod rotary;
 
 pub use activation::{gelu_erf, gelu_tanh, silu_gate};
-pub use attention::{attention_pattern, attention_scores, causal_attention, causal_attention_from, mix_values};
+pub use attention::{attention_pattern, attention_scores, causal_attention, mix_values};
+pub use behind::attention_behind;
 pub use dropout::dropout;
 pub use kernel::loss::IGNORED;
-pub use linear::{embedding, linear, linear_gelu, linear_transposed, transposed};
+pub use linear::{embedding, linear, linear_activated, linear_transposed, transposed};
 pub use loss::{cross_entropy, token_losses};
 pub use many::{backward, deposit};
 pub use norm::{NormParts, layer_norm, layer_norm_parts, rms_norm, rms_norm_parts};

@@ -34,14 +34,17 @@ pub fn linear_transposed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<T
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn linear_gelu(x: &Tensor, w: &Tensor, b: Option<&Tensor>, erf: bool) -> Result<Tensor> {
-    if !custom::takes(x) {
-        let x = linear(x, w, b)?;
-        return if erf { x.gelu_erf() } else { x.gelu() };
-    }
-    let activation = Some(if erf { Activation::GeluErf } else { Activation::GeluTanh });
+pub fn linear_activated(x: &Tensor, w: &Tensor, b: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
     let (x, w, b) = (x.detach(), w.detach(), b.map(Tensor::detach));
-    map(&x, &w, b.as_ref(), Linear { transposed: false, activation })
+    if custom::takes(&x) {
+        return map(&x, &w, b.as_ref(), Linear { transposed: false, activation: Some(activation) });
+    }
+    let pre = linear(&x, &w, b.as_ref())?;
+    match activation {
+        Activation::GeluTanh => pre.gelu(),
+        Activation::GeluErf => pre.gelu_erf(),
+        Activation::Silu => pre.silu(),
+    }
 }
 
 fn map(x: &Tensor, w: &Tensor, b: Option<&Tensor>, op: Linear) -> Result<Tensor> {
@@ -127,8 +130,13 @@ mod tests {
         for rows in [1, 5, 300] {
             let (x, w, b) = (filled(&[rows, 17], 1), filled(&[17, 130], 2), filled(&[130], 3));
             let pre = linear(&x, &w, Some(&b)).unwrap();
-            for (erf, apart) in [(false, crate::gelu_tanh(&pre)), (true, crate::gelu_erf(&pre))] {
-                let together = linear_gelu(&x, &w, Some(&b), erf).unwrap();
+            let apart = [
+                (Activation::GeluTanh, crate::gelu_tanh(&pre)),
+                (Activation::GeluErf, crate::gelu_erf(&pre)),
+                (Activation::Silu, crate::silu_gate(&pre, &pre.ones_like().unwrap())),
+            ];
+            for (activation, apart) in apart {
+                let together = linear_activated(&x, &w, Some(&b), activation).unwrap();
                 let difference = (together - apart.unwrap()).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(difference.to_scalar::<f64>().unwrap() == 0.);
             }

@@ -46,6 +46,26 @@ fn both<T: Real>(kind: Activation, x: T) -> (T, T) {
     }
 }
 
+/// A loop for each kind, so that none branches inside.
+macro_rules! by_kind {
+    ($kind:expr, $run:ident($($argument:expr),+)) => {
+        match $kind {
+            Activation::GeluTanh => vectorised(
+                #[inline(always)]
+                || $run(Activation::GeluTanh, $($argument),+),
+            ),
+            Activation::GeluErf => vectorised(
+                #[inline(always)]
+                || $run(Activation::GeluErf, $($argument),+),
+            ),
+            Activation::Silu => vectorised(
+                #[inline(always)]
+                || $run(Activation::Silu, $($argument),+),
+            ),
+        }
+    };
+}
+
 /// `out = f(x)`.
 ///
 /// # Panics
@@ -58,21 +78,7 @@ pub fn forward<T: Real>(kind: Activation, x: &[T], out: &mut [T]) {
         }
     }
     assert_eq!(x.len(), out.len(), "an activation and its output");
-    // one loop for each kind, so that none branches inside
-    match kind {
-        Activation::GeluTanh => vectorised(
-            #[inline(always)]
-            || run(Activation::GeluTanh, x, out),
-        ),
-        Activation::GeluErf => vectorised(
-            #[inline(always)]
-            || run(Activation::GeluErf, x, out),
-        ),
-        Activation::Silu => vectorised(
-            #[inline(always)]
-            || run(Activation::Silu, x, out),
-        ),
-    }
+    by_kind!(kind, run(x, out));
 }
 
 /// `x = f(x)`, in place.
@@ -83,20 +89,7 @@ pub fn in_place<T: Real>(kind: Activation, x: &mut [T]) {
             *x = both(kind, *x).0;
         }
     }
-    match kind {
-        Activation::GeluTanh => vectorised(
-            #[inline(always)]
-            || run(Activation::GeluTanh, x),
-        ),
-        Activation::GeluErf => vectorised(
-            #[inline(always)]
-            || run(Activation::GeluErf, x),
-        ),
-        Activation::Silu => vectorised(
-            #[inline(always)]
-            || run(Activation::Silu, x),
-        ),
-    }
+    by_kind!(kind, run(x));
 }
 
 /// `dy = dy * f'(x)`, in place.
@@ -111,18 +104,5 @@ pub fn backward<T: Real>(kind: Activation, x: &[T], dy: &mut [T]) {
         }
     }
     assert_eq!(x.len(), dy.len(), "an activation and its gradient");
-    match kind {
-        Activation::GeluTanh => vectorised(
-            #[inline(always)]
-            || run(Activation::GeluTanh, x, dy),
-        ),
-        Activation::GeluErf => vectorised(
-            #[inline(always)]
-            || run(Activation::GeluErf, x, dy),
-        ),
-        Activation::Silu => vectorised(
-            #[inline(always)]
-            || run(Activation::Silu, x, dy),
-        ),
-    }
+    by_kind!(kind, run(x, dy));
 }

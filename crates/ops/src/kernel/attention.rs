@@ -22,8 +22,6 @@ pub struct Heads {
     pub kv_heads: usize,
     /// Width of a head.
     pub width: usize,
-    /// First query that is computed; those before it only serve as keys and values.
-    pub from: usize,
 }
 
 impl Heads {
@@ -33,33 +31,27 @@ impl Heads {
         (self.heads + 2 * self.kv_heads) * self.width
     }
 
-    /// Queries that are computed.
-    #[must_use]
-    pub fn queries(&self) -> usize {
-        self.seq - self.from
-    }
-
     /// Numbers in one row of the output.
     #[must_use]
     pub fn out(&self) -> usize {
         self.heads * self.width
     }
 
-    pub(super) fn q(&self, head: usize) -> usize {
+    pub(crate) fn q(&self, head: usize) -> usize {
         head * self.width
     }
 
-    pub(super) fn k(&self, head: usize) -> usize {
+    pub(crate) fn k(&self, head: usize) -> usize {
         (self.heads + head / (self.heads / self.kv_heads)) * self.width
     }
 
-    pub(super) fn v(&self, head: usize) -> usize {
+    pub(crate) fn v(&self, head: usize) -> usize {
         self.k(head) + self.kv_heads * self.width
     }
 
     fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let seq = self.seq;
-        (self.from..seq).step_by(BLOCK).map(move |first| (first, (first + BLOCK).min(seq)))
+        (0..seq).step_by(BLOCK).map(move |first| (first, (first + BLOCK).min(seq)))
     }
 }
 
@@ -88,14 +80,13 @@ fn part<T>(x: &[T], stride: usize, from: usize, rows: (usize, usize), width: usi
     Matrix::strided(&x[rows.0 * stride + from..], rows.1 - rows.0, width, stride)
 }
 
-/// `z` `[queries, out]` from queries, keys and values, each `[seq, row]`; `logs` `[heads, queries]` gets the log of each
+/// `z` `[seq, out]` from queries, keys and values, each `[seq, row]`; `logs` `[heads, seq]` gets the log of each
 /// query's sum.
 ///
 /// # Panics
 /// When the lengths do not fit.
 pub fn forward<T: Real>(h: Heads, qkv: &[T], z: &mut [T], logs: &mut [T], drop: &Drop<T>, scratch: &mut Scratch<T>) {
-    let queries = h.queries();
-    assert!(qkv.len() == h.seq * h.row() && z.len() == queries * h.out() && logs.len() == h.heads * queries);
+    assert!(qkv.len() == h.seq * h.row() && z.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
     if drop.is_none() && short::fits(&h) {
         short::forward(h, qkv, z, logs, &mut scratch.pattern);
     } else {
@@ -112,7 +103,6 @@ pub(crate) fn general_forward<T: Real>(
     drop: &Drop<T>,
     scratch: &mut Scratch<T>,
 ) {
-    let queries = h.queries();
     scratch.pattern.resize(BLOCK.min(h.seq) * h.seq, T::zero());
     for head in 0..h.heads {
         for (first, end) in h.blocks() {
@@ -120,14 +110,14 @@ pub(crate) fn general_forward<T: Real>(
             let q = part(qkv, h.row(), h.q(head), (first, end), h.width);
             let k = part(qkv, h.row(), h.k(head), (0, end), h.width);
             product(pattern, end, Into::Replace, q, k.t(), scale(&h));
-            let logs = &mut logs[head * queries..][first - h.from..end - h.from];
+            let logs = &mut logs[head * h.seq..][first..end];
             vectorised(
                 #[inline(always)]
                 || softmax(pattern, end, first, logs),
             );
             drop_out(drop, pattern, end, first, head * h.seq * h.seq, h.seq);
             let v = part(qkv, h.row(), h.v(head), (0, end), h.width);
-            let z = &mut z[(first - h.from) * h.out() + h.q(head)..];
+            let z = &mut z[first * h.out() + h.q(head)..];
             product(z, h.out(), Into::Replace, Matrix::new(pattern, end - first, end), v, T::one());
         }
     }
@@ -160,7 +150,7 @@ fn drop_out<T: Real>(drop: &Drop<T>, pattern: &mut [T], width: usize, first: usi
     }
 }
 
-/// Backward of [`forward`] with all queries: adds to `dqkv`.
+/// Backward of [`forward`]: adds to `dqkv`.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -174,7 +164,7 @@ pub fn backward<T: Real>(
     scratch: &mut Scratch<T>,
 ) {
     assert!(qkv.len() == h.seq * h.row() && dz.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
-    assert!(qkv.len() == dqkv.len() && h.from == 0);
+    assert!(qkv.len() == dqkv.len());
     if drop.is_none() && short::fits(&h) {
         short::backward(h, qkv, logs, dz, dqkv, &mut scratch.pattern);
     } else {

@@ -14,7 +14,7 @@ pub(crate) const LONGEST: usize = 64;
 
 /// Whether a head of this width is computed here.
 pub(crate) fn fits(h: &Heads) -> bool {
-    h.seq <= LONGEST && h.from == 0 && matches!(h.width, 16 | 32 | 64)
+    h.seq <= LONGEST && matches!(h.width, 16 | 32 | 64)
 }
 
 /// As [`super::attention::forward`].
@@ -188,7 +188,7 @@ mod tests {
     fn agrees_with_the_general_kernel_for_every_width_and_odd_lengths() {
         for width in [16, 32, 64] {
             for (seq, heads, kv_heads) in [(1, 1, 1), (3, 2, 1), (16, 2, 2), (17, 4, 2), (33, 2, 2), (64, 3, 1)] {
-                let h = Heads { seq, heads, kv_heads, width, from: 0 };
+                let h = Heads { seq, heads, kv_heads, width };
                 assert!(fits(&h));
                 let (qkv, dz) = (numbers(seq * h.row(), 1), numbers(seq * h.out(), 2));
                 let run = |short: bool| {
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn long_sequences_and_odd_widths_are_not_computed_here() {
-        let h = Heads { seq: 64, heads: 1, kv_heads: 1, width: 16, from: 0 };
-        assert!(!fits(&Heads { seq: 65, ..h }) && !fits(&Heads { width: 24, ..h }) && !fits(&Heads { from: 1, ..h }));
+        let h = Heads { seq: 64, heads: 1, kv_heads: 1, width: 16 };
+        assert!(!fits(&Heads { seq: 65, ..h }) && !fits(&Heads { width: 24, ..h }));
     }
 }
