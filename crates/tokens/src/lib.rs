@@ -11,7 +11,9 @@ mod folder;
 mod gguf;
 mod sentencepiece;
 mod tokenizer;
+mod words;
 
 pub use bpe::{END_OF_TEXT, train_bpe};
 pub use error::Error;
 pub use tokenizer::{Bos, Encoded, Tokenizer};
+pub use words::word_level;

@@ -1,5 +1,6 @@
 //! The tokenizer itself.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use weights::Gguf;
@@ -142,6 +143,19 @@ impl Tokenizer {
         let prepended_bos = ids.first() != Some(&bos);
         let ids = prepended_bos.then_some(bos).into_iter().chain(ids.iter().copied()).collect();
         Ok(Encoded { ids, prepended_bos })
+    }
+
+    /// Encodes a text and says which bytes of it each token covers; a BOS that was put before it covers none.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_offsets(&self, text: &str, bos: Bos) -> Result<(Encoded, Vec<Range<usize>>), Error> {
+        let encoded = self.encode(text, bos)?;
+        let encoding = self.inner.encode(text, false).map_err(|error| self.refused(&*error))?;
+        let covered = encoding.get_offsets().iter().map(|(from, to)| *from..*to);
+        let before = encoded.prepended_bos.then_some(0..0);
+        let covered = before.into_iter().chain(covered).collect();
+        Ok((encoded, covered))
     }
 
     /// Turns tokens into text, special ones included.
