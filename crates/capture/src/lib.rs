@@ -1,6 +1,7 @@
 //! Hooks that record: chosen activations of a forward pass, in memory under the sites they were seen at, or streamed to
 //! disk.
 
+mod generation;
 mod select;
 mod stream;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use candle_core::{Result, Tensor};
 use hooks::{End, Hook, HookedModel, Layer, Site, Start, Tokens};
 
+pub use generation::{Choice, KeyValueCache, generate, key_point};
 pub use select::select;
 pub use stream::{Written, stream};
 

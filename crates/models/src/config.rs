@@ -62,7 +62,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The kernel of the direct pass, where it has one.
+    /// The kernel that the direct pass and maps with their activation use, where there is one.
     pub(crate) fn kernel(self) -> Option<ops::kernel::activation::Activation> {
         match self {
             Self::GeluTanh => Some(ops::kernel::activation::Activation::GeluTanh),
@@ -80,6 +80,10 @@ pub enum Initialisation {
     Gpt2,
     /// Embeddings N(0, 1), linear maps uniform within 1 / sqrt(fan_in).
     UniformFanIn,
+    /// Scaled with the width: embeddings N(0, 0.5), linear maps N(0, 1 / sqrt(d_model)), output projections a further
+    /// 1 / sqrt(2 n_layers) smaller, unembedding N(0, 0.5 / sqrt(d_model)), biases 0; the second number is the standard
+    /// deviation. Small models leave their first plateau thousands of steps earlier than with GPT-2's flat 0.02.
+    WidthScaled,
 }
 
 impl Config {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start, Tokens};
 use ops::{
-    NormParts, Pairs, Rotation, attention_pattern, attention_scores, causal_attention, causal_attention_from, dropout,
+    NormParts, Pairs, Rotation, attention_behind, attention_pattern, attention_scores, causal_attention, dropout,
     embedding, gelu_erf, gelu_tanh, linear, linear_transposed, mix_values, silu_gate,
 };
 use rand::Rng;
@@ -341,11 +341,6 @@ impl Decoder {
         Ok(())
     }
 
-    #[cfg(test)]
-    fn run(&self, tokens: &Tokens, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
-        self.run_between(Start::Tokens(tokens), End::Logits, drop, hook)
-    }
-
     /// Every step an operation of its own, so that each site can be seen.
     fn run_between(&self, start: Start<'_>, end: End, drop: &mut Masks, hook: &mut dyn Hook) -> Result<Tensor> {
         let n_layers = self.config.n_layers;
@@ -502,19 +497,22 @@ impl Decoder {
                 Some(_) => (visit(hook, at(Point::RotQ), q)?, visit(hook, at(Point::RotK), k)?),
                 None => (q, k),
             };
-            let (k, v) = match past {
-                Some([past_k, past_v]) => (behind(past_k, &k)?, behind(past_v, &v)?),
-                None => (k, v),
-            }; // [b, before + t, kv, e]
             if inside {
+                let (k, v) = match past {
+                    Some([past_k, past_v]) => (behind(past_k, &k)?, behind(past_v, &v)?),
+                    None => (k, v),
+                }; // [b, before + t, kv, e]
                 let heads_first = |x: &Tensor| x.transpose(1, 2); // [b, heads, t, e]
                 let scores = attention_scores(&heads_first(&q)?, &heads_first(&k)?, window)?; // [b, h, t, t]
                 let scores = visit(hook, at(Point::AttnScores), scores)?;
                 let pattern = visit(hook, at(Point::Pattern), attention_pattern(&scores)?)?; // [b, h, t, t]
                 mix_values(&drop.apply(pattern)?, &heads_first(&v)?)?.transpose(1, 2)? // [b, t, h, e]
             } else {
-                let q = if before > 0 { q.pad_with_zeros(1, before, 0)? } else { q };
-                causal_attention_from(&Tensor::cat(&[q, k, v], 2)?, kv, before)?
+                let qkv = Tensor::cat(&[q, k, v], 2)?;
+                match past {
+                    Some(past) => attention_behind(&qkv, past, kv)?,
+                    None => causal_attention(&qkv, kv)?,
+                }
             }
         };
         let z = visit(hook, at(Point::Z), z)?; // [b, t, h, e]
@@ -550,19 +548,14 @@ impl Decoder {
         let at = |point| Site::Block(layer, point);
         let map = |map: &Linear| linear(x, &map.w, map.b.as_ref()); // [b, t, m]
         let inner = &block.mlp_in;
-        let gelu = match self.config.activation {
-            Activation::GeluTanh => Some(false),
-            Activation::GeluErf => Some(true),
-            Activation::Silu => None,
-        };
         let post = match &block.mlp_gate {
             // nobody looks at what goes into the activation, now or on the way back
-            None if let Some(erf) = gelu
+            None if let Some(activation) = self.config.activation.kernel()
                 && !hook.wants(at(Point::MlpPre))
                 && !x.track_op()
                 && !inner.w.track_op() =>
             {
-                ops::linear_gelu(x, &inner.w, inner.b.as_ref(), erf)?
+                ops::linear_activated(x, &inner.w, inner.b.as_ref(), activation)?
             }
             None => self.activation(&visit(hook, at(Point::MlpPre), map(inner)?)?)?,
             Some(gate) => {
@@ -773,7 +766,8 @@ mod tests {
             model.losses(&tokens, &targets, &taps, Step { dropout: Some(9), recompute, positions: None }).unwrap()
         } else {
             let mut probe = Probe::default();
-            let logits = model.run(&tokens, &mut Masks::new(model.config.dropout, 9), &mut probe).unwrap();
+            let mut masks = Masks::new(model.config.dropout, 9);
+            let logits = model.run_between(Start::Tokens(&tokens), End::Logits, &mut masks, &mut probe).unwrap();
             let logits = logits.reshape((42, model.config.d_vocab)).unwrap();
             let losses = ops::token_losses(&logits, &targets.flatten_all().unwrap()).unwrap();
             let counted: Vec<u32> = (0..42u32).filter(|row| row % 3 != 0).collect();

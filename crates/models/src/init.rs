@@ -26,12 +26,18 @@ fn values(config: &Config, name: &str, shape: &[usize], rng: &mut impl Rng) -> R
     let count = shape.iter().product();
     let last = name.rsplit('.').next().unwrap_or(name);
     let is_norm = name.contains("ln");
+    let by_width = 1. / (config.d_model as f64).sqrt();
+    let outwards = 1. / (2. * config.n_layers as f64).sqrt();
     Ok(match (config.initialisation, last) {
         (_, "w") if is_norm => vec![1.; count],
         (_, "b") if is_norm => vec![0.; count],
-        (Initialisation::Gpt2, _) if shape.len() == 1 => vec![0.; count],
-        (Initialisation::Gpt2, "W_O" | "W_out") => normal(0.02 / (2. * config.n_layers as f64).sqrt(), count, rng)?,
+        (Initialisation::Gpt2 | Initialisation::WidthScaled, _) if shape.len() == 1 => vec![0.; count],
+        (Initialisation::Gpt2, "W_O" | "W_out") => normal(0.02 * outwards, count, rng)?,
         (Initialisation::Gpt2, _) => normal(0.02, count, rng)?,
+        (Initialisation::WidthScaled, "W_E" | "W_pos") => normal(0.5, count, rng)?,
+        (Initialisation::WidthScaled, "W_O" | "W_out") => normal(by_width * outwards, count, rng)?,
+        (Initialisation::WidthScaled, "W_U") => normal(0.5 * by_width, count, rng)?,
+        (Initialisation::WidthScaled, _) => normal(by_width, count, rng)?,
         (Initialisation::UniformFanIn, "W_E" | "W_pos") => normal(1., count, rng)?,
         (Initialisation::UniformFanIn, _) => uniform(1. / (fan_in(config, last, shape) as f64).sqrt(), count, rng)?,
     })
@@ -93,5 +99,12 @@ mod tests {
         let uniform = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
         close(spread(&uniform, "embed.W_E"), 1.);
         close(spread(&uniform, "blocks.0.mlp.W_out"), 1. / 256f64.sqrt() / 3f64.sqrt());
+        (config.initialisation, config.tied) = (Initialisation::WidthScaled, false);
+        let scaled = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
+        close(spread(&scaled, "embed.W_E"), 0.5);
+        close(spread(&scaled, "blocks.1.attn.W_QKV"), 1. / 8.);
+        close(spread(&scaled, "blocks.1.mlp.W_out"), 1. / 16.);
+        assert!((spread(&scaled, "unembed.W_U") * 16. - 1.).abs() < 0.1);
+        assert_eq!(spread(&scaled, "blocks.0.mlp.b_in"), 0.);
     }
 }

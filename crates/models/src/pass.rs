@@ -132,7 +132,7 @@ impl<'a, T: Real> Model<'a, T> {
 
     fn heads(&self, seq: usize) -> Heads {
         let n_heads = self.config.n_heads;
-        Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head(), from: 0 }
+        Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head() }
     }
 
     /// `out = before + x w + b`, with dropout on what is added: a mask, and the place of these rows in the whole batch.

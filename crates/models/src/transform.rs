@@ -21,6 +21,9 @@ pub enum Transform {
     CentreUnembed,
     /// Biases of values go into the bias of what heads write, because each row of a pattern sums to one.
     FoldValueBiases,
+    /// Every query head gets keys and values of its own, copies of those it shared with its neighbours (arXiv 2305.13245),
+    /// so that they can be changed head by head.
+    OwnKeysAndValues,
 }
 
 impl Decoder {
@@ -40,6 +43,7 @@ impl Decoder {
                 Transform::CentreWriting => work.centre_writing()?,
                 Transform::CentreUnembed => work.centre_unembed()?,
                 Transform::FoldValueBiases => work.fold_value_biases()?,
+                Transform::OwnKeysAndValues => work.own_keys_and_values()?,
             }
         }
         let device = self.device();
@@ -176,6 +180,36 @@ impl Work {
             let kept = b.narrow(0, 0, (heads + kv) * e)?;
             self.set(bias, Tensor::cat(&[&kept, &values.flatten_all()?.zeros_like()?], 0)?);
         }
+        Ok(())
+    }
+
+    fn own_keys_and_values(&mut self) -> Result<(), Error> {
+        let (heads, kv, e) = (self.config.n_heads, self.config.n_key_value_heads(), self.config.d_head());
+        if heads == kv {
+            return Ok(());
+        }
+        // [.., kv * e] to [.., heads * e]
+        let copies = |x: &Tensor| -> candle_core::Result<Tensor> {
+            let (rows, _) = x.dims2()?;
+            x.reshape((rows, kv, 1, e))?.broadcast_as((rows, kv, heads / kv, e))?.reshape((rows, heads * e))
+        };
+        for layer in 0..self.config.n_layers {
+            for (name, matrix) in [("W_QKV", true), ("b_QKV", false)] {
+                let name = format!("blocks.{layer}.attn.{name}");
+                let Some(w) = self.named.get(&name) else { continue };
+                let w = if matrix { w.clone() } else { w.unsqueeze(0)? };
+                let part = |from: usize, count: usize| w.narrow(1, from * e, count * e)?.contiguous();
+                let parts = [part(0, heads)?, copies(&part(heads, kv)?)?, copies(&part(heads + kv, kv)?)?];
+                let all = Tensor::cat(&parts, 1)?;
+                self.set(name, if matrix { all } else { all.squeeze(0)? });
+            }
+            let norm = format!("blocks.{layer}.attn.k_norm.w");
+            if let Some(gain) = self.named.get(&norm).filter(|gain| gain.dims() == [kv * e]) {
+                let gain = copies(&gain.unsqueeze(0)?)?.squeeze(0)?;
+                self.set(norm, gain);
+            }
+        }
+        self.config.form.n_key_value_heads = None;
         Ok(())
     }
 }
