@@ -11,6 +11,7 @@ mod direct;
 mod edit;
 mod error;
 mod metric;
+mod nodes;
 mod path;
 mod run;
 mod sweep;
@@ -22,6 +23,9 @@ pub use direct::{direct_logit_attribution, logit_lens};
 pub use edit::{Edit, Edits, run_with_edits};
 pub use error::Error;
 pub use metric::Metric;
+pub use nodes::{
+    DirectEffects, Node, Writes, direct_effects, patch_nodes, patch_queries, patch_whole_queries, run_nodes,
+};
 pub use path::{Receiver, Sender, path_patching};
 pub use run::Run;
 pub use sweep::{Effects, Patch, activation_patching, each_head, each_head_and_position, each_position};

@@ -1,10 +1,10 @@
 //! A finished forward pass that other passes start from.
 
 use candle_core::Tensor;
-use capture::{Recorder, run_with_cache};
+use capture::{KeyValueCache, Recorder, key_point, run_with_cache};
 #[cfg(test)]
-use hooks::{End, NoHook, Start};
-use hooks::{HookedModel, Layer, Past, Point, Site, Tokens};
+use hooks::Start;
+use hooks::{End, HookedModel, Layer, NoHook, Past, Point, Site, Tokens};
 
 use crate::{Error, Metric};
 
@@ -14,6 +14,8 @@ pub struct Run {
     seen: Recorder,
     logits: Tensor,
     key: Point,
+    /// Of all places but the last, when only that one was looked at.
+    before_last: Option<Past>,
 }
 
 impl Run {
@@ -22,8 +24,7 @@ impl Run {
     /// # Errors
     /// When the model lacks a site or the tokens do not fit it.
     pub fn new(model: &dyn HookedModel, tokens: &Tokens, sites: &[Site]) -> Result<Self, Error> {
-        let known = model.sites();
-        let key = if known.contains(&Site::Block(Layer(0), Point::RotK)) { Point::RotK } else { Point::K };
+        let key = key_point(model);
         let layers = (0..model.n_layers()).map(Layer);
         let mut wanted: Vec<Site> =
             layers.flat_map(|layer| [Point::ResidPre, key, Point::V].map(|point| Site::Block(layer, point))).collect();
@@ -31,10 +32,32 @@ impl Run {
         wanted.sort();
         wanted.dedup();
         let (logits, seen) = run_with_cache(model, tokens, &wanted)?;
-        Ok(Self { tokens: tokens.to_vec2()?, seen, logits, key })
+        Ok(Self { tokens: tokens.to_vec2()?, seen, logits, key, before_last: None })
     }
 
-    /// Logits, `[batch, seq, d_vocab]`.
+    /// As [`Self::new`], for what changes the last place only: of the places before, nothing but keys and values is kept, and
+    /// nothing that is looked at is computed.
+    pub(crate) fn of_last(model: &dyn HookedModel, tokens: &Tokens, sites: &[Site]) -> Result<Self, Error> {
+        let (_, seq) = tokens.dims2()?;
+        let layers = || (0..model.n_layers()).map(Layer);
+        let mut sites = sites.to_vec();
+        sites.extend(layers().map(|layer| Site::Block(layer, Point::ResidPre)));
+        if seq == 1 {
+            return Self::new(model, tokens, &sites);
+        }
+        let mut cache = KeyValueCache::new();
+        let before = tokens.narrow(1, 0, seq - 1)?;
+        cache.read(model, &before, End::Resid(Layer(model.n_layers())), &mut NoHook)?;
+        let before_last = cache.past().cloned();
+        let mut seen = Recorder::new(model, &sites)?;
+        let logits = cache.read(model, &tokens.narrow(1, seq - 1, 1)?, End::LastLogits(1), &mut seen)?;
+        for site in &sites {
+            seen.get(*site)?;
+        }
+        Ok(Self { tokens: tokens.to_vec2()?, seen, logits, key: key_point(model), before_last })
+    }
+
+    /// Logits, `[batch, seq, d_vocab]`; `[batch, 1, d_vocab]` when only the last place was looked at.
     #[must_use]
     pub fn logits(&self) -> &Tensor {
         &self.logits
@@ -46,7 +69,7 @@ impl Run {
         (self.tokens.len(), self.tokens.first().map_or(0, Vec::len))
     }
 
-    /// What was seen at a site.
+    /// What was seen at a site; a single place of it when only the last one was looked at.
     ///
     /// # Errors
     /// When it was not kept.
@@ -71,6 +94,12 @@ impl Run {
 
     /// Keys and values of the first places.
     pub(crate) fn past(&self, model: &dyn HookedModel, seq: usize) -> Result<Past, Error> {
+        if let Some(past) = &self.before_last {
+            return match past.seq == seq {
+                true => Ok(past.clone()),
+                false => Err(Error::Request(format!("a run that looked at the last place only has no past of {seq}"))),
+            };
+        }
         let part = |layer, point| -> Result<Tensor, Error> {
             Ok(self.at(Site::Block(layer, point))?.narrow(1, 0, seq)?.contiguous()?)
         };

@@ -379,3 +379,145 @@ fn places_that_do_not_exist_are_refused() {
     assert!(run_with_edits(&model, &tokens, vec![gone]).unwrap_err().to_string().contains("blocks.7.attn.hook_z"));
     let _ = model.forward(&tokens, &mut NoHook).unwrap();
 }
+
+/// Label logits for tests: some columns of the vocabulary, `[batch, 4]`.
+fn four(logits: &Tensor) -> candle_core::Result<Tensor> {
+    logits.squeeze(1)?.contiguous()?.index_select(&Tensor::new(&[1u32, 5, 2, 9], logits.device())?, 1)
+}
+
+fn prompts(batch: usize, seq: usize, seed: u64) -> Tensor {
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
+    let ids: Vec<u32> = (0..batch * seq).map(|_| rng.random_range(0..23)).collect();
+    Tensor::from_vec(ids, (batch, seq), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn direct_effects_of_all_nodes_add_up_to_the_logits() {
+    for config in configs() {
+        let model = model(&config);
+        let run = run_nodes(&model, &prompts(3, 7, 1)).unwrap();
+        let whole = model.forward(&prompts(3, 7, 1), &mut hooks::NoHook).unwrap().narrow(1, 6, 1).unwrap();
+        assert!(distance(run.logits(), &whole) < 1e-9, "the last place alone is the whole pass's");
+        let effects = direct_effects(&model, &run, &four).unwrap();
+        let parts = effects.nodes.iter().chain([&effects.rest, &effects.constant]);
+        let sum = parts.fold(effects.rest.zeros_like().unwrap(), |sum, part| sum.broadcast_add(part).unwrap());
+        let own = four(run.logits()).unwrap();
+        assert!(distance(&sum, &own) < 1e-9, "{}", distance(&sum, &own));
+        assert_eq!(effects.nodes.len(), Node::all(&model).len());
+    }
+}
+
+#[test]
+fn patching_nodes_is_editing_the_last_place() {
+    for config in configs() {
+        let model = model(&config);
+        let (base, source) = (prompts(2, 7, 1), prompts(2, 5, 2)); // lengths differ
+        let (run, other) = (run_nodes(&model, &base).unwrap(), run_nodes(&model, &source).unwrap());
+        let writes = Writes::of(&other, 3).unwrap();
+        let mut groups: Vec<Vec<Node>> = Node::all(&model).into_iter().map(|node| vec![node]).collect();
+        groups.push(vec![Node::Mlp(Layer(2)), Node::Head(Layer(1), 3), Node::Head(Layer(1), 0)]);
+        groups.push(Vec::new());
+        let patched = patch_nodes(&model, &run, &writes, &groups, &four).unwrap();
+        for (group, ours) in groups.iter().zip(&patched) {
+            let edit = |node: &Node| {
+                let (site, point) = match node {
+                    Node::Head(layer, _) => (Site::Block(*layer, Point::Z), other.at(Site::Block(*layer, Point::Z))),
+                    Node::Mlp(layer) => {
+                        (Site::Block(*layer, Point::MlpOut), other.at(Site::Block(*layer, Point::MlpOut)))
+                    }
+                };
+                // as long as the base, so that its last place is the source's last place
+                let by = point.unwrap();
+                let by = by.repeat(if by.rank() == 4 { vec![1, 7, 1, 1] } else { vec![1, 7, 1] }).unwrap();
+                let head = node.head();
+                Edit::new(site, move |x| {
+                    let last = crate::edit::put(x, &by, 1, 6)?;
+                    match head {
+                        Some(head) => crate::edit::put(x, &last, 2, head),
+                        None => Ok(last),
+                    }
+                })
+            };
+            let logits = run_with_edits(&model, &base, group.iter().map(edit).collect()).unwrap();
+            let theirs = four(&logits.narrow(1, 6, 1).unwrap()).unwrap();
+            assert!(distance(ours, &theirs) < 1e-9, "{group:?}: {}", distance(ours, &theirs));
+        }
+    }
+}
+
+#[test]
+fn queries_of_all_senders_at_once_are_the_whole_query() {
+    // with one sender alone, the path through the queries is what path patching with everything else frozen gives
+    for config in configs() {
+        let model = model(&config);
+        let (base, source) = (prompts(2, 7, 1), prompts(2, 7, 2));
+        let (run, other) = (run_nodes(&model, &base).unwrap(), run_nodes(&model, &source).unwrap());
+        let writes = Writes::of(&other, 3).unwrap();
+        let receivers = [Node::Head(Layer(2), 1), Node::Head(Layer(1), 2)];
+        let senders = [Node::Head(Layer(0), 1), Node::Head(Layer(1), 0), Node::Mlp(Layer(0)), Node::Head(Layer(2), 0)];
+        let ours = patch_queries(&model, &run, &writes, (&senders, &receivers), &four).unwrap();
+        let own = four(run.logits()).unwrap();
+        assert!(distance(&ours[3], &own) < 1e-12, "nothing reads what the last block's heads write");
+        assert!(distance(&ours[0], &own) > 1e-6 && distance(&ours[2], &own) > 1e-6);
+        let whole = patch_whole_queries(&model, &run, &writes, &receivers, &four).unwrap();
+        let edit = |(layer, head): (usize, usize)| {
+            let site = Site::Block(Layer(layer), Point::Q);
+            let by = other.at(site).unwrap().repeat((1, 7, 1, 1)).unwrap();
+            Edit::new(site, move |x| {
+                let last = crate::edit::put(x, &by, 1, 6)?;
+                crate::edit::put(x, &last, 2, head)
+            })
+        };
+        let theirs = run_with_edits(&model, &base, [(2, 1), (1, 2)].map(edit).into_iter().collect()).unwrap();
+        assert!(distance(&whole, &four(&theirs.narrow(1, 6, 1).unwrap()).unwrap()) < 1e-9);
+    }
+}
+
+#[test]
+fn one_senders_path_into_queries_is_that_of_path_patching_at_the_last_place() {
+    // sources that differ in the last token alone differ at the last place alone, where both ways must agree
+    for config in configs() {
+        let model = model(&config);
+        let base = prompts(2, 7, 1);
+        let mut ids = base.to_vec2::<u32>().unwrap();
+        ids.iter_mut().for_each(|row| row[6] = (row[6] + 1) % 23);
+        let source = Tensor::new(ids, &Device::Cpu).unwrap();
+        let (run, other) = (run_nodes(&model, &base).unwrap(), run_nodes(&model, &source).unwrap());
+        let writes = Writes::of(&other, 3).unwrap();
+        let receivers = [Node::Head(Layer(2), 1)];
+        let ours =
+            patch_queries(&model, &run, &writes, (&[Node::Head(Layer(0), 1)], &receivers), &four).unwrap().remove(0);
+        let metric = Metric::new(1, |logits| four(logits)?.narrow(1, 2, 1)?.squeeze(1));
+        let sender = [Sender { layer: Layer(0), head: 1 }];
+        let receiver = [Receiver { site: Site::Block(Layer(2), Point::Q), head: Some(1) }];
+        let points = [Point::Z, Point::AttnOut, Point::MlpOut];
+        let sites: Vec<Site> = (0..3).flat_map(|layer| points.map(|point| Site::Block(Layer(layer), point))).collect();
+        let [run, other] = [&base, &source].map(|tokens| Run::new(&model, tokens, &sites).unwrap());
+        let theirs = path_patching(&model, &base, (&run, &other), &sender, &receiver, true, &metric).unwrap();
+        for (row, theirs) in theirs.iter().enumerate() {
+            let ours = ours.get(row).unwrap().get(2).unwrap().to_scalar::<f64>().unwrap();
+            assert!((ours - theirs).abs() < 1e-9, "{ours} {theirs}");
+        }
+    }
+}
+
+#[test]
+fn writes_of_other_prompts_must_fit() {
+    let model = model(&gpt2());
+    let run = run_nodes(&model, &prompts(2, 7, 1)).unwrap();
+    let writes = Writes::of(&run, 3).unwrap();
+    let few = writes.gather(&[0]).unwrap();
+    let told = |source: &Writes| patch_nodes(&model, &run, source, &[vec![]], &four).unwrap_err().to_string();
+    assert!(told(&few).contains("a source of 1 prompts for a base of 2"));
+    let again = Writes::cat(&[few, writes.gather(&[1]).unwrap()]).unwrap();
+    let all: Vec<Vec<Node>> = vec![Node::all(&model)];
+    let same = patch_nodes(&model, &run, &again, &all, &four).unwrap().remove(0);
+    assert!(distance(&same, &four(run.logits()).unwrap()) < 1e-12);
+    let twice = writes.gather(&[0, 0]).unwrap();
+    let ways = [&twice, &twice.mean(2).unwrap()].map(|w| patch_nodes(&model, &run, w, &all, &four).unwrap().remove(0));
+    assert!(distance(&ways[0], &ways[1]) < 1e-12, "the mean of two of the same is the same");
+    let zeros = patch_nodes(&model, &run, &writes.zeros().unwrap(), &all, &four).unwrap().remove(0);
+    assert!(distance(&zeros, &ways[0]) > 1e-3);
+    assert!(patch_whole_queries(&model, &run, &writes, &[Node::Mlp(Layer(0))], &four).is_err());
+    assert_eq!(Node::all(&model)[4].to_string(), "MLP0");
+}

@@ -25,7 +25,7 @@ pub use clusters::Clusters;
 pub use error::Error;
 pub use fourier::Fourier;
 pub use linear::{Descent, Linear, mean_absolute_error, mean_absolute_error_of_mean, r_squared};
-pub use moments::{correlation, mean, median, standard_deviation};
+pub use moments::{bootstrap, correlation, mean, median, standard_deviation};
 pub use pca::{Pca, overlap};
 
 /// Samples in rows, features in columns.

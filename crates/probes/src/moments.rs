@@ -1,5 +1,8 @@
 //! Means, spreads and correlations.
 
+use rand::Rng;
+use rand_chacha::ChaCha12Rng;
+
 /// The mean; NaN of nothing.
 #[must_use]
 pub fn mean(x: &[f64]) -> f64 {
@@ -37,8 +40,23 @@ pub fn correlation(x: &[f64], y: &[f64]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
+/// The middle 95 % of the means of `resamples` draws with replacement from `x`: an interval for its mean.
+pub fn bootstrap(x: &[f64], resamples: usize, rng: &mut ChaCha12Rng) -> [f64; 2] {
+    if x.is_empty() {
+        return [f64::NAN; 2];
+    }
+    let draw =
+        |rng: &mut ChaCha12Rng| (0..x.len()).map(|_| x[rng.random_range(0..x.len())]).sum::<f64>() / x.len() as f64;
+    let mut means: Vec<f64> = (0..resamples.max(1)).map(|_| draw(rng)).collect();
+    means.sort_by(f64::total_cmp);
+    let at = |share: f64| means[((means.len() - 1) as f64 * share).round() as usize];
+    [at(0.025), at(0.975)]
+}
+
 #[cfg(test)]
 mod tests {
+    use rand_chacha::rand_core::SeedableRng;
+
     use super::*;
 
     #[test]
@@ -51,5 +69,18 @@ mod tests {
         assert!((correlation(&[1., 2., 3.], &[1., 5., 3.]) - 0.5).abs() < 1e-12);
         assert_eq!((median(&[3., 1., 2.]), median(&[4., 1., 2., 3.])), (2., 2.5));
         assert!(correlation(&[1., 1.], &[1., 2.]).is_nan() && mean(&[]).is_nan());
+    }
+
+    #[test]
+    fn intervals_hold_the_mean_and_shrink_with_samples() {
+        let mut rng = ChaCha12Rng::seed_from_u64(1);
+        let coins = |count: usize| (0..count).map(|i| (i % 2) as f64).collect::<Vec<f64>>();
+        let [low, high] = bootstrap(&coins(100), 1000, &mut rng);
+        // 1.96 standard errors of 0.05 on either side
+        assert!((low - 0.402).abs() < 0.02 && (high - 0.598).abs() < 0.02, "{low} {high}");
+        let [low, high] = bootstrap(&coins(10_000), 200, &mut rng);
+        assert!(high - low < 0.03);
+        assert_eq!(bootstrap(&[3.; 5], 10, &mut rng), [3., 3.]);
+        assert!(bootstrap(&[], 10, &mut rng)[0].is_nan());
     }
 }

@@ -172,9 +172,9 @@ impl Vector for Bipolar {
     fn bundle<'a>(vectors: impl IntoIterator<Item = &'a Self>) -> Counts {
         let mut vectors = vectors.into_iter();
         let first = vectors.next().expect("a bundle of at least one vector");
-        let mut columns = Columns::new(first);
-        vectors.for_each(|vector| columns.add(vector));
-        columns.counts()
+        let mut tally = Tally::new(first);
+        vectors.for_each(|vector| tally.add(vector));
+        tally.counts()
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -222,7 +222,7 @@ pub fn bundle_all(vectors: &[Bipolar]) -> Counts {
 }
 
 /// Counts of -1 for every component, bit by bit: plane p holds the bit of weight 2^p of 64 counts in each word.
-struct Columns {
+struct Tally {
     dimension: usize,
     added: u32,
     planes: Vec<Vec<u64>>,
@@ -230,7 +230,7 @@ struct Columns {
     carry: Vec<u64>,
 }
 
-impl Columns {
+impl Tally {
     fn new(first: &Bipolar) -> Self {
         Self { dimension: first.dimension, added: 1, planes: vec![first.words.clone()], carry: first.words.clone() }
     }
