@@ -101,7 +101,11 @@ fn know(measure: &str, who: &str, points: &[Vec<Measure>], unknown: &mut Vec<Str
     names.sort_unstable();
     names.dedup();
     let guess = did_you_mean(measure, names.iter().copied());
-    let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let list = match names.len() {
+        0 => "none".to_owned(),
+        1..=20 => names.join(", "),
+        all => format!("{}, and {} more in measures.csv of a finished run", names[..20].join(", "), all - 20),
+    };
     unknown.push(format!("{who}: unknown measure `{measure}`{guess} (there are: {list})"));
     false
 }

@@ -159,6 +159,8 @@ pub struct Published {
 pub enum Provenance {
     /// Printed in the paper's text, a table or a figure.
     Published,
+    /// Reported by others who had the whole text.
+    Reported,
     /// Read off the released code, logs or data.
     Read,
     /// Computed from the definitions or the released data.
@@ -173,6 +175,7 @@ impl std::fmt::Display for Provenance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Published => "published",
+            Self::Reported => "reported",
             Self::Read => "read",
             Self::Computed => "computed",
             Self::Pilot => "pilot",

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -50,7 +51,8 @@ pub struct Run {
 #[derive(Debug, Default)]
 struct Collected {
     tables: Vec<Table>,
-    measures: Vec<Measure>,
+    /// Of each draw, the first one first.
+    measures: Vec<Vec<Measure>>,
     streams: BTreeSet<String>,
     inputs: BTreeMap<String, String>,
     files: BTreeSet<String>,
@@ -153,6 +155,37 @@ impl Run {
         machine::threads()
     }
 
+    /// Does each piece of work, a thread each as far as there are threads; none may depend on another. Results come in the
+    /// order of the work.
+    ///
+    /// # Errors
+    /// Of the first piece that failed, after all that had begun have come to their end.
+    pub fn side_by_side<W: Sync, R: Send>(&self, work: &[W], each: impl Fn(&W) -> Result<R> + Sync) -> Result<Vec<R>> {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut done = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(piece) = work.get(index) else { break };
+                let result = each(piece);
+                let failed = result.is_err();
+                done.push((index, result));
+                if failed {
+                    break;
+                }
+            }
+            done
+        };
+        let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.threads().min(work.len())).map(|_| scope.spawn(worker)).collect();
+            // all are joined before the first failure is told, so that each has saved
+            let panicked = || vec![(0, Err(anyhow!("a thread of the run panicked")))];
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect()
+        });
+        done.sort_by_key(|(index, _)| *index);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+
     /// A progress bar for one piece of work.
     #[must_use]
     pub fn task(&self, label: &str, total: u64, unit: &str) -> Task {
@@ -175,7 +208,19 @@ impl Run {
     /// Hands in a number that claims and published values are held against; none for one that the configuration did not
     /// ask for, whose claims then stay open.
     pub fn measure(&self, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        self.collected().measures.push(Measure { name: name.to_owned(), value: value.into(), unit: unit.to_owned() });
+        self.measure_draw(1, name, value, unit);
+    }
+
+    /// As [`Self::measure`], of one of several draws of the same thing, counted from 1. A claim takes its number from all
+    /// draws, as it does from the points of a sweep: the worst, unless it says `over:`.
+    pub fn measure_draw(&self, draw: usize, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        let measure = Measure { name: name.to_owned(), value: value.into(), unit: unit.to_owned() };
+        let mut collected = self.collected();
+        let draw = draw.max(1);
+        if collected.measures.len() < draw {
+            collected.measures.resize(draw, Vec::new());
+        }
+        collected.measures[draw - 1].push(measure);
     }
 
     /// Notes the hash of a file that the run reads.

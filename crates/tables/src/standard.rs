@@ -1,9 +1,6 @@
 //! The tables that every run folder has: measures, claims and published numbers.
 
-use config::{
-    Provenance,
-    claims::{Comparison, Measure, Verdict},
-};
+use config::claims::{Comparison, Measure, Verdict};
 
 use crate::{build::Builder, error::Error, row, schema::Schema, table::Table};
 
@@ -108,18 +105,8 @@ pub fn published_table(comparisons: &[Comparison]) -> Result<Table, Error> {
             comparison.difference,
             &of.unit,
             &of.source,
-            provenance(of.provenance),
+            of.provenance.to_string(),
         ])?;
     }
     builder.finish()
-}
-
-fn provenance(how: Provenance) -> &'static str {
-    match how {
-        Provenance::Published => "published",
-        Provenance::Read => "read",
-        Provenance::Computed => "computed",
-        Provenance::Pilot => "pilot",
-        Provenance::Unstated => "unstated",
-    }
 }
