@@ -1,0 +1,109 @@
+//! Which earlier nodes tell the Correct Letter heads where to look: path patching into their queries
+//! (arXiv 2307.09458, section 3.1 and appendix B).
+//!
+//! For each node before them: it writes what it writes in a source prompt with another right place, every other node stays
+//! as it was, and the queries that follow are put into the clean run.
+//!
+//! Tables: `paths` (a row per node, and one for the whole queries).
+
+use anyhow::Result;
+use experiment::Run;
+use patching::{Node, patch_queries, patch_whole_queries, run_nodes};
+use rand::seq::IndexedRandom;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+
+use crate::letters::{Letters, Summary, reader, rows};
+use crate::prompts::{Prompt, batches, tokens};
+use crate::study::{Common, Study, direct, each};
+
+/// Parameters of `paths`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Models, questions, rules.
+    pub common: Common,
+    /// How many nodes are called the largest.
+    #[schemars(range(min = 1))]
+    pub shown: usize,
+}
+
+/// Looks at every model and hands in the table.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("paths", "one sender into the queries of the Correct Letter heads")
+            .text("subject", "which model")
+            .text("sender", "node, or `whole query`")
+            .text("class", "of the sender, where it is a head")
+            .int("rank", "by the size of the change of m; none for the whole query")
+            .text("shown", "whether it is among the largest")
+            .float("m", "change of the net logit of the right label", "logits")
+            .float("loss", "change of the loss among the labels", "nats")
+            .float("share", "of the change of m by the whole query", "fraction"),
+    );
+    each(run, &params.common, |study| analyse(run, &params, study, &mut table))?;
+    run.record(table.finish()?);
+    Ok(())
+}
+
+fn analyse(run: &Run, params: &Params, study: &Study, table: &mut Builder) -> Result<()> {
+    let name = study.name();
+    let receivers = study.letter_heads();
+    let last = receivers.iter().map(|node| node.layer()).max();
+    let senders: Vec<Node> = study.nodes.iter().copied().filter(|node| Some(node.layer()) < last).collect();
+    if receivers.is_empty() || senders.is_empty() {
+        ["top_share", "sum_share", "whole"].iter().for_each(|what| run.measure(&format!("{name}.{what}"), None, ""));
+        return Ok(());
+    }
+    let (prompts, batch) = (&study.eval.prompts, params.common.questions.batch);
+    let eval = direct(&study.subject, prompts, batch)?;
+    let mut rng = run.rng(&format!("sources.{name}"));
+    let mut sources = Vec::new();
+    for prompt in prompts {
+        let others: Vec<usize> = (0..prompts.len()).filter(|i| prompts[*i].correct != prompt.correct).collect();
+        sources.push(others.choose(&mut rng).copied().unwrap_or(0));
+    }
+    let mut after = vec![vec![Letters::new(); prompts.len()]; senders.len() + 1];
+    let all = batches(prompts, batch);
+    let mut task = run.task(&format!("{name} paths"), all.len() as u64, "batches");
+    for (done, indices) in all.iter().enumerate() {
+        run.go_on()?;
+        let model = &study.subject.model;
+        let base = run_nodes(model, &tokens(prompts, indices, &model.device())?)?;
+        let picked: Vec<&Prompt> = indices.iter().map(|index| &prompts[*index]).collect();
+        let read = reader(&picked);
+        let from: Vec<usize> = indices.iter().map(|index| sources[*index]).collect();
+        let source = eval.writes.gather(&from)?;
+        let mut letters = patch_queries(model, &base, &source, (&senders, &receivers), &read)?;
+        letters.push(patch_whole_queries(model, &base, &source, &receivers, &read)?);
+        for (sender, letters) in letters.iter().enumerate() {
+            for (index, row) in indices.iter().zip(rows(letters)?) {
+                after[sender][*index] = row;
+            }
+        }
+        task.at(done as u64 + 1, "");
+    }
+    let correct = study.eval.correct();
+    let clean = Summary::of(&eval.letters, &correct);
+    let change = |letters: &Vec<Letters>| {
+        let summary = Summary::of(letters, &correct);
+        [summary.m - clean.m, summary.loss - clean.loss]
+    };
+    let changes: Vec<[f64; 2]> = after.iter().map(change).collect();
+    let whole = changes[senders.len()];
+    let mut order: Vec<usize> = (0..senders.len()).collect();
+    order.sort_by(|a, b| changes[*b][0].abs().total_cmp(&changes[*a][0].abs()));
+    for (rank, sender) in order.iter().enumerate() {
+        let (node, [m, loss]) = (senders[*sender], changes[*sender]);
+        let class = study.class(node).map_or("MLP", |class| class.name());
+        let shown = if rank < params.shown { "yes" } else { "no" };
+        table.push(row![name, node.to_string().as_str(), class, rank + 1, shown, m, loss, m / whole[0]])?;
+    }
+    table.push(row![name, "whole query", "", None::<i64>, "yes", whole[0], whole[1], 1.])?;
+    let sum: f64 = changes[..senders.len()].iter().map(|change| change[0]).sum();
+    run.measure(&format!("{name}.whole"), whole[0], "logits");
+    run.measure(&format!("{name}.top_share"), changes[order[0]][0] / whole[0], "fraction");
+    run.measure(&format!("{name}.sum_share"), sum / whole[0], "fraction");
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! What every analysis begins with: a model's questions, the direct effect of every node, and what each head looks at.
+
+use anyhow::{Context, Result, bail};
+use candle_core::DType;
+use experiment::Run;
+use hooks::Site;
+use patching::{Node, Writes, direct_effects, run_nodes};
+use probes::mean;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::heads::{Class, Look, Portrait, Thresholds, index, looks};
+use crate::letters::{Letters, net, reader, rows};
+use crate::prompts::{Prompt, batches, tokens};
+use crate::subject::{Questions, Set, Source, Subject};
+
+/// What the analyses have in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Common {
+    /// Models, one after the other.
+    #[schemars(length(min = 1))]
+    pub subjects: Vec<Source>,
+    /// How many questions, and which are kept.
+    pub questions: Questions,
+    /// Rules by which heads are classed.
+    pub thresholds: Thresholds,
+    /// Share of the positive direct effect that makes the circuit.
+    #[schemars(range(min = 0, max = 1))]
+    pub share: f64,
+}
+
+/// Direct effects on the label logits, with the final norm frozen.
+pub struct Direct {
+    /// Of each node and prompt, on each label less their mean, `[nodes][prompts][options]`.
+    pub net: Vec<Vec<Letters>>,
+    /// Of everything that is no node: embeddings, biases.
+    pub rest: Vec<Letters>,
+    /// Label logits of the model itself.
+    pub letters: Vec<Letters>,
+    /// What each node has at the last place.
+    pub writes: Writes,
+    /// Divisor of the final norm at the last place.
+    pub scales: Vec<f64>,
+}
+
+/// Direct effects of every node on some prompts.
+pub fn direct(subject: &Subject, prompts: &[Prompt], batch: usize) -> Result<Direct> {
+    let nodes = Node::all(&subject.model);
+    let mut found = vec![vec![Letters::new(); prompts.len()]; nodes.len()];
+    let (mut rest, mut letters) = (vec![Letters::new(); prompts.len()], vec![Letters::new(); prompts.len()]);
+    let (mut writes, mut scales) = (Vec::new(), vec![1.; prompts.len()]);
+    let mut order = Vec::new();
+    for indices in batches(prompts, batch) {
+        let run = run_nodes(&subject.model, &tokens(prompts, &indices, &subject.model.device())?)?;
+        let picked: Vec<&Prompt> = indices.iter().map(|index| &prompts[*index]).collect();
+        let read = reader(&picked);
+        let effects = direct_effects(&subject.model, &run, &read)?;
+        for (node, effect) in effects.nodes.iter().enumerate() {
+            for (index, row) in indices.iter().zip(rows(effect)?) {
+                found[node][*index] = net(&row);
+            }
+        }
+        let others = rows(&(&effects.rest + &effects.constant)?)?;
+        let own = rows(&read(run.logits())?)?;
+        let scale = run.at(Site::FinalScale)?.flatten_all()?.to_dtype(DType::F64)?;
+        indices.iter().zip(scale.to_vec1::<f64>()?).for_each(|(index, scale)| scales[*index] = scale);
+        for ((index, other), own) in indices.iter().zip(others).zip(own) {
+            rest[*index] = net(&other);
+            letters[*index] = own;
+        }
+        writes.push(Writes::of(&run, subject.sizes().0)?);
+        order.extend(indices);
+    }
+    // back into the order of the prompts
+    let mut place = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(row, index)| place[*index] = row);
+    let writes = Writes::cat(&writes)?.gather(&place)?;
+    Ok(Direct { net: found, rest, letters, writes, scales })
+}
+
+impl Direct {
+    /// Mean direct effect of each node on the right label.
+    pub fn means(&self, prompts: &[Prompt]) -> Vec<f64> {
+        let node = |effects: &Vec<Letters>| mean(&right(effects, prompts));
+        self.net.iter().map(node).collect()
+    }
+
+    /// Largest distance of the sum of all parts from the net logits: how complete the account is.
+    pub fn gap(&self, prompts: &[Prompt]) -> f64 {
+        let gap = |prompt: usize| {
+            let c = prompts[prompt].correct;
+            let sum: f64 = self.net.iter().map(|node| node[prompt][c]).sum();
+            (sum + self.rest[prompt][c] - net(&self.letters[prompt])[c]).abs()
+        };
+        (0..prompts.len()).map(gap).fold(0., f64::max)
+    }
+}
+
+/// The entry of the right label, prompt by prompt.
+pub fn right(effects: &[Letters], prompts: &[Prompt]) -> Vec<f64> {
+    effects.iter().zip(prompts).map(|(effect, prompt)| effect[prompt.correct]).collect()
+}
+
+/// A model with what was found about its nodes.
+pub struct Study {
+    /// The model.
+    pub subject: Subject,
+    /// Questions that rankings, means and bases are estimated from.
+    pub fit: Set,
+    /// Questions that reported numbers are of.
+    pub eval: Set,
+    /// All nodes.
+    pub nodes: Vec<Node>,
+    /// Mean direct effect of each on the right label, fit questions.
+    pub effects: Vec<f64>,
+    /// Direct effects on the fit questions.
+    pub direct: Direct,
+    /// Nodes by falling direct effect.
+    pub ranking: Vec<usize>,
+    /// How many of them, from the first on, make the circuit.
+    pub kept: usize,
+    /// What each head looks at, eval questions, `[heads]`.
+    pub portraits: Vec<Portrait>,
+    /// Attention that the portraits are of, `[heads][prompts]`.
+    pub looks: Vec<Vec<Look>>,
+    /// Class of each head.
+    pub classes: Vec<Class>,
+}
+
+impl Study {
+    /// Opens a model, asks it, and looks at every node.
+    pub fn new(run: &Run, common: &Common, source: &Source) -> Result<Self> {
+        let subject = Subject::open(run, source)?;
+        let [fit, eval] = subject.sets(run, &common.questions)?;
+        let batch = common.questions.batch;
+        let direct = direct(&subject, &fit.prompts, batch)?;
+        let nodes = Node::all(&subject.model);
+        let effects = direct.means(&fit.prompts);
+        let mut ranking: Vec<usize> = (0..nodes.len()).collect();
+        ranking.sort_by(|a, b| effects[*b].total_cmp(&effects[*a]));
+        let positive: f64 = effects.iter().filter(|effect| **effect > 0.).sum();
+        if positive <= 0. {
+            bail!("{}: no node raises the right label on average, so there is no circuit to look at", source.name);
+        }
+        let mut sum = 0.;
+        let kept = ranking.iter().take_while(|node| {
+            let more = sum < common.share * positive && effects[**node] > 0.;
+            sum += effects[**node];
+            more
+        });
+        let kept = kept.count();
+        run.go_on()?;
+        let looks = looks(&subject.model, &eval.prompts, batch)?;
+        let portraits: Vec<Portrait> = looks.iter().map(|looks| Portrait::of(looks, &eval.prompts)).collect();
+        let mut study =
+            Self { subject, fit, eval, nodes, effects, direct, ranking, kept, portraits, looks, classes: Vec::new() };
+        study.classes = study.classed(&common.thresholds);
+        tracing::info!("{}: {} of {} nodes make the circuit", source.name, study.kept, study.nodes.len());
+        Ok(study)
+    }
+
+    /// Name of the model.
+    pub fn name(&self) -> &str {
+        &self.subject.name
+    }
+
+    /// The class of each head under some bounds.
+    pub fn classed(&self, thresholds: &Thresholds) -> Vec<Class> {
+        let (_, n_heads) = self.subject.sizes();
+        let heads = self.nodes.iter().zip(&self.effects).filter(|(node, _)| node.head().is_some());
+        heads
+            .map(|(node, effect)| self.portraits[index(*node, n_heads).unwrap_or(0)].class(*effect, thresholds))
+            .collect()
+    }
+
+    /// The class of a node, where it is a head.
+    pub fn class(&self, node: Node) -> Option<Class> {
+        index(node, self.subject.sizes().1).map(|head| self.classes[head])
+    }
+
+    /// Nodes of the circuit.
+    pub fn circuit(&self) -> Vec<Node> {
+        self.ranking[..self.kept].iter().map(|node| self.nodes[*node]).collect()
+    }
+
+    /// Heads of a class by falling direct effect.
+    pub fn of_class(&self, class: Class) -> Vec<Node> {
+        let ranked = self.ranking.iter().map(|node| self.nodes[*node]);
+        ranked.filter(|node| self.class(*node) == Some(class)).collect()
+    }
+
+    /// The Correct Letter heads; nothing, with a warning, where a model has none.
+    pub fn letter_heads(&self) -> Vec<Node> {
+        let heads = self.of_class(Class::CorrectLetter);
+        if heads.is_empty() {
+            tracing::warn!("{}: no head is a Correct Letter head, so what is about them is left out", self.name());
+        }
+        heads
+    }
+}
+
+/// A study of every subject, one after the other.
+pub fn each(run: &Run, common: &Common, mut of: impl FnMut(&Study) -> Result<()>) -> Result<()> {
+    for (at, source) in common.subjects.iter().enumerate() {
+        if common.subjects[..at].iter().any(|other| other.name == source.name) {
+            bail!("params.subjects: `{}` comes twice", source.name);
+        }
+    }
+    let mut task = run.task("subjects", common.subjects.len() as u64, "models");
+    let mut done = 0;
+    for source in &common.subjects {
+        run.go_on()?;
+        let study = Study::new(run, common, source).with_context(|| source.name.clone())?;
+        of(&study)?;
+        done += 1;
+        task.at(done, source.name.as_str());
+    }
+    Ok(())
+}

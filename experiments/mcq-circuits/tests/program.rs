@@ -1,0 +1,16 @@
+//! The program as a user meets it.
+
+#[path = "program/golden.rs"]
+mod golden;
+#[path = "program/mistakes.rs"]
+mod mistakes;
+#[path = "program/real.rs"]
+mod real;
+#[path = "program/resume.rs"]
+mod resume;
+
+const PROGRAM: trial::Program = trial::Program {
+    paper: "mcq-circuits",
+    binary: env!("CARGO_BIN_EXE_mcq-circuits"),
+    folder: env!("CARGO_MANIFEST_DIR"),
+};

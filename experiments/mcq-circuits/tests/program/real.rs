@@ -1,0 +1,109 @@
+//! Checkpoints that are no toys: a folder as on the hub, with a byte-level vocabulary, asked in English; and MMLU from the
+//! cache of the hub, without a network.
+
+use std::path::Path;
+
+use candle_core::Device;
+use datasets::mcq::Row;
+use models::{Config, Decoder, Family, Form};
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use tables::{Table, Value};
+use trial::told;
+
+use crate::PROGRAM;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A small GPT-2 with a vocabulary of its own.
+fn checkpoint(folder: &Path) {
+    let texts = ["The apron is red. Which color is the apron?\n(A) red\n(B) blue\nAnswer: (A)"].iter().cycle().take(20);
+    let tokenizer = tokens::train_bpe(folder, texts, 300).unwrap();
+    let config = Config {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 16,
+        d_mlp: 32,
+        d_vocab: tokenizer.d_vocab(),
+        n_positions: 600,
+        form: Form::default(),
+        ..Config::gpt2_small()
+    };
+    let model = Decoder::fresh(&config, &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap();
+    let made = folder.join("made");
+    models::export(&made, &model, Family::Gpt2).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::rename(made.join(file), folder.join(file)).unwrap();
+    }
+}
+
+/// A split of MMLU in the cache of the hub, as huggingface_hub lays it out.
+fn cached(cache: &Path, split: &str, rows: usize) {
+    let repo = cache.join("datasets--cais--mmlu");
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), COMMIT).unwrap();
+    let folder = repo.join("snapshots").join(COMMIT).join("all");
+    std::fs::create_dir_all(&folder).unwrap();
+    let row = |row: usize| Row {
+        subject: ["anatomy", "virology"][row % 2].to_owned(),
+        question: format!("Which is number {row}?"),
+        choices: ["", "a", "b", "c"].iter().map(|choice| format!("{row}{choice}")).collect(),
+        answer: row % 4,
+    };
+    let rows: Vec<Row> = (0..rows).map(row).collect();
+    Row::write(&folder.join(format!("{split}-00000-of-00001.parquet")), &rows).unwrap();
+}
+
+#[test]
+fn any_checkpoint_goes_through_every_analysis() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let subjects = format!("[{{name: small, model: {}}}]", folder.path().display());
+    let behaviour = PROGRAM.trial(
+        "behaviour",
+        &["needs=[]", "published=[]", &format!("params.subjects={subjects}"), "params.shots=[0, 2]"],
+    );
+    behaviour.finish();
+    let table = Table::read(&behaviour.results(), "behaviour").unwrap();
+    let ways: Vec<Value> = table.distinct("format").unwrap();
+    assert_eq!((table.len(), ways.len()), (4, 2), "letter and text, without and with examples");
+    for experiment in ["nodes", "attention", "subspaces", "mutations", "paths"] {
+        let subjects = format!("params.common.subjects={subjects}");
+        let trial = PROGRAM.trial(experiment, &["needs=[]", "claims=[]", "published=[]", &subjects]);
+        trial.finish();
+        if experiment == "nodes" {
+            let measures = Table::read(&trial.results(), "measures").unwrap();
+            let gap = measures.filter("measure", &[Value::from("small.completeness_gap")]).unwrap();
+            assert!(gap.floats("value").unwrap()[0] < 1e-4, "direct effects must add up");
+        }
+    }
+}
+
+#[test]
+fn mmlu_comes_from_the_cache_of_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let cache = folder.path().join("cache");
+    for (split, rows) in [("test", 80), ("validation", 24), ("dev", 10)] {
+        cached(&cache, split, rows);
+    }
+    let ask = "mmlu: {prelude: 'About {subject}.', longest: 500, least_accuracy: 0.0}";
+    let subjects =
+        |ask: &str| format!("params.subjects=[{{name: small, model: {}, ask: {{{ask}}}}}]", folder.path().display());
+    let trial = PROGRAM.trial(
+        "behaviour",
+        &["needs=[]", "published=[]", &subjects(ask), "params.shots=[0, 5]", "params.score_text=false"],
+    );
+    let run = |trial: &trial::Trial| {
+        let mut command = trial.command();
+        command.env("HF_HUB_CACHE", &cache).env("HF_HUB_OFFLINE", "1").output().unwrap()
+    };
+    let output = run(&trial);
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("2 subjects: anatomy, virology"), "{}", told(&output));
+    let table = Table::read(&trial.results(), "behaviour").unwrap();
+    assert_eq!(table.ints("questions").unwrap(), [Some(48), Some(48)]);
+    let wrong = ask.replace("longest", "subjects: [anatomie], longest");
+    let output = run(&PROGRAM.trial("behaviour", &["needs=[]", &subjects(&wrong)]));
+    assert!(told(&output).contains("MMLU has no subject `anatomie`"), "{}", told(&output));
+}
