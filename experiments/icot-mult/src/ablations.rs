@@ -12,8 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::params::{Icot, Method, TrainParams};
-use crate::train::{Job, Outcome, learn, shorten_for_rehearsal, side_by_side};
+use crate::params::{Icot, Method, TrainParams, Trained};
+use crate::train::{Job, Outcome, learn, shorten_for_rehearsal};
 
 /// Parameters of `ablations`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,9 +41,9 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         .flat_map(|(name, icot)| (0..draws).map(move |draw| (name, icot, draw)))
         .map(|(name, icot, draw)| (name.as_str(), draw, TrainParams { icot: icot.clone(), ..train.clone() }))
         .collect();
-    let outcomes: Vec<Outcome> = side_by_side(run, &work, |(name, draw, params)| {
+    let outcomes: Vec<Outcome> = run.side_by_side(&work, |(name, draw, params)| {
         let (label, draw) = (format!("{name}-{draw}"), format!(" {draw}"));
-        Ok(learn(run, &Job { method: Method::Icot, label: &label, draw: &draw, params }, &split)?.0)
+        Ok(learn(run, &Job { trained: Trained::first(Method::Icot), label: &label, draw: &draw, params }, &split)?.0)
     })?;
     report(run, &work, &outcomes)
 }

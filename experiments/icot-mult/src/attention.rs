@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::params::Method;
+use crate::params::Trained;
 use crate::subject::{Pair, Place, Scene, Subject, leave_open};
 
 /// Parameters of `attention`.
@@ -30,7 +30,7 @@ use crate::subject::{Pair, Place, Scene, Subject, leave_open};
 pub struct Params {
     /// Models to look at, of those that the training made.
     #[schemars(length(min = 1))]
-    pub methods: Vec<Method>,
+    pub methods: Vec<Trained>,
     /// Validation problems.
     #[schemars(range(min = 1))]
     pub problems: usize,
@@ -66,9 +66,9 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         out.arcs(*method, subject.place(Place::Predicting, digit), &attention, params.threshold)?;
         let scene = Scene { run, subject: &subject, method: *method, model: &model, digit };
         let largest = out.cuts(&scene, &attention, &problems, params.threshold)?;
-        run.measure(&format!("{method}.pair_mass"), mass, "fraction");
-        run.measure(&format!("{method}.middle.recall"), recall, "fraction");
-        run.measure(&format!("{method}.largest_cut"), largest, "");
+        method.measure(run, "pair_mass", mass, "fraction");
+        method.measure(run, "middle.recall", recall, "fraction");
+        method.measure(run, "largest_cut", largest, "");
         bar.at(index as u64 + 1, &method.to_string());
     }
     leave_open(run, &params.methods, &["pair_mass", "middle.recall", "largest_cut"]);
@@ -169,7 +169,7 @@ impl Tables {
         }
     }
 
-    fn maps(&mut self, method: Method, attention: &Attention) -> Result<()> {
+    fn maps(&mut self, method: Trained, attention: &Attention) -> Result<()> {
         for (layer, heads) in attention.mean.iter().enumerate() {
             for (head, rows) in heads.iter().enumerate() {
                 for (query, row) in rows.iter().enumerate() {
@@ -187,7 +187,7 @@ impl Tables {
     /// Pairs and retrieval; gives the mean mass, and the mean recall over the middle digits.
     fn tree(
         &mut self,
-        method: Method,
+        method: Trained,
         subject: &Subject,
         attention: &Attention,
         params: &Params,
@@ -226,7 +226,7 @@ impl Tables {
 
     /// What the place looks at through the last block, and what those places look at through the first; rows in the order
     /// of the places that are looked at.
-    fn arcs(&mut self, method: Method, place: usize, attention: &Attention, threshold: f64) -> Result<()> {
+    fn arcs(&mut self, method: Trained, place: usize, attention: &Attention, threshold: f64) -> Result<()> {
         let last = attention.mean.len() - 1;
         let looked_at = |layer: usize, query: usize| {
             let heads = attention.mean[layer].iter().enumerate();

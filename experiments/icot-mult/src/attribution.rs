@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::evaluation::Format;
-use crate::params::Method;
+use crate::params::Trained;
 use crate::subject::{Subject, leave_open};
 
 /// Parameters of `attribution`.
@@ -31,7 +31,7 @@ use crate::subject::{Subject, leave_open};
 pub struct Params {
     /// Models to look at, of those that `train` made.
     #[schemars(length(min = 1))]
-    pub methods: Vec<Method>,
+    pub methods: Vec<Trained>,
     /// Validation problems.
     #[schemars(range(min = 1))]
     pub problems: usize,
@@ -113,8 +113,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let r = probes::correlation(&cells, &reference);
         let largest = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         correlation.push(row![method.to_string(), r, largest])?;
-        run.measure(&format!("{method}.delta_correlation"), r, "");
-        run.measure(&format!("{method}.delta_largest"), largest, "");
+        method.measure(run, "delta_correlation", r, "");
+        method.measure(run, "delta_largest", largest, "");
     }
     leave_open(run, &params.methods, &["delta_correlation", "delta_largest"]);
     run.record(delta.finish()?);

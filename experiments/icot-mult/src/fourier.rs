@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::params::Method;
+use crate::params::Trained;
 use crate::subject::{Place, Subject, digit_rows, leave_open};
 
 /// The two sets of frequencies of the table; with all of them ten functions meet ten points, so that any row fits.
@@ -28,7 +28,7 @@ const BASES: [(&str, &[usize]); 2] = [("k = 0, 1, 2, 5", &[0, 1, 2, 5]), ("k = 0
 pub struct Params {
     /// Models to look at, of those that the training made.
     #[schemars(length(min = 1))]
-    pub methods: Vec<Method>,
+    pub methods: Vec<Trained>,
     /// Validation problems for the final residual stream.
     #[schemars(range(min = 1))]
     pub problems: usize,
@@ -44,21 +44,21 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let subject = Subject::open(run)?;
     let problems = subject.held_out(run, "problems", params.problems)?;
     let digit = subject.digit(params.digit)?;
-    let mut all: Vec<(String, &str, Matrix)> = Vec::new();
+    let mut all: Vec<(Option<Trained>, &str, Matrix)> = Vec::new();
     for method in &params.methods {
         let model = subject.model(run, *method)?;
         let place = subject.place(Place::Predicting, digit);
         let last = Site::Block(Layer(model.n_layers() - 1), Point::ResidPost);
         let stream = subject.rows(run, &model, &problems, last, place)?;
         for (object, rows) in objects(&subject, &model, &stream)? {
-            all.push((method.to_string(), object, rows));
+            all.push((Some(*method), object, rows));
         }
     }
     let mut rng = run.rng("noise");
     let noise = Matrix::from_fn(params.noise, 10, |_, _| StandardNormal.sample(&mut rng));
     let single = |of: fn(f64) -> f64| Matrix::from_fn(1, 10, |_, n| of(n as f64));
     let controls = [("noise", noise), ("ramp", single(|n| n)), ("one digit", single(|n| f64::from(u8::from(n == 3.))))];
-    all.extend(controls.into_iter().map(|(name, rows)| ("control".to_owned(), name, rows)));
+    all.extend(controls.into_iter().map(|(name, rows)| (None, name, rows)));
 
     let mut fits = Builder::new(
         Schema::new("fits", "how well few waves over the digits fit the rows of an object")
@@ -76,13 +76,18 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .int("frequency", "waves in ten digits")
             .float("share", "share of the variance", "fraction"),
     );
-    for (method, object, rows) in &all {
+    for (trained, object, rows) in &all {
+        let method = trained.map_or_else(|| "control".to_owned(), |trained| trained.to_string());
         for (basis, frequencies) in BASES {
             let r2 = Fourier::new(10, frequencies)?.r_squared(rows.as_ref())?;
             let (median, mean) = (median(&r2), mean(&r2));
             fits.push(row![method.as_str(), *object, basis, r2.len(), median, mean])?;
             if frequencies.len() == 4 {
-                run.measure(&format!("{method}.{}.median_r2", object.replace(' ', "_")), median, "fraction");
+                let name = format!("{}.median_r2", object.replace(' ', "_"));
+                match trained {
+                    Some(trained) => trained.measure(run, &name, median, "fraction"),
+                    None => run.measure(&format!("{method}.{name}"), median, "fraction"),
+                }
             }
         }
         for (index, share) in Fourier::power(rows.as_ref())?.into_iter().enumerate() {

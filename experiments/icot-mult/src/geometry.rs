@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::params::Method;
+use crate::params::Trained;
 use crate::subject::{Pair, Place, Scene, Subject, leave_open};
 
 /// The value whose points the last panel takes a closer look at, as in the paper.
@@ -32,7 +32,7 @@ const PADDING: f64 = 0.02;
 pub struct Params {
     /// Models to look at, of those that the training made.
     #[schemars(length(min = 1))]
-    pub methods: Vec<Method>,
+    pub methods: Vec<Trained>,
     /// Problems for the head outputs; none of those held out.
     #[schemars(range(min = 20))]
     pub sums: usize,
@@ -243,8 +243,8 @@ impl Tables {
             e2,
             e3
         ])?;
-        run.measure(&format!("{method}.additivity_r2"), additivity, "fraction");
-        run.measure(&format!("{method}.nested_score"), nested, "fraction");
+        method.measure(run, "additivity_r2", additivity, "fraction");
+        method.measure(run, "nested_score", nested, "fraction");
         Ok(())
     }
 
@@ -277,9 +277,9 @@ impl Tables {
         let name = format!("c{digit}");
         let Fit { parity, parity_r2, pentagon_r2 } = fit;
         self.prism_fit.push(row![method.to_string(), name, parity + 1, parity_r2, pentagon_r2, between, e1, e2, e3])?;
-        run.measure(&format!("{method}.parity_r2"), parity_r2, "fraction");
-        run.measure(&format!("{method}.pentagon_r2"), pentagon_r2, "fraction");
-        run.measure(&format!("{method}.between_share"), between, "fraction");
+        method.measure(run, "parity_r2", parity_r2, "fraction");
+        method.measure(run, "pentagon_r2", pentagon_r2, "fraction");
+        method.measure(run, "between_share", between, "fraction");
         Ok(())
     }
 

@@ -77,7 +77,7 @@ pub struct Streams {
 
 /// One method's training.
 pub struct Lesson<'a> {
-    method: Method,
+    label: &'a str,
     params: &'a TrainParams,
     split: &'a Split,
     model: &'a Decoder,
@@ -89,9 +89,9 @@ pub struct Lesson<'a> {
 }
 
 impl<'a> Lesson<'a> {
-    /// A lesson before its first step.
+    /// A lesson before its first step, and how it is called in messages.
     pub fn new(
-        method: Method,
+        (method, label): (Method, &'a str),
         params: &'a TrainParams,
         split: &'a Split,
         model: &'a Decoder,
@@ -103,7 +103,7 @@ impl<'a> Lesson<'a> {
             _ => None,
         };
         let removal = Removal::new(method, &params.icot, task.vocabulary.working_length(task.digits));
-        Ok(Self { method, params, split, model, regressor, removal, streams, history: History::default() })
+        Ok(Self { label, params, split, model, regressor, removal, streams, history: History::default() })
     }
 
     /// Everything that is trained.
@@ -201,9 +201,9 @@ impl<'a> Lesson<'a> {
             let (sum, count) = std::mem::take(&mut self.history.since);
             let train_loss = (count > 0).then(|| sum / count as f64);
             let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
-            let method = self.method;
+            let label = self.label;
             tracing::info!(
-                "{method} step {done}: removed {removed}, exact {:.3}, digits {}",
+                "{label} step {done}: removed {removed}, exact {:.3}, digits {}",
                 scores.exact,
                 digits.join(" ")
             );

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use datasets::multiplication::{Side, Vocabulary};
+use experiment::Run;
 use models::{Activation, Config, Form, Initialisation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,9 @@ pub struct TrainParams {
     pub task: Task,
     /// The decoder; the vocabulary and the number of positions follow from the task.
     pub model: ModelParams,
-    /// Ways of training, each from the same fresh weights.
+    /// Ways of training, each from the same fresh weights; `icot-2` is `icot` from a second draw of weights and problems.
     #[schemars(length(min = 1))]
-    pub methods: Vec<Method>,
+    pub methods: Vec<Trained>,
     /// Problems in a micro-batch.
     #[schemars(range(min = 1))]
     pub batch_size: usize,
@@ -59,6 +60,61 @@ impl fmt::Display for Method {
             Self::Cot => "cot",
             Self::Aux => "aux",
         })
+    }
+}
+
+/// A way of training, and which draw of fresh weights and problems it starts from: `icot` for the first, `icot-2` ..
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("pattern" = "^(sft|icot|cot|aux)(-[2-9])?$"))]
+pub struct Trained {
+    /// The way.
+    pub method: Method,
+    /// The draw, from 1.
+    pub draw: usize,
+}
+
+impl Trained {
+    /// The first draw of a way.
+    pub fn first(method: Method) -> Self {
+        Self { method, draw: 1 }
+    }
+
+    /// Hands in a number of this draw under the way's name.
+    pub fn measure(self, run: &Run, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        run.measure_draw(self.draw, &format!("{}.{name}", self.method), value, unit);
+    }
+}
+
+impl fmt::Display for Trained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.draw {
+            1 => self.method.fmt(f),
+            draw => write!(f, "{}-{draw}", self.method),
+        }
+    }
+}
+
+impl From<Trained> for String {
+    fn from(trained: Trained) -> Self {
+        trained.to_string()
+    }
+}
+
+impl TryFrom<String> for Trained {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (name, draw) = text.split_once('-').map_or((text.as_str(), Some(1)), |(name, draw)| {
+            (name, draw.parse().ok().filter(|draw: &usize| (2..=9).contains(draw)))
+        });
+        let method = Method::ALL.into_iter().find(|method| method.to_string() == name);
+        match (method, draw) {
+            (Some(method), Some(draw)) => Ok(Self { method, draw }),
+            _ => {
+                Err(format!("`{text}` is none of sft, icot, cot, aux, nor one of their further draws, such as icot-2"))
+            }
+        }
     }
 }
 

@@ -18,8 +18,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::params::Method;
-use crate::subject::{Place, Subject, stream_sites};
+use crate::params::Trained;
+use crate::subject::{Place, Subject, left_out, stream_sites};
 
 /// Parameters of `probes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +27,7 @@ use crate::subject::{Place, Subject, stream_sites};
 pub struct Params {
     /// Models to look at, of those that the training made.
     #[schemars(length(min = 1))]
-    pub methods: Vec<Method>,
+    pub methods: Vec<Trained>,
     /// Problems that probes are fitted on.
     #[schemars(range(min = 2))]
     pub fitted: usize,
@@ -211,22 +211,25 @@ fn probe(
 }
 
 /// The figure's probes (last block after attention, by ridge), at both places; those of other methods stay open.
-fn measures(run: &Run, n: usize, done: &[(Method, Vec<Probes>, usize)]) {
-    for method in Method::ALL {
+fn measures(run: &Run, n: usize, done: &[(Trained, Vec<Probes>, usize)]) {
+    let left_out = left_out(&done.iter().map(|(trained, ..)| *trained).collect::<Vec<_>>()).collect::<Vec<_>>();
+    let mut all: Vec<Trained> = done.iter().map(|(trained, ..)| *trained).chain(left_out).collect();
+    all.sort();
+    for trained in all {
         let of = |place: Place| {
-            let (_, found, n_layers) = done.iter().find(|(known, ..)| *known == method)?;
+            let (_, found, n_layers) = done.iter().find(|(known, ..)| *known == trained)?;
             let site = Site::Block(Layer(n_layers - 1), Point::ResidMid);
             found.iter().find(|probes| probes.place == place && probes.site == site && probes.fit == "ridge")
         };
         for place in Place::ALL {
             let (name, probes) = (place.name(), of(place));
             for k in 0..2 * n {
-                run.measure(&format!("{method}.{name}.c{k}.mae"), probes.map(|probes| probes.mae[k]), "");
+                trained.measure(run, &format!("{name}.c{k}.mae"), probes.map(|probes| probes.mae[k]), "");
             }
             let worst = probes.map(|probes| {
                 middle(n).map(|k| probes.mae[k] / probes.mae_of_mean[k]).fold(f64::NEG_INFINITY, f64::max)
             });
-            run.measure(&format!("{method}.{name}.middle.largest_mae_over_mean"), worst, "");
+            trained.measure(run, &format!("{name}.middle.largest_mae_over_mean"), worst, "");
         }
     }
 }

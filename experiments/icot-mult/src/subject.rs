@@ -14,7 +14,7 @@ use probes::Matrix;
 use crate::batch::encode;
 use crate::evaluation::Format;
 use crate::lesson::format;
-use crate::params::{Method, TrainParams};
+use crate::params::{Method, TrainParams, Trained};
 
 /// Sequences in one forward pass.
 const CHUNK: usize = 500;
@@ -80,7 +80,7 @@ impl Subject {
     ///
     /// # Errors
     /// When it was not trained, or its file has changed.
-    pub fn model(&self, run: &Run, method: Method) -> Result<Decoder> {
+    pub fn model(&self, run: &Run, method: Trained) -> Result<Decoder> {
         Ok(models::load(&self.needed.model(&method.to_string())?, run.device())?.frozen())
     }
 
@@ -189,7 +189,7 @@ pub struct Scene<'a> {
     /// The training that left the model.
     pub subject: &'a Subject,
     /// The way of training.
-    pub method: Method,
+    pub method: Trained,
     /// What it left.
     pub model: &'a Decoder,
     /// The answer digit c_k in question.
@@ -218,11 +218,17 @@ impl Pair {
     }
 }
 
+/// The methods of which no draw was asked for.
+pub fn left_out(methods: &[Trained]) -> impl Iterator<Item = Trained> {
+    let there = |method: &Method| methods.iter().any(|trained| trained.method == *method);
+    Method::ALL.into_iter().filter(move |method| !there(method)).map(Trained::first)
+}
+
 /// Hands in the measures of the methods that were not asked for, without a value: their claims stay open.
-pub fn leave_open(run: &Run, methods: &[Method], names: &[&str]) {
-    for method in Method::ALL.iter().filter(|method| !methods.contains(method)) {
+pub fn leave_open(run: &Run, methods: &[Trained], names: &[&str]) {
+    for method in left_out(methods) {
         for name in names {
-            run.measure(&format!("{method}.{name}"), None, "");
+            method.measure(run, name, None, "");
         }
     }
 }

@@ -5,10 +5,9 @@
 //! `removals`, `digits`, `dynamics` (loss and gradient norm of each digit), `thresholds` (when each digit was learned).
 //! Losses are in nats; chance for a digit is ln 10 = 2.303.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use datasets::multiplication::Split;
 use experiment::{Interrupted, Run};
 use models::Decoder;
@@ -17,15 +16,17 @@ use training::{Checkpoints, Ended};
 
 use crate::evaluation::{Scores, score};
 use crate::lesson::{History, Lesson, Streams};
-use crate::params::{Method, TrainParams};
+use crate::params::{Method, TrainParams, Trained};
 use crate::removal::Gone;
+use crate::subject::left_out;
 
 /// Losses below which a digit counts as being learned, in nats.
 const THRESHOLDS: [f64; 3] = [0.5, 0.1, 0.01];
 
 /// What a finished method leaves.
 pub struct Outcome {
-    method: Method,
+    /// Which training.
+    trained: Trained,
     /// What was seen on the way.
     pub history: History,
     gone: Vec<Gone>,
@@ -37,47 +38,19 @@ pub struct Outcome {
 pub fn run(run: &Run, mut params: TrainParams) -> Result<()> {
     params.model_config().check()?;
     shorten_for_rehearsal(run, &mut params);
+    if let Some(twice) = params.methods.iter().enumerate().find(|(at, method)| params.methods[..*at].contains(method)) {
+        bail!("params.methods: `{}` stands there twice; another draw of it is called `{0}-2`", twice.1);
+    }
     let task = &params.task;
     let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
-    let outcomes = side_by_side(run, &params.methods, |method| train(run, &params, &split, *method))?;
+    let outcomes = run.side_by_side(&params.methods, |trained| train(run, &params, &split, *trained))?;
     report(run, &params, &outcomes)
-}
-
-/// Does each piece of work, a thread each as far as there are threads; none may depend on another. Results come in the
-/// order of the work.
-///
-/// # Errors
-/// Of the first piece that failed, after all that had begun have come to their end.
-pub fn side_by_side<W: Sync, R: Send>(run: &Run, work: &[W], each: impl Fn(&W) -> Result<R> + Sync) -> Result<Vec<R>> {
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = work.get(index) else { break };
-            let result = each(piece);
-            let failed = result.is_err();
-            done.push((index, result));
-            if failed {
-                break;
-            }
-        }
-        done
-    };
-    let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..run.threads().min(work.len())).map(|_| scope.spawn(worker)).collect();
-        // all are joined before the first failure is told, so that each has saved
-        let panicked = || vec![(0, Err(anyhow::anyhow!("a training thread panicked")))];
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect()
-    });
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// One of several trainings: how it is called, and which draw of fresh weights and problems it gets.
 pub struct Job<'a> {
-    /// Way of training.
-    pub method: Method,
+    /// Way of training, and its draw.
+    pub trained: Trained,
     /// Its name in messages and files.
     pub label: &'a str,
     /// Behind the names of its random streams: the same for all that are to start alike.
@@ -86,21 +59,23 @@ pub struct Job<'a> {
     pub params: &'a TrainParams,
 }
 
-fn train(run: &Run, params: &TrainParams, split: &Split, method: Method) -> Result<Outcome> {
-    let label = method.to_string();
+fn train(run: &Run, params: &TrainParams, split: &Split, trained: Trained) -> Result<Outcome> {
+    let label = trained.to_string();
     // the same fresh weights and problems for every method
-    let (outcome, model) = learn(run, &Job { method, label: &label, draw: "", params }, split)?;
+    let draw = if trained.draw > 1 { format!(" {}", trained.draw) } else { String::new() };
+    let (outcome, model) = learn(run, &Job { trained, label: &label, draw: &draw, params }, split)?;
     models::save(&run.model_path(&label), &model)?;
     Ok(outcome)
 }
 
 /// Trains one model to its end, or to the signal that stops it.
 pub fn learn(run: &Run, job: &Job<'_>, split: &Split) -> Result<(Outcome, Decoder)> {
-    let Job { method, label, draw, params } = *job;
+    let Job { trained, label, draw, params } = *job;
+    let method = trained.method;
     let stream = |name: &str| run.rng(&format!("{name}{draw}"));
     let model = Decoder::fresh(&params.model_config(), &mut stream("init"), run.device())?;
     let streams = Streams { batches: stream("batches"), smoothing: stream("smoothing"), dropout: stream("dropout") };
-    let mut lesson = Lesson::new(method, params, split, &model, streams)?;
+    let mut lesson = Lesson::new((method, label), params, split, &model, streams)?;
     if lesson.removal().all_gone() > params.training.steps {
         let (gone, steps) = (lesson.removal().all_gone(), params.training.steps);
         tracing::warn!(
@@ -123,7 +98,7 @@ pub fn learn(run: &Run, job: &Job<'_>, split: &Split) -> Result<(Outcome, Decode
     let model = lesson.now()?;
     let scores = score(&model, &split.test, removed, split.test.len(), lesson.format())?;
     let gone = lesson.gone();
-    Ok((Outcome { method, history: lesson.into_history(), gone, scores }, model))
+    Ok((Outcome { trained, history: lesson.into_history(), gone, scores }, model))
 }
 
 /// A rehearsal takes two real steps on real shapes, so that its time and memory tell those of the whole.
@@ -176,7 +151,7 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
             .float("loss", "cross-entropy given the true digits before", "nats"),
     );
     for outcome in outcomes {
-        let Outcome { method, scores, history, .. } = outcome;
+        let Outcome { trained: method, scores, history, .. } = outcome;
         let removed = history.scores.last().map_or(0, |row| row.removed);
         let (n, d_model) = (params.task.digits, params.model.d_model);
         let digit_accuracy = scores.digit_accuracy();
@@ -185,8 +160,11 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
             digits.push(row![method.to_string(), format!("c{k}"), *share, *loss])?;
         }
     }
-    for method in Method::ALL {
-        measures(run, params.task.digits, method, outcomes.iter().find(|outcome| outcome.method == method));
+    let left_out = left_out(&params.methods).map(|method| (method, None));
+    let mut all: Vec<_> = outcomes.iter().map(|outcome| (outcome.trained, Some(outcome))).chain(left_out).collect();
+    all.sort_by_key(|(trained, _)| *trained);
+    for (trained, outcome) in all {
+        measures(run, params.task.digits, trained, outcome);
     }
     run.record(accuracy.finish()?);
     run.record(digits.finish()?);
@@ -194,9 +172,9 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
 }
 
 /// The numbers that claims are held against; those of a method that was not trained stay open.
-fn measures(run: &Run, n: usize, method: Method, outcome: Option<&Outcome>) {
+fn measures(run: &Run, n: usize, trained: Trained, outcome: Option<&Outcome>) {
     let measure = |name: &str, of: &dyn Fn(&Scores) -> f64, unit: &str| {
-        run.measure(&format!("{method}.{name}"), outcome.map(|outcome| of(&outcome.scores)), unit);
+        trained.measure(run, name, outcome.map(|outcome| of(&outcome.scores)), unit);
     };
     for k in 0..2 * n {
         measure(&format!("c{k}.accuracy"), &|scores| scores.accuracy[k], "fraction");
@@ -238,7 +216,7 @@ fn curves(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
             .float("accuracy", "right given the true digits before", "fraction")
             .float("loss", "cross-entropy given the true digits before", "nats"),
     );
-    for Outcome { method, history, .. } in outcomes {
+    for Outcome { trained: method, history, .. } in outcomes {
         for at in &history.scores {
             let digit_accuracy = at.accuracy.iter().sum::<f64>() / at.accuracy.len() as f64;
             let examples = at.step * per_step;
@@ -270,7 +248,7 @@ fn removals(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             .int("step", "first step without it")
             .text("recovered", "whether the training loss had come down again; by the clock otherwise"),
     );
-    for Outcome { method, gone, .. } in outcomes {
+    for Outcome { trained: method, gone, .. } in outcomes {
         for (before, gone) in gone.iter().enumerate() {
             removals.push(row![method.to_string(), before + 1, gone.step, gone.recovered])?;
         }
@@ -290,7 +268,7 @@ fn dynamics(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             .float("grad_cos", "cosine between the digit's gradient and the mean over digits", "")
             .float("grad_norm_total", "norm of the mean gradient over digits", ""),
     );
-    for Outcome { method, history, .. } in outcomes {
+    for Outcome { trained: method, history, .. } in outcomes {
         for at in &history.gradients {
             for k in 0..at.loss.len() {
                 let (loss, norm, cosine) = (at.loss[k], at.norm[k], at.cosine[k]);
@@ -314,7 +292,7 @@ fn thresholds(run: &Run, outcomes: &[Outcome]) -> Result<()> {
         .float("threshold", "loss", "nats")
         .int("first_step", "optimiser steps done; empty when it never did"),
     );
-    for Outcome { method, history, scores, .. } in outcomes {
+    for Outcome { trained: method, history, scores, .. } in outcomes {
         for k in 0..scores.loss.len() {
             for threshold in THRESHOLDS {
                 let first = first_below(history, k, threshold);

@@ -1,6 +1,6 @@
 //! The smoke profile against committed tables. `RETRACE_BLESS=1` rewrites them, for the reviewer of `git diff`.
 
-use tables::Tolerance;
+use tables::{Table, Tolerance, Value};
 use trial::assert_same;
 
 use crate::PROGRAM;
@@ -84,6 +84,26 @@ fn kept_positions_are_a_model_of_their_own() {
         .trial("attribution", &["params.methods=[icot, sft]", "claims=[]", "figures=[]"])
         .needing("icot-mult/train", &trial.results());
     attribution.finish();
+}
+
+#[test]
+fn draws_differ_and_the_worst_decides() {
+    let claims = "claims=[{id: c, artefact: M-ACC, says: s, measure: sft.c0.loss, bar: {at_most: 9}}]";
+    let trial = PROGRAM.trial("train", &["params.methods=[sft, sft-2]", "published=[]", "figures=[]", claims]);
+    trial.finish();
+    let losses = Table::read(&trial.results(), "accuracy_digits").unwrap();
+    let of = |method: &str| {
+        let rows = losses.filter("method", &[Value::from(method)]).unwrap().filter("digit", &[Value::from("c0")]);
+        rows.unwrap().floats("loss").unwrap()[0]
+    };
+    let (first, second) = (of("sft"), of("sft-2"));
+    assert!((first - second).abs() > 1e-6, "{first} {second}");
+    let claim = Table::read(&trial.results(), "claims").unwrap();
+    assert_eq!(claim.floats("measured").unwrap(), [first.max(second)]);
+    let alone = PROGRAM.trial("train", &["params.methods=[sft-2]", "published=[]", "figures=[]", "claims=[]"]);
+    alone.finish();
+    let file = |trial: &trial::Trial| std::fs::read(trial.results().join("models/sft-2.safetensors")).unwrap();
+    assert_eq!(file(&trial), file(&alone), "a draw does not depend on what else is trained");
 }
 
 #[test]

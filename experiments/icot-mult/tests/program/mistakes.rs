@@ -39,6 +39,16 @@ fn a_claim_without_a_measure_is_told() {
 }
 
 #[test]
+fn draws_that_cannot_be_are_told() {
+    for (methods, word) in [("[sft, sft]", "stands there twice"), ("[icot-1]", "none of sft, icot"), ("[icto]", "icto")]
+    {
+        let trial = PROGRAM.trial("train", &[&format!("params.methods={methods}"), "claims=[]", "published=[]"]);
+        let output = trial.command().output().unwrap();
+        assert!(!output.status.success() && told(&output).contains(word), "{}", told(&output));
+    }
+}
+
+#[test]
 fn unknown_devices_and_experiments_are_told() {
     let trial = PROGRAM.trial("train", &[]);
     let said = |change: &[&str]| {
