@@ -1,4 +1,4 @@
-//! `cargo xtask trace`, `eval`, `fetch` and `bench`: commands of experiments/workbench, built in release.
+//! `cargo xtask trace`, `eval`, `generate`, `fetch` and `bench`: commands of experiments/workbench, built in release.
 
 use anyhow::{Context, Result, bail};
 
@@ -10,6 +10,7 @@ const BENCH: &str = "Examples:
   cargo xtask bench                  which benches there are
   cargo xtask bench train            tokens per second of a training step
   cargo xtask bench capture          activations, patching and attribution beside TransformerLens
+  cargo xtask bench mcq              total effect of every head and MLP beside TransformerLens
   cargo xtask bench vsa              hypervectors beside torchhd
   cargo xtask bench train --help     its own options";
 
@@ -23,6 +24,11 @@ const EVAL: &str = "Examples:
   cargo xtask eval --model openai-community/gpt2 --text book.txt
   cargo xtask eval --model ./checkpoint --text book.txt --seq 512 --out losses.csv
   cargo xtask eval --help            all options";
+
+const GENERATE: &str = "Examples:
+  cargo xtask generate --model openai-community/gpt2 --prompt 'The capital of France is' --most 10
+  cargo xtask generate --model SmolLM2.gguf --prompt 'Once upon a time' --temperature 0.8
+  cargo xtask generate --help        all options";
 
 const FETCH: &str = "Examples:
   cargo xtask fetch openai-community/gpt2            into the cache that Python's huggingface_hub uses, too
@@ -51,6 +57,15 @@ pub struct Trace {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EVAL, disable_help_flag = true)]
 pub struct Eval {
+    /// Options, passed on as they are
+    #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// Let a model continue a text
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = GENERATE, disable_help_flag = true)]
+pub struct Generate {
     /// Options, passed on as they are
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -93,6 +108,14 @@ pub fn trace(workspace: &Workspace, args: &Trace) -> Result<u8> {
 /// As [`bench()`].
 pub fn eval(workspace: &Workspace, args: &Eval) -> Result<u8> {
     run(workspace, "eval", &args.args)
+}
+
+/// Continues a text.
+///
+/// # Errors
+/// As [`bench()`].
+pub fn generate(workspace: &Workspace, args: &Generate) -> Result<u8> {
+    run(workspace, "generate", &args.args)
 }
 
 /// Fetches a model.

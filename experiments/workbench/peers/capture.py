@@ -11,6 +11,8 @@ one command per line on standard input (`<command> <count>`), answering with one
 - `heads`: `z` of each head at all positions, layer by head; checksum as of `patch`.
 - `attribution`: gradient of the metric on the corrupted run times (clean - corrupted) of `resid_pre`, summed over
   d_model, [layers, positions]; mean over the prompts; checksum: sum of |map|.
+- `nodes`: every head's `z` and every MLP's output at the last position of `corrupted` into `clean`, a forward pass per
+  node; checksum: sum over nodes of |metric|.
 - `reset`, then `memory`: largest resident memory since `reset` less what it was then, in KiB.
 
 The count is of repetitions, each timed by itself. A repetition ends when its cache or map is there; the checksum (of
@@ -157,6 +159,25 @@ class Side:
         rows = [(run.gradients[at] * (clean[at] - run.activations[at])).sum((0, 2)) for at in names]
         return torch.stack(rows)
 
+    def nodes(self):
+        """One forward pass per head and MLP, with a hook at the last position."""
+        layers = range(self.model.cfg.n_layers)
+        cache = self.some(self.corrupted, self.sites("attn.hook_z") + self.sites("hook_mlp_out"))[1]
+        less = {} if HOOKED else {"logits_to_keep": 1}
+
+        def patched(name, index):
+            def hook(x, hook):
+                x[(slice(None), -1, *index)] = cache[name][(slice(None), -1, *index)]
+                return x
+
+            return self.metric(self.model.run_with_hooks(self.clean, fwd_hooks=[(name, hook)], **less))
+
+        found = []
+        for layer in layers:
+            found += [patched(f"blocks.{layer}.attn.hook_z", (head,)) for head in range(self.model.cfg.n_heads)]
+            found.append(patched(f"blocks.{layer}.hook_mlp_out", ()))
+        return torch.stack(found)
+
     def timed(self, work, count, checksum):
         """Seconds of each repetition, and the checksum of the last one's result."""
         seconds, result = [], None
@@ -178,7 +199,7 @@ class Side:
         return {}
 
     def obey(self, command, count):
-        caches, maps = (self.all, self.resid), (self.patch, self.heads, self.attribution)
+        caches, maps = (self.all, self.resid), (self.patch, self.heads, self.attribution, self.nodes)
         for work in caches:
             if command == work.__name__:
                 return self.timed(work, count, lambda result: mean_size(result[1]["blocks.5.hook_resid_post"]))

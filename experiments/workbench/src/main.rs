@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod eval;
+mod generate;
 mod hyper;
 mod patch;
 mod peer;
@@ -25,6 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Arguments {
     Trace(trace::Arguments),
     Eval(eval::Arguments),
+    Generate(generate::Arguments),
     /// Fetches models from the hub into the cache, which Python's huggingface_hub shares.
     Fetch {
         /// Repositories such as openai-community/gpt2, or revisions such as EleutherAI/pythia-70m@step3000
@@ -42,7 +44,9 @@ enum Bench {
     Train(train::Arguments),
     /// Activations, patching and attribution, beside TransformerLens.
     Capture(patch::Arguments),
-    /// Our side of `capture`.
+    /// Total effect of every head and MLP at the last place, beside TransformerLens.
+    Mcq(patch::Arguments),
+    /// Our side of `capture` and `mcq`.
     #[command(hide = true)]
     CaptureWorker {
         /// The model.
@@ -81,6 +85,7 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments {
         Arguments::Trace(arguments) => trace::run(&arguments),
         Arguments::Eval(arguments) => eval::run(&arguments),
+        Arguments::Generate(arguments) => generate::run(&arguments),
         Arguments::Fetch { models } => {
             for model in models {
                 println!("{}", pretrained::fetch(&model)?.display());
@@ -88,6 +93,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Arguments::Bench(Bench::Capture(arguments)) => patch::bench(&arguments),
+        Arguments::Bench(Bench::Mcq(arguments)) => patch::bench_circuits(&arguments),
         Arguments::Bench(Bench::CaptureWorker { folder, work }) => patch::serve(&folder, &work),
         Arguments::Bench(Bench::Vsa(arguments)) => hyper::bench(&arguments),
         Arguments::Bench(Bench::VsaWorker { folder }) => hyper::serve(&folder),

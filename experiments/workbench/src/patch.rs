@@ -1,4 +1,5 @@
-//! `bench capture`: activations, patching and attribution of a GPT-2-small-shaped model beside TransformerLens 3 and 4.
+//! `bench capture`: activations, patching and attribution of a GPT-2-small-shaped model beside TransformerLens 3 and 4; and
+//! `bench mcq`: the total effect of every head and MLP at the last place, of a toy and of a GPT-2-small-shaped model.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,10 @@ use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture, run_with_cache, select};
 use hooks::{HookedModel, Layer, Point, Site};
 use models::{Config, Decoder, Family};
-use patching::{Metric, Patch, Run, activation_patching, attribution_patching, each_head, each_position};
+use patching::{
+    Metric, Node, Patch, Run, Writes, activation_patching, attribution_patching, each_head, each_position, patch_nodes,
+    run_nodes,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
@@ -17,10 +21,10 @@ use tables::{Builder, row};
 
 use crate::peer::{self, Rounds, Worker};
 
-/// Activations, patching and attribution beside TransformerLens.
+/// Work of the analyses beside TransformerLens.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only these tasks: all, resid, patch, heads, attribution
+    /// Only these tasks (capture: all, resid, patch, heads, attribution; mcq: toy, gpt2-small)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Rounds; both sides take turns in each (a single one for what takes either side more than 30 seconds)
@@ -33,9 +37,25 @@ pub struct Arguments {
     common: peer::Common,
 }
 
-/// A task: its name, what it should be faster by, and whether its memory is compared.
-const TASKS: [(&str, f64, bool); 5] =
-    [("all", 1.5, true), ("resid", 2., true), ("patch", 4., false), ("heads", 3., false), ("attribution", 1.5, false)];
+/// What is timed.
+struct Task {
+    /// Its name in the table.
+    case: &'static str,
+    /// What both sides are told.
+    command: &'static str,
+    /// What it should be faster by.
+    bar: f64,
+    /// Whether its memory is compared.
+    memory: bool,
+}
+
+const CAPTURE: [Task; 5] = [
+    Task { case: "all", command: "all", bar: 1.5, memory: true },
+    Task { case: "resid", command: "resid", bar: 2., memory: true },
+    Task { case: "patch", command: "patch", bar: 4., memory: false },
+    Task { case: "heads", command: "heads", bar: 3., memory: false },
+    Task { case: "attribution", command: "attribution", bar: 1.5, memory: false },
+];
 
 /// Seconds from which on a task's first round counts and is the only one: it needs no warming up.
 const SLOW: f64 = 30.;
@@ -71,40 +91,85 @@ fn work(rng: &mut ChaCha12Rng) -> Work {
     Work { batch, clean, corrupted, right, wrong }
 }
 
-/// Runs all tasks against both versions, prints a line for each and writes the table.
+/// Prompts of a circuit: `count` of `seq` random tokens, and a source for each; as many pairs of tokens to be told apart.
+fn prompts(count: usize, seq: usize, d_vocab: u32, rng: &mut ChaCha12Rng) -> Work {
+    let mut draw = |count: usize| -> Vec<u32> { (0..count).map(|_| rng.random_range(0..d_vocab)).collect() };
+    let clean: Vec<Vec<u32>> = (0..count).map(|_| draw(seq)).collect();
+    let corrupted = (0..count).map(|_| draw(seq)).collect();
+    Work { batch: clean[..1].to_vec(), clean, corrupted, right: draw(count), wrong: draw(count) }
+}
+
+/// Runs the tasks of `bench capture` against both versions, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
     let about = "capturing and patching a GPT-2-small-shaped model, ours and the peer's, by turns";
-    let mut table = Builder::new(peer::columns("capture", about).float("bar", "what the ratio should reach", ""));
-    let folder = tempfile::tempdir()?;
-    let (model, work_file) = (folder.path().join("model"), folder.path().join("work.json"));
     let mut rng = ChaCha12Rng::seed_from_u64(1);
-    models::export(&model, &Decoder::fresh(&Config::gpt2_small(), &mut rng, &Device::Cpu)?, Family::Gpt2)?;
-    storage::write_atomic(&work_file, serde_json::to_string(&work(&mut rng))?.as_bytes())?;
+    let model = Decoder::fresh(&Config::gpt2_small(), &mut rng, &Device::Cpu)?;
+    measure(arguments, ("capture", about), &[(model, work(&mut rng), &CAPTURE)])
+}
+
+/// Runs the tasks of `bench mcq` against both versions, prints a line for each and writes the table.
+pub fn bench_circuits(arguments: &Arguments) -> Result<()> {
+    let about = "total effect of every head and MLP at the last place: of a toy with 512 prompts of 29 tokens, and of a \
+                 GPT-2-small-shaped model with 8 prompts of 64; ours and the peer's, by turns";
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    let toy = Config {
+        n_layers: 3,
+        n_heads: 4,
+        d_model: 64,
+        d_mlp: 256,
+        d_vocab: 132,
+        n_positions: 40,
+        ..Config::gpt2_small()
+    };
+    let small = Config::gpt2_small();
+    let fresh = |config: &Config, rng: &mut ChaCha12Rng| Decoder::fresh(config, rng, &Device::Cpu);
+    let cases = [
+        (fresh(&toy, &mut rng)?, prompts(512, 29, 132, &mut rng), &TOY),
+        (fresh(&small, &mut rng)?, prompts(8, 64, 50_257, &mut rng), &SMALL),
+    ];
+    measure(arguments, ("mcq", about), &cases.map(|(model, work, tasks)| (model, work, tasks.as_slice())))
+}
+
+const TOY: [Task; 1] = [Task { case: "toy", command: "nodes", bar: 4., memory: false }];
+const SMALL: [Task; 1] = [Task { case: "gpt2-small", command: "nodes", bar: 4., memory: false }];
+
+fn measure(arguments: &Arguments, (name, about): (&str, &str), cases: &[(Decoder, Work, &[Task])]) -> Result<()> {
+    let mut table = Builder::new(peer::columns(name, about).float("bar", "what the ratio should reach", ""));
+    let folder = tempfile::tempdir()?;
     let program = std::env::current_exe()?;
     let scripts = Path::new("experiments/workbench/peers");
-    for version in ["3", "4"] {
-        let environment = arguments.environments.join(format!("transformer-lens-{version}"));
-        let python = peer::python(&environment, &scripts.join(format!("capture-{version}.txt")))?;
-        let ours = || {
-            let mut ours = Command::new(&program);
-            ours.args(["bench", "capture-worker"]).arg(&model).arg(&work_file);
-            ours
-        };
-        // what was freed while loading would hide growth if it was kept for a while
-        let fresh = || Worker::start("retrace", ours().env("MIMALLOC_PURGE_DELAY", "0"), arguments.common.threads);
-        let mut ours = Worker::start("retrace", &mut ours(), arguments.common.threads)?;
-        let mut theirs = Command::new(python);
-        theirs.arg(scripts.join("capture.py")).arg("--model").arg(&model).arg("--work").arg(&work_file);
-        theirs.args(["--threads", &arguments.common.threads.to_string()]);
-        let mut theirs = Worker::start("transformer-lens", &mut theirs, arguments.common.threads)?;
-        let answer = theirs.ask("ready", 0)?;
-        let peer = format!("transformer-lens {}", answer.get("version").and_then(|v| v.as_str()).unwrap_or(version));
-        let load = ours.number("load", 3, "seconds")?;
-        println!("loading the weights, warm: {load:.2} s");
-        for (task, bar, memory) in TASKS.into_iter().filter(|(name, ..)| peer::wanted(&arguments.only, name)) {
-            if let Some(line) = compare([&mut ours, &mut theirs], (task, &peer), bar, memory, arguments.rounds, &fresh)?
-            {
-                table.push(line)?;
+    for (number, (model, work, tasks)) in cases.iter().enumerate() {
+        let wanted = || tasks.iter().filter(|task| peer::wanted(&arguments.only, task.case));
+        if wanted().next().is_none() {
+            continue;
+        }
+        let model_folder = folder.path().join(format!("model-{number}"));
+        let work_file = folder.path().join(format!("work-{number}.json"));
+        models::export(&model_folder, model, Family::Gpt2)?;
+        storage::write_atomic(&work_file, serde_json::to_string(work)?.as_bytes())?;
+        for version in ["3", "4"] {
+            let environment = arguments.environments.join(format!("transformer-lens-{version}"));
+            let python = peer::python(&environment, &scripts.join(format!("capture-{version}.txt")))?;
+            let ours = || {
+                let mut ours = Command::new(&program);
+                ours.args(["bench", "capture-worker"]).arg(&model_folder).arg(&work_file);
+                ours
+            };
+            // what was freed while loading would hide growth if it was kept for a while
+            let fresh = || Worker::start("retrace", ours().env("MIMALLOC_PURGE_DELAY", "0"), arguments.common.threads);
+            let mut ours = Worker::start("retrace", &mut ours(), arguments.common.threads)?;
+            let mut theirs = Command::new(python);
+            theirs.arg(scripts.join("capture.py")).arg("--model").arg(&model_folder).arg("--work").arg(&work_file);
+            theirs.args(["--threads", &arguments.common.threads.to_string()]);
+            let mut theirs = Worker::start("transformer-lens", &mut theirs, arguments.common.threads)?;
+            let answer = theirs.ask("ready", 0)?;
+            let peer =
+                format!("transformer-lens {}", answer.get("version").and_then(|v| v.as_str()).unwrap_or(version));
+            let load = ours.number("load", 3, "seconds")?;
+            println!("loading the weights, warm: {load:.2} s");
+            for task in wanted() {
+                let line = compare([&mut ours, &mut theirs], (task, &peer), arguments.rounds, &fresh)?;
+                line.into_iter().try_for_each(|line| table.push(line))?;
             }
         }
     }
@@ -122,16 +187,15 @@ fn seconds(side: &mut Worker, task: &str) -> Result<(f64, f64)> {
 
 fn compare(
     sides: [&mut Worker; 2],
-    (task, peer): (&str, &str),
-    bar: f64,
-    memory: bool,
+    (task, peer): (&Task, &str),
     rounds: usize,
     fresh: &dyn Fn() -> Result<Worker>,
 ) -> Result<Option<Vec<tables::Value>>> {
     let [ours, theirs] = sides;
-    let ((first, mine), (second, other)) = (seconds(ours, task)?, seconds(theirs, task)?); // warm-up, unless slow
+    let Task { case, command, bar, memory } = *task;
+    let ((first, mine), (second, other)) = (seconds(ours, command)?, seconds(theirs, command)?); // warm-up, unless slow
     if (mine - other).abs() > TOLERANCE * other.abs() {
-        println!("{task:12} {peer}: no row: checksums {mine} and {other}");
+        println!("{case:12} {peer}: no row: checksums {mine} and {other}");
         return Ok(None);
     }
     let mut measured = Rounds::default();
@@ -140,7 +204,7 @@ fn compare(
         measured.push(first, second, second / first);
     }
     for _ in 0..if slow { 0 } else { rounds } {
-        let (a, b) = (seconds(ours, task)?.0, seconds(theirs, task)?.0);
+        let (a, b) = (seconds(ours, command)?.0, seconds(theirs, command)?.0);
         measured.push(a, b, b / a);
     }
     let mut peaks = [f64::NAN; 2];
@@ -149,16 +213,16 @@ fn compare(
         let mut fresh = fresh()?;
         for (peak, side) in peaks.iter_mut().zip([&mut fresh, theirs]) {
             side.ask("reset", 0)?;
-            side.ask(task, 1)?;
+            side.ask(command, 1)?;
             *peak = side.number("memory", 0, "kib")? / 1024.;
         }
     }
     let medians = measured.medians();
     println!(
-        "{task:12} {peer}: {:.3} against {:.3} s: {:.2} ({:.2} to {:.2}), bar {bar}; {:.0} against {:.0} MiB",
+        "{case:12} {peer}: {:.3} against {:.3} s: {:.2} ({:.2} to {:.2}), bar {bar}; {:.0} against {:.0} MiB",
         medians.ours, medians.theirs, medians.ratio, medians.worst, medians.best, peaks[0], peaks[1]
     );
-    let mut cells = peer::cells(task, peer, "s", 4, medians, peaks);
+    let mut cells = peer::cells(case, peer, "s", 4, medians, peaks);
     cells.extend(row![bar]);
     Ok(Some(cells))
 }
@@ -222,6 +286,7 @@ impl Side {
             "patch" => self.patch(&each_position(n_layers, Point::ResidPre, self.work.clean[0].len()), &metric),
             "heads" => self.patch(&each_head(n_layers, Point::Z, self.model.n_heads()), &metric),
             "attribution" => self.attribution(&metric),
+            "nodes" => self.nodes(&metric),
             other => bail!("no command `{other}`"),
         }
     }
@@ -234,6 +299,17 @@ impl Side {
         let effects = activation_patching(&self.model, &base, &source, patches, metric)?;
         let mean = |numbers: &Vec<f64>| numbers.iter().sum::<f64>() / numbers.len() as f64;
         Ok(effects.patched.iter().map(|numbers| mean(numbers).abs()).sum())
+    }
+
+    /// Every node by itself writes at the last place what it writes in the prompt's source.
+    fn nodes(&self, metric: &Metric<'_>) -> Result<f64> {
+        let source = run_nodes(&self.model, &tensor(&self.work.corrupted)?)?;
+        let writes = Writes::of(&source, self.model.n_layers())?;
+        let base = run_nodes(&self.model, &tensor(&self.work.clean)?)?;
+        let groups: Vec<Vec<Node>> = Node::all(&self.model).into_iter().map(|node| vec![node]).collect();
+        let patched = patch_nodes(&self.model, &base, &writes, &groups, &|logits| metric.of(logits))?;
+        let size = |x: &Tensor| -> Result<f64> { Ok(x.to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>()?.abs()) };
+        patched.iter().map(size).sum()
     }
 
     fn attribution(&self, metric: &Metric<'_>) -> Result<f64> {
