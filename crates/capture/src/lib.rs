@@ -124,6 +124,12 @@ impl Recorder {
         Ok(Self { wanted: sites.to_vec(), ..Self::default() })
     }
 
+    /// The same recorder, keeping a part of each activation only.
+    #[must_use]
+    pub fn keeping(self, keep: Keep) -> Self {
+        Self { keep, ..self }
+    }
+
     /// What was seen at a site in the last forward pass.
     ///
     /// # Errors
@@ -174,8 +180,7 @@ pub fn capture(
     sites: &[Site],
     keep: &Keep,
 ) -> std::result::Result<Recorder, Error> {
-    let mut recorder = Recorder::new(model, sites)?;
-    recorder.keep = keep.clone();
+    let mut recorder = Recorder::new(model, sites)?.keeping(keep.clone());
     let last = |site: &Site| match site {
         Site::Embed | Site::PosEmbed => Some(0),
         Site::Block(Layer(layer), _) => Some(layer + 1),

@@ -338,6 +338,12 @@ fn lists() -> BTreeMap<&'static str, Vec<Vec<&'static str>>> {
     WORDS.split('@').skip(1).map(list).collect()
 }
 
+/// Entries of a list by its name, those with so many fields.
+pub(crate) fn tables<const N: usize>(list: &str) -> Vec<[&'static str; N]> {
+    let entries = lists().remove(list).unwrap_or_default();
+    entries.into_iter().filter_map(|entry| entry.try_into().ok()).collect()
+}
+
 fn categories() -> Vec<Category> {
     let lists = lists();
     let pairs = |list: &str, [first, second]: [usize; 2]| -> Vec<[String; 2]> {

@@ -2,6 +2,7 @@
 //! them, published data sets in the files they come in.
 
 pub mod analogies;
+pub mod facts;
 pub mod ioi;
 pub mod mcq;
 pub mod multiplication;

@@ -124,17 +124,70 @@ fn spread(x: MatrixRef<'_>, clusters: usize, rng: &mut ChaCha12Rng) -> Matrix {
     Matrix::from_fn(clusters, x.ncols(), |cluster, f| x[(chosen[cluster], f)])
 }
 
+/// Mean silhouette of samples in clusters (scikit-learn's `silhouette_score`, Euclidean): for each sample (b - a) / max(a, b)
+/// with a its mean distance to the others of its cluster and b that to the nearest other cluster; 0 for a sample alone.
+///
+/// # Errors
+/// When there is not a label for each sample, fewer than two clusters, or a value is not finite.
+pub fn silhouette(x: MatrixRef<'_>, labels: &[usize]) -> Result<f64, Error> {
+    finite("the samples", x)?;
+    if labels.len() != x.nrows() {
+        return Err(Error::Rows { what: "the labels", found: labels.len(), expected: x.nrows() });
+    }
+    let clusters = labels.iter().max().map_or(0, |most| most + 1);
+    let mut counts = vec![0usize; clusters];
+    labels.iter().for_each(|label| counts[*label] += 1);
+    let filled = counts.iter().filter(|count| **count > 0).count();
+    if filled < 2 {
+        return Err(Error::Range { what: "the number of clusters", found: filled, least: 2, most: x.nrows() });
+    }
+    let score = |row: usize| {
+        let mut sums = vec![0.; clusters];
+        for other in (0..x.nrows()).filter(|other| *other != row) {
+            let square: f64 = (0..x.ncols()).map(|f| (x[(row, f)] - x[(other, f)]).powi(2)).sum();
+            sums[labels[other]] += square.sqrt();
+        }
+        let own = labels[row];
+        if counts[own] == 1 {
+            return 0.;
+        }
+        let within = sums[own] / (counts[own] - 1) as f64;
+        let others = (0..clusters).filter(|cluster| *cluster != own && counts[*cluster] > 0);
+        let beside = others.map(|cluster| sums[cluster] / counts[cluster] as f64).fold(f64::INFINITY, f64::min);
+        let most = within.max(beside);
+        if most > 0. { (beside - within) / most } else { 0. }
+    };
+    Ok((0..x.nrows()).map(score).sum::<f64>() / x.nrows() as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
 
     use super::*;
 
+    const SCORES: [([usize; 6], f64); 3] = [
+        ([0, 0, 0, 1, 1, 1], 0.680_337_595_522_325_1),
+        ([0, 1, 2, 0, 1, 2], -0.322_409_755_666_387_55),
+        ([0, 0, 1, 1, 1, 2], -0.171_754_651_411_273_47),
+    ];
+
     #[test]
     fn far_groups_are_found() {
         let x = Matrix::from_fn(90, 2, |row, f| ((row % 3) * 10) as f64 + ((row * 7 + f) as f64).sin());
         let found = Clusters::fit(x.as_ref(), 3, 5, &mut ChaCha12Rng::seed_from_u64(3)).unwrap();
         assert!((0..90).all(|row| found.labels[row] == found.labels[row % 3]) && found.inertia < 100.);
+    }
+
+    #[test]
+    fn silhouettes_are_those_of_scikit_learn() {
+        let x = Matrix::from_fn(6, 2, |row, f| ((row * 5 + f * 3) % 7) as f64 + if row < 3 { 10. } else { 0. });
+        // sklearn.metrics.silhouette_score of the same numbers
+        for (labels, expected) in SCORES {
+            let ours = silhouette(x.as_ref(), &labels).unwrap();
+            assert!((ours - expected).abs() < 1e-12, "{labels:?}: {ours}");
+        }
+        assert!(silhouette(x.as_ref(), &[0; 6]).is_err() && silhouette(x.as_ref(), &[0, 1]).is_err());
     }
 
     #[test]

@@ -21,12 +21,12 @@ mod moments;
 mod pca;
 
 pub use additive::additive_r2;
-pub use clusters::Clusters;
+pub use clusters::{Clusters, silhouette};
 pub use error::Error;
 pub use fourier::Fourier;
 pub use linear::{Descent, Linear, mean_absolute_error, mean_absolute_error_of_mean, r_squared};
-pub use moments::{bootstrap, correlation, mean, median, standard_deviation};
-pub use pca::{Pca, overlap};
+pub use moments::{bootstrap, correlation, mean, median, rank_correlation, standard_deviation};
+pub use pca::{Pca, overlap, spectrum};
 
 /// Samples in rows, features in columns.
 pub type Matrix = faer::Mat<f64>;

@@ -40,6 +40,28 @@ pub fn correlation(x: &[f64], y: &[f64]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
+/// Spearman's rank correlation: [`correlation`] of the ranks, equal values sharing the mean of theirs.
+///
+/// # Panics
+/// When the lengths differ.
+#[must_use]
+pub fn rank_correlation(x: &[f64], y: &[f64]) -> f64 {
+    correlation(&ranks(x), &ranks(y))
+}
+
+fn ranks(x: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|a, b| x[*a].total_cmp(&x[*b]));
+    let mut ranks = vec![0.; x.len()];
+    let mut start = 0;
+    for same in order.chunk_by(|a, b| x[*a] == x[*b]) {
+        let shared = start as f64 + (same.len() - 1) as f64 / 2.;
+        same.iter().for_each(|at| ranks[*at] = shared);
+        start += same.len();
+    }
+    ranks
+}
+
 /// The middle 95 % of the means of `resamples` draws with replacement from `x`: an interval for its mean.
 pub fn bootstrap(x: &[f64], resamples: usize, rng: &mut ChaCha12Rng) -> [f64; 2] {
     if x.is_empty() {
@@ -67,6 +89,8 @@ mod tests {
         assert!((correlation(&[1., 2., 3.], &[3., 2., 1.]) + 1.).abs() < 1e-12);
         // 2 / sqrt(2 · 14 / 3)
         assert!((correlation(&[1., 2., 3.], &[1., 5., 3.]) - 0.5).abs() < 1e-12);
+        // scipy.stats.spearmanr
+        assert!((rank_correlation(&[1., 2., 2., 5.], &[3., 1., 4., 9.]) - 0.632_455_532_033_675_9).abs() < 1e-12);
         assert_eq!((median(&[3., 1., 2.]), median(&[4., 1., 2., 3.])), (2., 2.5));
         assert!(correlation(&[1., 1.], &[1., 2.]).is_nan() && mean(&[]).is_nan());
     }

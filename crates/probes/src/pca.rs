@@ -90,6 +90,17 @@ pub fn overlap(a: MatrixRef<'_>, b: MatrixRef<'_>) -> Result<f64, Error> {
     Ok(squares / a.nrows().min(b.nrows()) as f64)
 }
 
+/// Eigenvalues of x xᵀ, largest first: how much samples, uncentred, point the same way.
+///
+/// # Errors
+/// When a value is not finite.
+pub fn spectrum(x: MatrixRef<'_>) -> Result<Vec<f64>, Error> {
+    finite("the samples", x)?;
+    let square = x * x.transpose();
+    let values = square.self_adjoint_eigenvalues(faer::Side::Lower).map_err(|_| Error::NoConvergence)?;
+    Ok(values.into_iter().rev().map(|value| value.max(0.)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +147,13 @@ mod tests {
         assert!(matches!(Pca::fit(x.as_ref(), 4), Err(Error::Range { most: 3, .. })));
         assert!(matches!(Pca::fit(x.subrows(0, 1), 1), Err(Error::TooFew { .. })));
         assert!(Pca::fit(x.as_ref(), 2).unwrap().transform(wavy(3, 4).as_ref()).is_err());
+    }
+
+    #[test]
+    fn the_spectrum_is_the_squared_singular_values() {
+        // two orthogonal rows of lengths 3 and 4, and one that is nought
+        let x = Matrix::from_fn(3, 4, |row, f| if row == f { [3., 4., 0.][row] } else { 0. });
+        let values = spectrum(x.as_ref()).unwrap();
+        assert!(values.iter().zip([16., 9., 0.]).all(|(a, b)| (a - b).abs() < 1e-12), "{values:?}");
     }
 }

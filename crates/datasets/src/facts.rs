@@ -1,0 +1,146 @@
+//! Questions that a short context answers, with the words that matter in each listed by construction (after the question
+//! answering of arXiv 2509.25045, with facts of our own): countries, sounds of animals, opposites.
+
+use std::collections::BTreeSet;
+
+use crate::analogies::{Corpus, tables};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// What is told before.
+    pub context: String,
+    /// The question.
+    pub question: String,
+    /// The answer, one word.
+    pub answer: String,
+    /// Words of the question that matter, in small letters.
+    pub question_features: Vec<String>,
+    /// Words of the answer, in small letters.
+    pub answer_features: Vec<String>,
+}
+
+impl Fact {
+    /// As a model is asked.
+    #[must_use]
+    pub fn prompt(&self) -> String {
+        format!("{}\nQ: {}\nA (\u{2264} 3 words):", self.context, self.question)
+    }
+
+    /// What encoders are trained on: question and answer, cut behind each word that matters, with the words up to there.
+    #[must_use]
+    pub fn cut(&self) -> Vec<(String, Vec<String>)> {
+        let whole = format!("{} {}", self.question, self.answer);
+        let lower = whole.to_lowercase();
+        let all = self.question_features.iter().chain(&self.answer_features);
+        let mut ends: Vec<(usize, String)> = all
+            .filter_map(|feature| {
+                // the answer stands last, features of the question first
+                let from = if self.answer_features.contains(feature) { self.question.len() } else { 0 };
+                lower[from..].find(feature.as_str()).map(|at| (end_of_word(&lower, from + at), feature.clone()))
+            })
+            .collect();
+        ends.sort();
+        let mut features = Vec::new();
+        ends.into_iter()
+            .map(|(end, feature)| {
+                features.push(feature);
+                (whole[..end].trim_end_matches(['?', '.', ' ']).to_owned(), features.clone())
+            })
+            .collect()
+    }
+}
+
+/// Where the word that goes on at `from` ends.
+fn end_of_word(text: &str, from: usize) -> usize {
+    text[from..].find(|c: char| !c.is_alphanumeric()).map_or(text.len(), |at| from + at)
+}
+
+/// All 214, in a fixed order.
+#[must_use]
+pub fn facts() -> Vec<Fact> {
+    let mut facts = Vec::new();
+    for [country, capital, nationality, language, currency] in tables::<5>("country") {
+        let context = format!(
+            "{country} is a country. Its capital is {capital}. People there speak {language} and pay with the {currency}. \
+             Its citizens are called {nationality}."
+        );
+        let asked = [
+            (format!("What is the capital of {country}?"), capital, ["capital"].as_slice()),
+            (format!("Which language is spoken in {country}?"), language, &["language", "speak"]),
+            (format!("Which currency is used in {country}?"), currency, &["currency", "use"]),
+            (format!("What are citizens of {country} called?"), nationality, &["citizen", "call"]),
+        ];
+        for (question, answer, about) in asked {
+            facts.push(fact(&context, question, answer, about, country));
+        }
+    }
+    for [animal, sound] in tables::<2>("animal_sound") {
+        let context = format!("The {animal} can {sound} loudly at night.");
+        let question = format!("Which sound does the {animal} make?");
+        facts.push(fact(&context, question, sound, &["sound", "make"], animal));
+    }
+    for [word, opposite] in tables::<2>("antonyms_binary") {
+        let context = format!("The opposite of {word} is {opposite}.");
+        let question = format!("What is the opposite of {word}?");
+        facts.push(fact(&context, question, opposite, &["opposite"], word));
+    }
+    facts
+}
+
+fn fact(context: &str, question: String, answer: &str, about: &[&str], of: &str) -> Fact {
+    let question_features = about.iter().map(|word| (*word).to_owned()).chain([of.to_lowercase()]).collect();
+    Fact {
+        context: context.to_owned(),
+        question,
+        answer: answer.to_owned(),
+        question_features,
+        answer_features: vec![answer.to_lowercase()],
+    }
+}
+
+/// Every word that a codebook for these questions and the analogies needs, in small letters, sorted.
+#[must_use]
+pub fn concepts(corpus: &Corpus) -> Vec<String> {
+    let features = facts().into_iter().flat_map(|fact| [fact.question_features, fact.answer_features].concat());
+    let all: BTreeSet<String> = corpus.concepts().map(str::to_owned).chain(features).collect();
+    all.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_as_the_tables_give() {
+        let facts = facts();
+        let of = |word: &str| facts.iter().filter(|fact| fact.question_features.contains(&word.to_owned())).count();
+        assert_eq!((facts.len(), of("capital"), of("sound"), of("opposite")), (214, 44, 18, 20));
+        let concepts = concepts(&Corpus::whole());
+        let added = concepts.len() - 1196;
+        // capital, language, speak, currency, use, citizen, call, sound, make, opposite; some are words of the corpus already
+        assert!((5..=11).contains(&added), "{added}");
+    }
+
+    #[test]
+    fn every_feature_is_found_and_cuts_grow() {
+        for fact in facts() {
+            let cuts = fact.cut();
+            assert_eq!(cuts.len(), fact.question_features.len() + fact.answer_features.len(), "{fact:?}");
+            let (last, features) = cuts.last().unwrap();
+            assert!(last.ends_with(&fact.answer) && features.contains(&fact.answer.to_lowercase()), "{cuts:?}");
+            for (i, (text, features)) in cuts.iter().enumerate() {
+                assert!(features.len() == i + 1 && last.starts_with(text.as_str()), "{cuts:?}");
+            }
+        }
+        let fact = &facts()[2];
+        let cuts: Vec<String> = fact.cut().into_iter().map(|(text, _)| text).collect();
+        let expected = [
+            "Which currency",
+            "Which currency is used",
+            "Which currency is used in France",
+            "Which currency is used in France? euro",
+        ];
+        assert_eq!(cuts, expected);
+    }
+}

@@ -1,0 +1,425 @@
+//! What the algebra promises, before any model is looked at: codebooks, the two-pair bundle, capacity, the readouts on perfect
+//! vectors with noise, and what the corpus and the stores take (arXiv 2509.25045, sections 3 and 4).
+//!
+//! Tables: `codebooks`, `cosines` and `target_cosines` (for histograms), `bundle` (the two-pair bundle's exact values and what
+//! is measured), `capacity`, `noise` (precision of the readouts when components flip), `corpus`, `memory`.
+
+use std::f64::consts::FRAC_1_SQRT_2;
+
+use anyhow::{Result, bail};
+use datasets::analogies::{Corpus, Order};
+use experiment::Run;
+use probes::{mean, standard_deviation};
+use rand::Rng;
+use rand::seq::index;
+use rand_chacha::ChaCha12Rng;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+use vsa::{Bipolar, Codebook, Tie, Vector, constant_accuracy, member_cosine, noise};
+
+use crate::documents::Relations;
+use crate::encoder;
+use crate::readout::{Query, Readout, Words};
+
+/// Parameters of `algebra`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// The relations whose words are the concepts.
+    pub relations: Relations,
+    /// Dimensions of codebooks and bundles.
+    #[schemars(length(min = 1), inner(range(min = 64)))]
+    pub dimensions: Vec<usize>,
+    /// Seed of the codebooks.
+    pub codebook_seed: u64,
+    /// Cosines in each histogram.
+    #[schemars(range(min = 10))]
+    pub drawn: usize,
+    /// Bundles that means are taken over.
+    #[schemars(range(min = 2))]
+    pub bundles: usize,
+    /// Largest number of vectors in a bundle.
+    #[schemars(range(min = 1, max = 64))]
+    pub members: u32,
+    /// Readouts of noisy vectors.
+    pub noise: Noise,
+    /// Models whose states are counted.
+    pub models: Vec<Model>,
+}
+
+/// Noisy vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Noise {
+    /// Dimension and number of concepts of each case.
+    #[schemars(length(min = 1))]
+    pub cases: Vec<[usize; 2]>,
+    /// Chance of each component to flip.
+    #[schemars(length(min = 1), inner(range(min = 0, max = 1)))]
+    pub flips: Vec<f64>,
+    /// Vectors of each case.
+    #[schemars(range(min = 1))]
+    pub vectors: usize,
+}
+
+/// Sizes of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// What the table calls it.
+    pub name: String,
+    /// Blocks.
+    #[schemars(range(min = 1))]
+    pub n_layers: usize,
+    /// Width.
+    #[schemars(range(min = 1))]
+    pub d_model: usize,
+    /// Width of the encoder, and dimension of its hypervectors.
+    #[schemars(range(min = 1))]
+    pub encoder: usize,
+}
+
+/// Hands in all tables.
+pub fn run(run: &Run, mut params: Params) -> Result<()> {
+    params.bundles = run.samples(params.bundles);
+    params.noise.vectors = run.samples(params.noise.vectors);
+    let corpus = params.relations.corpus()?;
+    if let Some([d, items]) = params.noise.cases.iter().find(|[d, items]| *d < 64 || *items < 8) {
+        bail!("params.noise.cases: [{d}, {items}]: at least 64 dimensions and 8 concepts are needed");
+    }
+    codebooks(run, &params, &corpus)?;
+    bundles(run, &params, &corpus)?;
+    capacity(run, &params)?;
+    noisy(run, &params)?;
+    counts(run, &corpus)?;
+    memory(run, &params)
+}
+
+fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("codebooks", "cosines of all pairs of one codebook")
+            .int("dimension", "components")
+            .int("concepts", "vectors")
+            .float("mean", "of the cosines", "")
+            .float("sd", "of the cosines", "")
+            .float("expected_sd", "one over the root of the dimension", "")
+            .float("least", "smallest", "")
+            .float("most", "largest", "")
+            .float("expected_most", "largest cosine of one vector with the others, to expect by chance", ""),
+    );
+    let mut cosines = Builder::new(
+        Schema::new("cosines", "one pair of concepts")
+            .int("dimension", "components")
+            .float("cosine", "of the two vectors", ""),
+    );
+    for d in &params.dimensions {
+        run.go_on()?;
+        let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, corpus.concepts())?;
+        let all: Vec<f64> = (0..book.len())
+            .into_par_iter()
+            .flat_map_iter(|i| (0..i).map(|j| book.vectors()[i].cosine(&book.vectors()[j])).collect::<Vec<_>>())
+            .collect();
+        let sd = standard_deviation(&all);
+        let expected = 1. / (*d as f64).sqrt();
+        let (least, most) = all.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), x| (x.min(l), x.max(m)));
+        table.push(row![*d, book.len(), mean(&all), sd, expected, least, most, noise(*d, book.len())])?;
+        run.measure(&format!("codebook.{d}.sd_over_expected"), sd / expected, "");
+        let chosen = index::sample(&mut run.rng("cosines"), all.len(), params.drawn.min(all.len()));
+        chosen.into_iter().try_for_each(|at| cosines.push(row![*d, all[at]]))?;
+    }
+    run.record(table.finish()?);
+    run.record(cosines.finish()?);
+    Ok(())
+}
+
+/// Four different places below `count`.
+fn four(count: usize, rng: &mut ChaCha12Rng) -> Words {
+    let drawn = index::sample(rng, count, 4).into_vec();
+    Words { given: [drawn[0], drawn[1], drawn[2]], target: drawn[3] }
+}
+
+fn encoded(book: &Codebook<Bipolar>, words: &Words, tie: Tie) -> Bipolar {
+    let v = book.vectors();
+    let [a, b, c] = words.given;
+    Bipolar::bundle(&[v[a].bind(&v[b]), v[c].bind(&v[words.target])]).sign(tie)
+}
+
+/// Measured means of the two-pair bundle, with ties at -1, beside their exact values.
+fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("bundle", "one fact about y = sign(a b + c d) with ties at -1")
+            .int("dimension", "components")
+            .text("quantity", "what of y, or what y was unbound with and compared to")
+            .float("exact", "by counting", "")
+            .float("mean", "measured", "")
+            .float("error", "how many times four standard errors the two lie apart; below 1 is agreement", ""),
+    );
+    let mut targets = Builder::new(
+        Schema::new("target_cosines", "one pair of targets without a common word")
+            .int("dimension", "components")
+            .float("cosine", "of the two bundles", ""),
+    );
+    let mut worst: f64 = 0.;
+    for d in &params.dimensions {
+        run.go_on()?;
+        let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, corpus.concepts())?;
+        let v = book.vectors();
+        let constant = Bipolar::identity(*d).negative();
+        let mut rng = run.rng("bundles");
+        let mut sums: Vec<(&str, f64, Vec<f64>)> = [
+            ("mean of y", -0.5),
+            ("another target", 0.25),
+            ("constant -1, cosine", 0.5),
+            ("constant -1, share of components", 0.75),
+            ("a b alone, cosine", 0.5),
+            ("best guess from a b alone, cosine", FRAC_1_SQRT_2),
+            ("nothing, with d", 0.),
+            ("c, with d", 0.5),
+            ("c, with c", -0.5),
+            ("a, with b", 0.5),
+            ("a b c, with c", 0.5),
+            ("a b c, with d", 0.5),
+            ("a c, with d", 0.),
+            ("c, with an unrelated word", 0.),
+            ("drawn ties: a b c, with c", 0.5),
+            ("drawn ties: a b c, with d", 0.),
+        ]
+        .map(|(name, exact)| (name, exact, Vec::new()))
+        .into_iter()
+        .collect();
+        for _ in 0..params.bundles {
+            let words = four(book.len(), &mut rng);
+            let ([a, b, c], t) = (words.given, words.target);
+            let y = encoded(&book, &words, Tie::Negative);
+            let drawn = encoded(&book, &words, Tie::Random(rng.random()));
+            let unrelated = std::iter::repeat_with(|| rng.random_range(0..book.len()))
+                .find(|word| ![a, b, c, t].contains(word))
+                .unwrap_or(a);
+            let other = std::iter::repeat_with(|| four(book.len(), &mut rng))
+                .find(|other| {
+                    [a, b, c, t].iter().all(|word| !other.given.contains(word) && other.target != *word)
+                })
+                .unwrap_or(words);
+            let other = encoded(&book, &other, Tie::Negative);
+            let all = y.bind(&v[a]).bind(&v[b]).bind(&v[c]);
+            let drawn_all = drawn.bind(&v[a]).bind(&v[b]).bind(&v[c]);
+            let example = v[a].bind(&v[b]);
+            // where a b is -1 so is y, and elsewhere nothing is known: a guess of 0
+            let guess = ((1. - example.mean()) / 2.).sqrt();
+            let values = [
+                y.mean(),
+                y.cosine(&other),
+                y.cosine(&constant),
+                y.agreement(&constant),
+                y.cosine(&example),
+                guess,
+                y.cosine(&v[t]),
+                y.bind(&v[c]).cosine(&v[t]),
+                y.bind(&v[c]).cosine(&v[c]),
+                y.bind(&v[a]).cosine(&v[b]),
+                all.cosine(&v[c]),
+                all.cosine(&v[t]),
+                y.bind(&v[a]).bind(&v[c]).cosine(&v[t]),
+                y.bind(&v[c]).cosine(&v[unrelated]),
+                drawn_all.cosine(&v[c]),
+                drawn_all.cosine(&v[t]),
+            ];
+            sums.iter_mut().zip(values).for_each(|((_, _, sum), value)| sum.push(value));
+            if targets.len() < params.drawn * params.dimensions.len() {
+                targets.push(row![*d, y.cosine(&other)])?;
+            }
+        }
+        for (name, exact, values) in &sums {
+            let mean = mean(values);
+            // a cosine of D components has a standard deviation of at most 1/√D
+            let error = (mean - exact).abs() / (4. / (*d as f64 * values.len() as f64).sqrt());
+            worst = worst.max(error);
+            table.push(row![*d, *name, *exact, mean, error])?;
+        }
+    }
+    run.measure("bundle.worst_error", worst, "");
+    run.record(table.finish()?);
+    run.record(targets.finish()?);
+    Ok(())
+}
+
+fn capacity(run: &Run, params: &Params) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("capacity", "bundles of one size")
+            .int("dimension", "components")
+            .int("members", "vectors in the bundle")
+            .float("exact", "cosine with a member, by counting", "")
+            .float("cosine", "cosine with a member, measured", "")
+            .float("mean", "of the components of the bundle", "")
+            .float("constant_accuracy", "share of components that a constant -1 gets right", "fraction")
+            .float("expected_constant_accuracy", "the same, by counting", "fraction")
+            .float("detected", "members whose cosine is above the threshold", "fraction"),
+    );
+    let mut worst: f64 = 0.;
+    for d in &params.dimensions {
+        let threshold = 0.1 * (4096. / *d as f64).sqrt();
+        for members in 1..=params.members {
+            run.go_on()?;
+            let mut rng = run.rng("capacity");
+            let (mut cosines, mut means, mut constant) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..params.bundles.div_ceil(members as usize) {
+                let vectors: Vec<Bipolar> = (0..members).map(|_| Bipolar::random(*d, &mut rng)).collect();
+                let y = Bipolar::bundle(&vectors).sign(Tie::Negative);
+                cosines.extend(vectors.iter().map(|vector| y.cosine(vector)));
+                means.push(y.mean());
+                constant.push((1. - y.mean()) / 2.);
+            }
+            let detected = cosines.iter().filter(|cosine| **cosine > threshold).count() as f64 / cosines.len() as f64;
+            let (exact, measured) = (member_cosine(members), mean(&cosines));
+            if *d == 4096 {
+                worst = worst.max((exact - measured).abs());
+            }
+            let accuracy = constant_accuracy(members);
+            table.push(row![*d, members, exact, measured, mean(&means), mean(&constant), accuracy, detected])?;
+        }
+    }
+    run.measure("capacity.worst_difference", params.dimensions.contains(&4096).then_some(worst), "");
+    run.record(table.finish()?);
+    Ok(())
+}
+
+/// Precision of every readout on vectors whose components were flipped.
+fn noisy(run: &Run, params: &Params) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("noise", "one readout of vectors with flipped components")
+            .int("dimension", "components")
+            .int("concepts", "vectors in the codebook")
+            .float("flips", "chance of a component to flip", "")
+            .text("ties", "what becomes of noughts")
+            .text("readout", "how the target is looked for")
+            .float("precision_1", "most similar item is the target", "fraction")
+            .float("by_key", "answers that the key's query gave", "fraction")
+            .float("by_context", "answers that the query with all three words gave", "fraction"),
+    );
+    for [d, items] in &params.noise.cases {
+        let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, (0..*items).map(|i| format!("concept {i}")))?;
+        let readout = Readout::new(&book);
+        for flips in &params.noise.flips {
+            run.go_on()?;
+            for ties in ["-1", "drawn"] {
+                let stream = run.rng("noise");
+                let each = |number: usize| {
+                    let mut rng = datasets::at(&stream, number as u64);
+                    let words = four(*items, &mut rng);
+                    let tie = if ties == "-1" { Tie::Negative } else { Tie::Random(rng.random()) };
+                    let signs = encoded(&book, &words, tie).signs();
+                    let flipped: Vec<i8> =
+                        signs.into_iter().map(|sign| if rng.random_bool(*flips) { -sign } else { sign }).collect();
+                    let y = Bipolar::from_signs(&flipped);
+                    let found = [
+                        readout.published(&y, &words, false),
+                        readout.published(&y, &words, true),
+                        readout.blind(&y, &words),
+                        readout.key(&y, &words, false),
+                        readout.key(&y, &words, true),
+                    ];
+                    found.map(|found| (found.best().0 == words.target, found.best().1 >= readout.threshold(), found.query))
+                };
+                let all: Vec<_> = (0..params.noise.vectors).into_par_iter().map(each).collect();
+                let names = ["published, without search", "published", "blind", "key, all items", "key"];
+                for (at, name) in names.into_iter().enumerate() {
+                    let share = |what: &dyn Fn(&(bool, bool, Option<Query>)) -> bool| {
+                        all.iter().filter(|found| what(&found[at])).count() as f64 / all.len() as f64
+                    };
+                    let precision = share(&|(hit, _, _)| *hit);
+                    let by = |query: Query| share(&|(hit, clear, by)| *hit && *clear && *by == Some(query));
+                    let (key, context) = (by(Query::Key), by(Query::Context));
+                    table.push(row![*d, *items, *flips, ties, name, precision, key, context])?;
+                    if ties == "-1" {
+                        let id = name.replace(", ", "_").replace(' ', "_");
+                        run.measure(&format!("noise.{d}.{items}.{flips}.{id}"), precision, "fraction");
+                        if id == "published_without_search" {
+                            run.measure(&format!("noise.{d}.{items}.{flips}.by_key"), key, "fraction");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    run.record(table.finish()?);
+    Ok(())
+}
+
+fn counts(run: &Run, corpus: &Corpus) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("corpus", "one relation")
+            .text("relation", "its name")
+            .text("area", "field of knowledge")
+            .int("pairs", "pairs of words")
+            .int("standard", "training documents as they stand")
+            .int("flipped", "with both pairs turned round")
+            .int("mixed", "in the two crossed orders")
+            .int("words", "test documents, in words"),
+    );
+    let (training, words) = (corpus.training(), corpus.verbose());
+    for (index, category) in corpus.categories.iter().enumerate() {
+        let of = |orders: &[Order]| {
+            training.iter().filter(|one| one.category == index && orders.contains(&one.order)).count()
+        };
+        let in_words = words.iter().filter(|one| one.category == index).count();
+        let crossed = of(&[Order::SecondsFirst, Order::FirstsFirst]);
+        let area = category.area.to_string();
+        let pairs = category.pairs.len();
+        table.push(row![
+            &*category.name,
+            &*area,
+            pairs,
+            of(&[Order::Standard]),
+            of(&[Order::Flipped]),
+            crossed,
+            in_words
+        ])?;
+    }
+    run.measure("corpus.training", training.len() as f64, "documents");
+    run.measure("corpus.words", words.len() as f64, "documents");
+    run.measure("corpus.concepts", corpus.concepts().count() as f64, "concepts");
+    run.record(table.finish()?);
+    Ok(())
+}
+
+fn memory(run: &Run, params: &Params) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("memory", "one model")
+            .text("model", "which")
+            .int("n_layers", "blocks")
+            .int("d_model", "width")
+            .int("states", "states of a document: the second half of the layers")
+            .int("clusters", "centroids that are kept of them")
+            .int("bytes_raw", "of a document's states, two bytes a number")
+            .int("bytes_clustered", "of its centroids")
+            .int("bytes_pooled", "of their sum")
+            .float("cut_clustered", "saved by clustering", "fraction")
+            .float("cut_pooled", "saved by the sum", "fraction")
+            .int("encoder_parameters", "trainable numbers of the encoder"),
+    );
+    for Model { name, n_layers, d_model, encoder: width } in &params.models {
+        let (states, clusters) = crate::layers::sizes(*n_layers, 5);
+        let bytes = |states: usize| 2 * states * d_model;
+        let cut = |kept: usize| 1. - kept as f64 / states as f64;
+        let shape = encoder::Shape { d_in: *d_model, width: *width, dimension: *width, blocks: 2 };
+        table.push(row![
+            &**name,
+            *n_layers,
+            *d_model,
+            states,
+            clusters,
+            bytes(states),
+            bytes(clusters),
+            bytes(1),
+            cut(clusters),
+            cut(1),
+            shape.n_parameters()
+        ])?;
+        run.measure(&format!("memory.{name}.cut_clustered"), cut(clusters), "fraction");
+        run.measure(&format!("memory.{name}.encoder_parameters"), shape.n_parameters() as f64, "");
+    }
+    run.record(table.finish()?);
+    Ok(())
+}

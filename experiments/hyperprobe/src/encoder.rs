@@ -1,0 +1,273 @@
+//! The network that turns a state into a hypervector (arXiv 2509.25045, section 4).
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor, Var};
+use rand::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use training::Parameter;
+use vsa::Bipolar;
+use weights::Named;
+
+/// Sizes of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Width of the states.
+    pub d_in: usize,
+    /// Width of the encoder.
+    pub width: usize,
+    /// Components of the hypervectors.
+    pub dimension: usize,
+    /// Blocks.
+    pub blocks: usize,
+}
+
+impl Shape {
+    /// Trainable numbers.
+    pub fn n_parameters(&self) -> usize {
+        let Self { d_in, width: w, dimension, blocks } = *self;
+        w * (d_in + 3) + blocks * (w * w + 3 * w + 1) + 2 * w + w * dimension + dimension
+    }
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// As published: cross-entropy of each component with the tanh output o taken as a logit, plus 0.1 of the squared error.
+    /// A perfect fit has ln(1 + 1/e) = 0.313.
+    Published,
+    /// Cross-entropy with what comes before the tanh as the logit.
+    Logits,
+    /// Squared error of the tanh output.
+    Squares,
+    /// 1 less the cosine of the tanh output.
+    Cosine,
+}
+
+/// An encoder: linear map, norm, GELU; blocks of `LayerNorm(GELU(linear(x))) + s x`; norm, linear map, and a tanh at the end.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    shape: Shape,
+    parameters: Vec<(String, Var)>,
+}
+
+const EPS: f64 = 1e-5;
+
+impl Encoder {
+    /// Fresh weights, as PyTorch draws them: maps and biases uniform within 1 / √`d_in`; gains 1, skips 0.1.
+    pub fn fresh(shape: Shape, rng: &mut impl Rng, device: &Device) -> Result<Self> {
+        let mut parameters = Vec::new();
+        for (name, dims, fan_in) in layout(&shape) {
+            let count: usize = dims.iter().product();
+            let values: Vec<f32> = match (fan_in, name.rsplit('.').next()) {
+                (Some(fan_in), _) => {
+                    let most = 1. / (fan_in as f32).sqrt();
+                    (0..count).map(|_| rng.random_range(-most..most)).collect()
+                }
+                (None, Some("gain")) => vec![1.; count],
+                (None, Some("skip")) => vec![0.1; count],
+                _ => vec![0.; count],
+            };
+            parameters.push((name, Var::from_tensor(&Tensor::from_vec(values, dims, device)?)?));
+        }
+        Ok(Self { shape, parameters })
+    }
+
+    /// From the tensors of [`Self::weights`].
+    pub fn from_weights(shape: Shape, weights: &Named) -> Result<Self> {
+        let parameters = layout(&shape).into_iter().map(|(name, dims, _)| {
+            let tensor = weights.get(&name).ok_or_else(|| anyhow::anyhow!("the encoder's file has no `{name}`"))?;
+            if tensor.dims() != dims {
+                anyhow::bail!("the encoder's `{name}` is {:?} instead of {dims:?}", tensor.dims());
+            }
+            Ok((name, Var::from_tensor(tensor)?))
+        });
+        Ok(Self { shape, parameters: parameters.collect::<Result<_>>()? })
+    }
+
+    /// Trainable numbers.
+    pub fn n_parameters(&self) -> usize {
+        self.shape.n_parameters()
+    }
+
+    /// All weights by name.
+    pub fn weights(&self) -> Named {
+        self.parameters.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+    }
+
+    /// What is trained.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        self.parameters.iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect()
+    }
+
+    fn get(&self, name: &str) -> Result<&Tensor> {
+        let found = self.parameters.iter().find(|(is, _)| is == name);
+        Ok(found.map(|(_, var)| var.as_tensor()).ok_or_else(|| anyhow::anyhow!("the encoder has no `{name}`"))?)
+    }
+
+    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+        Ok(ops::linear(x, self.get(&format!("{name}.weight"))?, Some(self.get(&format!("{name}.bias"))?))?)
+    }
+
+    fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+        Ok(ops::layer_norm(x, self.get(&format!("{name}.gain"))?, Some(self.get(&format!("{name}.shift"))?), EPS)?)
+    }
+
+    /// What comes before the tanh, `[batch, dimension]`, of states `[batch, d_in]`. In training, dropout of a probability,
+    /// with masks from a key.
+    pub fn forward(&self, x: &Tensor, dropout: Option<(f64, u64)>) -> Result<Tensor> {
+        let mut x = ops::gelu_erf(&self.norm(&self.linear(x, "input")?, "input_norm")?)?;
+        for block in 0..self.shape.blocks {
+            let h = self.norm(&ops::gelu_erf(&self.linear(&x, &format!("blocks.{block}.map"))?)?, &format!("blocks.{block}.norm"))?;
+            x = (h + x.broadcast_mul(self.get(&format!("blocks.{block}.skip"))?)?)?;
+            if let Some((p, key)) = dropout {
+                x = ops::dropout(&x, p, key.wrapping_add(block as u64))?;
+            }
+        }
+        self.linear(&self.norm(&x, "output_norm")?, "output")
+    }
+
+    /// The tanh output o, `[batch, dimension]`.
+    pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(x, None)?.detach().tanh()?)
+    }
+}
+
+/// Every weight: name, dimensions, and the fan-in of those that are drawn.
+fn layout(shape: &Shape) -> Vec<(String, Vec<usize>, Option<usize>)> {
+    let Shape { d_in, width, dimension, blocks } = *shape;
+    let linear = |name: &str, from: usize, to: usize| {
+        [(format!("{name}.weight"), vec![from, to], Some(from)), (format!("{name}.bias"), vec![to], Some(from))]
+    };
+    let norm = |name: &str| [(format!("{name}.gain"), vec![width], None), (format!("{name}.shift"), vec![width], None)];
+    let mut all: Vec<_> = linear("input", d_in, width).into_iter().chain(norm("input_norm")).collect();
+    for block in 0..blocks {
+        all.extend(linear(&format!("blocks.{block}.map"), width, width));
+        all.extend(norm(&format!("blocks.{block}.norm")));
+        all.push((format!("blocks.{block}.skip"), vec![1], None));
+    }
+    all.extend(norm("output_norm"));
+    all.extend(linear("output", width, dimension));
+    all
+}
+
+/// The mean loss of outputs before the tanh, `[batch, dimension]`, against targets of ±1.
+pub fn loss(kind: Loss, pre: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Ok(match kind {
+        Loss::Published => {
+            let o = pre.tanh()?;
+            (cross_entropy(&o, targets)?.mean_all()? + (squares(&o, targets)?.mean_all()? * 0.1)?)?
+        }
+        Loss::Logits => cross_entropy(pre, targets)?.mean_all()?,
+        Loss::Squares => squares(&pre.tanh()?, targets)?.mean_all()?,
+        Loss::Cosine => {
+            let o = pre.tanh()?;
+            let dimension = targets.dim(1)? as f64;
+            let norm = ((o.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()? * dimension.sqrt())?;
+            ((o * targets)?.sum_keepdim(1)?.div(&norm)?.neg()?.mean_all()? + 1.)?
+        }
+    })
+}
+
+/// Cross-entropy of each component with its logit: log(1 + e^z) - t z with t = (y + 1) / 2, written so that nothing overflows.
+fn cross_entropy(z: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
+    let bend = (z.abs()?.neg()?.exp()? + 1.)?.log()?;
+    let t = ((y + 1.)? * 0.5)?;
+    (z.relu()? + bend)? - (t * z)?
+}
+
+fn squares(o: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
+    (o - y)?.sqr()
+}
+
+/// Targets as a tensor `[batch, dimension]`.
+pub fn tensor(targets: &[&Bipolar], device: &Device) -> Result<Tensor> {
+    let signs: Vec<f32> = targets.iter().flat_map(|target| target.signs()).map(f32::from).collect();
+    let dimension = signs.len().checked_div(targets.len()).unwrap_or(0);
+    Ok(Tensor::from_vec(signs, (targets.len(), dimension), device)?)
+}
+
+/// How outputs o, `[batch, dimension]`, meet their targets: for each its cosine, and the share of components of the right sign.
+pub fn agreement(o: &Tensor, targets: &[&Bipolar]) -> Result<Vec<(f64, f64)>> {
+    let rows = o.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let each = |(row, target): (&Vec<f32>, &&Bipolar)| {
+        let signs = target.signs();
+        let (mut dot, mut square, mut right) = (0f64, 0f64, 0usize);
+        for (x, sign) in row.iter().zip(&signs) {
+            let x = f64::from(*x);
+            dot += x * f64::from(*sign);
+            square += x * x;
+            // nought counts as -1, as in the sign that is read out
+            right += usize::from((x > 0.) == (*sign > 0));
+        }
+        let norm = (square * signs.len() as f64).sqrt();
+        (if norm > 0. { dot / norm } else { 0. }, right as f64 / signs.len() as f64)
+    };
+    Ok(rows.iter().zip(targets).map(each).collect())
+}
+
+/// The signs of outputs o, `[batch, dimension]`.
+pub fn signs(o: &Tensor) -> Result<Vec<Bipolar>> {
+    Ok(o.to_dtype(DType::F32)?.to_vec2::<f32>()?.iter().map(|row| Bipolar::from_numbers(row)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha12Rng;
+    use vsa::Vector;
+
+    use super::*;
+
+    #[test]
+    fn parameters_are_as_many_as_published() {
+        let of = |d_in| Shape { d_in, width: 4096, dimension: 4096, blocks: 2 }.n_parameters();
+        assert_eq!([1024, 2048, 4096, 5120].map(of), [54_575_106, 58_769_410, 67_158_018, 71_352_322]);
+        let shape = Shape { d_in: 12, width: 8, dimension: 32, blocks: 2 };
+        let encoder = Encoder::fresh(shape, &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap();
+        let counted: usize = encoder.weights().values().map(Tensor::elem_count).sum();
+        assert_eq!(counted, shape.n_parameters());
+    }
+
+    #[test]
+    fn losses_have_their_floors() {
+        let mut rng = ChaCha12Rng::seed_from_u64(2);
+        let targets = [Bipolar::random(64, &mut rng), Bipolar::random(64, &mut rng)];
+        let y = tensor(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        let of = |kind, pre: &Tensor| loss(kind, pre, &y).unwrap().to_scalar::<f32>().unwrap();
+        let (perfect, nothing) = ((&y * 50.).unwrap(), y.zeros_like().unwrap());
+        assert!((of(Loss::Published, &perfect) - 0.313_261_7).abs() < 1e-5);
+        assert!((of(Loss::Published, &nothing) - (2f32.ln() + 0.1)).abs() < 1e-5);
+        assert!(of(Loss::Logits, &perfect) < 1e-5 && (of(Loss::Logits, &nothing) - 2f32.ln()).abs() < 1e-5);
+        assert!(of(Loss::Squares, &perfect) < 1e-6 && of(Loss::Cosine, &perfect).abs() < 1e-5);
+        let met = agreement(&perfect.tanh().unwrap(), &targets.iter().collect::<Vec<_>>()).unwrap();
+        assert!(met.iter().all(|(cosine, share)| (cosine - 1.).abs() < 1e-6 && *share == 1.));
+        assert_eq!(signs(&perfect).unwrap(), targets);
+    }
+
+    #[test]
+    fn every_weight_gets_a_gradient_and_files_give_the_same_encoder() {
+        let shape = Shape { d_in: 6, width: 8, dimension: 64, blocks: 2 };
+        let mut rng = ChaCha12Rng::seed_from_u64(3);
+        let encoder = Encoder::fresh(shape, &mut rng, &Device::Cpu).unwrap();
+        let x = Tensor::from_vec((0..12).map(|i| (i as f32).sin()).collect(), (2, 6), &Device::Cpu).unwrap();
+        let targets = [Bipolar::random(64, &mut rng), Bipolar::random(64, &mut rng)];
+        let y = tensor(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        for kind in [Loss::Published, Loss::Logits, Loss::Squares, Loss::Cosine] {
+            let loss = loss(kind, &encoder.forward(&x, Some((0.2, 9))).unwrap(), &y).unwrap();
+            let gradients = ops::backward(&loss).unwrap();
+            for (name, var) in &encoder.parameters {
+                let gradient = gradients.get(var.as_tensor()).unwrap_or_else(|| panic!("{name}"));
+                let most = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(most.is_finite() && most > 0., "{kind:?} {name}: {most}");
+            }
+        }
+        let again = Encoder::from_weights(shape, &encoder.weights()).unwrap();
+        let ours = |encoder: &Encoder| encoder.encode(&x).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(ours(&encoder), ours(&again));
+        let other = Shape { width: 9, ..shape };
+        assert!(Encoder::from_weights(other, &encoder.weights()).unwrap_err().to_string().contains("input.weight"));
+    }
+}

@@ -1,0 +1,483 @@
+//! What probes find in documents in words, beside what the model itself says next and what its states spell
+//! (arXiv 2509.25045, section 5).
+//!
+//! Tables: `precision` (by part of the data), `factors` (which concepts are extracted), `areas`, `spread` (cosines of targets and
+//! ranks of tokens, by relation), `blank` (documents on which both fail), `lens` (what states spell), `cross` (one of the two
+//! where the other finds nothing), `spearman`, `records` (some documents in full).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::{Context, Result, bail};
+use datasets::analogies::{Analogy, Area, Part};
+use experiment::{Needed, Run};
+use probes::{mean, rank_correlation, standard_deviation};
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, Value, row};
+use vsa::Bipolar;
+
+use crate::documents::{Documents, Set};
+use crate::encoder;
+use crate::readout::{Found, Query, Readout, Words};
+use crate::states;
+use crate::store;
+use crate::train::{Ready, needed, places};
+
+/// Parameters of `probing`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Encoders of the experiment under `needs:`, each on the states that it was trained on.
+    #[schemars(length(min = 1))]
+    pub encoders: Vec<String>,
+    /// Documents of each that are told in full.
+    #[schemars(range(min = 0))]
+    pub records: usize,
+}
+
+/// What is known of one document.
+struct Record<'a> {
+    analogy: &'a Analogy,
+    part: Part,
+    area: Area,
+    words: Words,
+    /// Published, blind, key.
+    found: [Found; 3],
+    /// Of the published readout.
+    factors: String,
+    kind: &'static str,
+    next: NextRow,
+}
+
+/// A row of `next_tokens`.
+#[derive(Clone, Debug)]
+struct NextRow {
+    token: String,
+    score: [f64; 2],
+    exact: f64,
+    rank: Option<f64>,
+    gap: Option<f64>,
+    spelt: String,
+    spelt_normed: String,
+}
+
+const NONE: &str = "none";
+
+/// Probes all documents in words.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    let (states, encoders) = (needed(run, "states")?, needed(run, "encoder")?);
+    let documents = states::documents(&states)?;
+    let partners = partners(&documents);
+    let mut tables = Tables::new();
+    let mut lenses = HashSet::new();
+    for name in &params.encoders {
+        run.go_on()?;
+        let ready = Ready::open(&encoders, &states, &documents, name)?;
+        let records = records(&states, &documents, &partners, &ready).with_context(|| name.clone())?;
+        precision(run, name, &records, &mut tables)?;
+        factors(run, name, &records, &mut tables)?;
+        areas(run, name, &documents, &records, &mut tables)?;
+        if lenses.insert(ready.variant.source.clone()) {
+            lens(run, &ready.variant.source, &records, &mut tables)?;
+        }
+        cross(name, &records, &mut tables)?;
+        spearman(name, &records, &mut tables)?;
+        for record in records.iter().take(params.records) {
+            tables.record_of(name, &ready, record)?;
+        }
+    }
+    tables.record(run)
+}
+
+/// Every word's partners in any relation, in small letters.
+fn partners(documents: &Documents) -> HashMap<String, HashSet<String>> {
+    let mut partners: HashMap<String, HashSet<String>> = HashMap::new();
+    for [a, b] in documents.corpus.categories.iter().flat_map(|category| &category.pairs) {
+        let (a, b) = (a.to_lowercase(), b.to_lowercase());
+        partners.entry(a.clone()).or_default().insert(b.clone());
+        partners.entry(b).or_default().insert(a);
+    }
+    partners
+}
+
+fn records<'a>(
+    states: &Needed,
+    documents: &'a Documents,
+    partners: &HashMap<String, HashSet<String>>,
+    ready: &Ready,
+) -> Result<Vec<Record<'a>>> {
+    let all = documents.of(Set::Words);
+    let x = store::read(states, &ready.variant.source, Set::Words, ready.setting.pooling)?;
+    let mut vectors: Vec<Bipolar> = Vec::with_capacity(all.len());
+    for start in (0..all.len()).step_by(256) {
+        let x = x.narrow(0, start, 256.min(all.len() - start))?;
+        vectors.extend(encoder::signs(&ready.encoder.encode(&x)?)?);
+    }
+    let next = next_rows(states, &ready.variant.source, all.len())?;
+    let readout = Readout::new(&ready.book);
+    let each = |((analogy, v), next): ((&'a Analogy, &Bipolar), NextRow)| {
+        let words = places(&ready.book, analogy)?;
+        let found = [readout.published(v, &words, true), readout.blind(v, &words), readout.key(v, &words, true)];
+        let kind = kind(ready, analogy, partners, &found[0], found[0].best().0);
+        let factors = extracted(ready, analogy, partners, &found[0], readout.threshold());
+        let area = documents.corpus.categories[analogy.category].area;
+        Ok(Record { analogy, part: documents.part(analogy), area, words, found, factors, kind, next })
+    };
+    all.par_iter().zip(&vectors).zip(next).map(each).collect()
+}
+
+/// What the model itself says of each document.
+fn next_rows(states: &Needed, source: &str, count: usize) -> Result<Vec<NextRow>> {
+    let table = states.table("next_tokens")?.filter("source", &[Value::from(source)])?;
+    if table.len() != count {
+        bail!("next_tokens has {} rows of `{source}` instead of {count}", table.len());
+    }
+    let text = |column: &str| -> Result<Vec<String>> {
+        Ok(table.texts(column)?.into_iter().map(Option::unwrap_or_default).collect())
+    };
+    let number = |column: &str| table.floats(column);
+    let (token, spelt, spelt_normed) = (text("token")?, text("spelt")?, text("spelt_normed")?);
+    let [score_1, score_5, exact] = [number("score_1")?, number("score_5")?, number("exact")?];
+    let (rank, gap) = (number("rank")?, number("gap")?);
+    let known = |x: f64| x.is_finite().then_some(x);
+    let row = |i: usize| NextRow {
+        token: token[i].clone(),
+        score: [score_1[i], score_5[i]],
+        exact: exact[i],
+        rank: known(rank[i]),
+        gap: known(gap[i]),
+        spelt: spelt[i].clone(),
+        spelt_normed: spelt_normed[i].clone(),
+    };
+    Ok((0..count).map(row).collect())
+}
+
+/// What an item is to a document.
+fn kind(
+    ready: &Ready,
+    analogy: &Analogy,
+    partners: &HashMap<String, HashSet<String>>,
+    found: &Found,
+    item: usize,
+) -> &'static str {
+    let Some(name) = ready.book.names().get(item) else { return "out of context" };
+    let words = [0, 1, 2, 3].map(|at| analogy.words[at].to_lowercase());
+    if *name == words[3] {
+        return "target";
+    }
+    for (word, kind) in words.iter().zip(["example key", "example value", "key"]) {
+        if name == word {
+            return kind;
+        }
+    }
+    let asked = match found.query {
+        Some(query) => query.uses().iter().map(|at| words[*at].clone()).collect(),
+        None => Vec::new(),
+    };
+    let own = partners.get(name);
+    if own.is_some_and(|own| own.contains(name) || asked.iter().any(|word| own.contains(word))) {
+        return "pair value";
+    }
+    if words.iter().any(|word| word.contains(name.as_str()) || name.contains(word.as_str())) {
+        return "related";
+    }
+    "out of context"
+}
+
+/// The concepts that the published readout extracts: what the most similar item is, if it is above the threshold, and what was
+/// unbound for it.
+fn extracted(
+    ready: &Ready,
+    analogy: &Analogy,
+    partners: &HashMap<String, HashSet<String>>,
+    found: &Found,
+    threshold: f64,
+) -> String {
+    let (item, most) = found.best();
+    let mut factors: Vec<&str> = Vec::new();
+    if most >= threshold {
+        factors.push(kind(ready, analogy, partners, found, item));
+    }
+    match (found.query, found.searched) {
+        (Some(Query::Original), _) => {}
+        (Some(query), _) => factors.push(query.name()),
+        (None, Some(word)) => factors.push(kind(ready, analogy, partners, found, word)),
+        (None, None) => {}
+    }
+    if factors.contains(&"example key") && factors.contains(&"example value") {
+        factors = vec!["example"];
+    }
+    factors.sort_unstable();
+    factors.dedup();
+    if factors.is_empty() { NONE.to_owned() } else { factors.join(" | ") }
+}
+
+const READOUTS: [&str; 3] = ["published", "blind", "key"];
+
+fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
+    for part in [None, Some(Part::Train), Some(Part::Validation), Some(Part::Test)] {
+        let of: Vec<&Record<'_>> = records.iter().filter(|record| part.is_none_or(|part| record.part == part)).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let part_name = part.map_or("all".to_owned(), |part| part.to_string());
+        let mut push = |what: &str, values: Vec<f64>| {
+            let (precision, sd) = (mean(&values), standard_deviation(&values));
+            let id = what.replace(" @", "_").replace(' ', "_");
+            run.measure(&format!("{name}.{part_name}.{id}"), precision, "fraction");
+            tables.precision.push(row![name, &*part_name, what, of.len(), precision, sd])
+        };
+        push("next token @1", of.iter().map(|record| record.next.score[0]).collect())?;
+        push("next token @5", of.iter().map(|record| record.next.score[1]).collect())?;
+        push("next token exact", of.iter().map(|record| record.next.exact).collect())?;
+        for (which, readout) in READOUTS.into_iter().enumerate() {
+            for first in [1, 3, 5] {
+                let hit = |record: &&Record<'_>| f64::from(u8::from(record.found[which].among(record.words.target, first)));
+                push(&format!("{readout} @{first}"), of.iter().map(hit).collect())?;
+            }
+        }
+    }
+    let find = |which: usize| mean(&records.iter().filter(|r| r.part == Part::Train).map(|r| hit(r, which)).collect::<Vec<_>>());
+    let next = mean(&records.iter().filter(|r| r.part == Part::Train).map(|r| r.next.score[0]).collect::<Vec<_>>());
+    run.measure(&format!("{name}.train.key_above_next_token"), find(2) - next, "fraction");
+    Ok(())
+}
+
+fn hit(record: &Record<'_>, which: usize) -> f64 {
+    f64::from(u8::from(record.found[which].among(record.words.target, 1)))
+}
+
+fn factors(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
+    let areas = [None].into_iter().chain(Area::ALL.map(Some));
+    for area in areas {
+        let of: Vec<&Record<'_>> = records.iter().filter(|record| area.is_none_or(|area| record.area == area)).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        of.iter().for_each(|record| *counts.entry(&record.factors).or_default() += 1);
+        let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+        counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+        let area_name = area.map_or("all".to_owned(), |area| area.to_string());
+        let share = |count: usize| count as f64 / of.len() as f64;
+        // what is rare goes together, so that the figure can be read
+        let (shown, rest) = counts.split_at(counts.len().min(8));
+        for (factors, count) in shown {
+            tables.factors.push(row![name, &*area_name, *factors, share(*count)])?;
+        }
+        if !rest.is_empty() {
+            let count = rest.iter().map(|(_, count)| count).sum::<usize>();
+            tables.factors.push(row![name, &*area_name, "others", share(count)])?;
+        }
+        if area.is_none() {
+            let of = |wanted: &str| counts.iter().filter(|(factors, _)| *factors == wanted).map(|(_, n)| share(*n)).sum::<f64>();
+            run.measure(&format!("{name}.key_target"), of("key | target"), "fraction");
+            run.measure(&format!("{name}.key_or_context_target"), of("key | target") + of("context | target"), "fraction");
+            run.measure(&format!("{name}.nothing"), of(NONE), "fraction");
+        }
+    }
+    Ok(())
+}
+
+fn areas(run: &Run, name: &str, documents: &Documents, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
+    let metrics: [(&str, fn(&Record<'_>) -> f64); 6] = [
+        ("next token @1", |record| record.next.score[0]),
+        ("next token @5", |record| record.next.score[1]),
+        ("published @1", |record| hit(record, 0)),
+        ("blind @1", |record| hit(record, 1)),
+        ("key @1", |record| hit(record, 2)),
+        ("cosine of the target, key", |record| record.found[2].target),
+    ];
+    for area in Area::ALL {
+        let of: Vec<&Record<'_>> = records.iter().filter(|record| record.area == area).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let area_name = area.to_string();
+        for (metric, value) in metrics {
+            let values: Vec<f64> = of.iter().map(|record| value(record)).collect();
+            tables.areas.push(row![name, &*area_name, metric, of.len(), mean(&values), standard_deviation(&values)])?;
+            let id = format!("{name}.{}.{}", area_name.replace(' ', "_"), metric.replace(" @", "_").replace(' ', "_"));
+            run.measure(&id.replace(",", ""), mean(&values), "");
+        }
+        let blank = of.iter().filter(|record| record.next.score[1] == 0. && hit(record, 0) == 0.).count();
+        tables.blank.push(row![name, &*area_name, blank as f64 / of.len() as f64])?;
+    }
+    for (index, category) in documents.corpus.categories.iter().enumerate() {
+        let of: Vec<&Record<'_>> = records.iter().filter(|record| record.analogy.category == index).collect();
+        let mut push = |quantity: &str, mut values: Vec<f64>| -> Result<()> {
+            if !values.is_empty() {
+                values.sort_by(f64::total_cmp);
+                let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
+                let area = category.area.to_string();
+                tables.spread.push(row![name, &*category.name, &*area, quantity, at(0.25), at(0.5), at(0.75)])?;
+            }
+            Ok(())
+        };
+        push("cosine of the target, key", of.iter().map(|record| record.found[2].target).collect())?;
+        push("rank of the target's token", of.iter().filter_map(|record| record.next.rank).collect())?;
+        push("gap of the target's token", of.iter().filter_map(|record| record.next.gap).collect())?;
+    }
+    Ok(())
+}
+
+fn lens(run: &Run, source: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
+    for normed in [false, true] {
+        let of = |record: &Record<'_>| if normed { record.next.spelt_normed.clone() } else { record.next.spelt.clone() };
+        let norm = if normed { "final norm" } else { "as they are" };
+        let hits: Vec<f64> =
+            records.iter().map(|record| f64::from(u8::from(of(record).split(" | ").any(|word| word == "target")))).collect();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        records.iter().for_each(|record| *counts.entry(of(record)).or_default() += 1);
+        run.measure(&format!("{source}.lens.{}", if normed { "normed" } else { "raw" }), mean(&hits), "fraction");
+        for (label, count) in counts {
+            tables.lens.push(row![source, norm, &*label, count as f64 / records.len() as f64])?;
+        }
+    }
+    Ok(())
+}
+
+/// What one of the two methods says where the other finds nothing.
+fn cross(name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
+    let silent: Vec<&Record<'_>> = records.iter().filter(|record| record.next.spelt == NONE).collect();
+    let missed: Vec<&Record<'_>> = records.iter().filter(|record| hit(record, 2) == 0.).collect();
+    let mut push = |given: &str, of: &[&Record<'_>], label: &dyn Fn(&Record<'_>) -> String| -> Result<()> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        of.iter().for_each(|record| *counts.entry(label(record)).or_default() += 1);
+        let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+        counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        for (label, count) in counts.into_iter().take(8) {
+            tables.cross.push(row![name, given, &*label, of.len(), count as f64 / of.len() as f64])?;
+        }
+        Ok(())
+    };
+    push("states spell none of the words", &silent, &|record| record.factors.clone())?;
+    push("the probe misses the target (key)", &missed, &|record| record.next.spelt.clone())
+}
+
+fn spearman(name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
+    let columns: [(&str, fn(&Record<'_>) -> f64); 8] = [
+        ("next token @1", |r| r.next.score[0]),
+        ("next token @5", |r| r.next.score[1]),
+        ("token rank", |r| r.next.rank.unwrap_or(f64::NAN)),
+        ("token gap", |r| r.next.gap.unwrap_or(f64::NAN)),
+        ("published @1", |r| hit(r, 0)),
+        ("blind @1", |r| hit(r, 1)),
+        ("key @1", |r| hit(r, 2)),
+        ("target cosine", |r| r.found[2].target),
+    ];
+    for (x_name, x) in columns {
+        for (y_name, y) in columns {
+            let pairs: Vec<(f64, f64)> =
+                records.iter().map(|r| (x(r), y(r))).filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+            let (x, y): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+            let rho = rank_correlation(&x, &y);
+            tables.spearman.push(row![name, x_name, y_name, rho.is_finite().then_some(rho)])?;
+        }
+    }
+    Ok(())
+}
+
+struct Tables {
+    precision: Builder,
+    factors: Builder,
+    areas: Builder,
+    blank: Builder,
+    spread: Builder,
+    lens: Builder,
+    cross: Builder,
+    spearman: Builder,
+    records: Builder,
+}
+
+impl Tables {
+    fn new() -> Self {
+        let of = |schema: Schema| schema.text("encoder", "which probe");
+        let precision = of(Schema::new("precision", "one way of asking, on one part of the documents in words"))
+            .text("part", "what documents with these targets are for")
+            .text("what", "who is asked, and how many answers count")
+            .int("documents", "how many")
+            .float("precision", "the target is among the answers; tokens that begin it count half", "fraction")
+            .float("sd", "standard deviation over documents", "");
+        let factors = of(Schema::new("factors", "one set of extracted concepts"))
+            .text("area", "field of knowledge, or all")
+            .text("factors", "what the most similar item is, and what was unbound for it")
+            .float("share", "of the documents", "fraction");
+        let areas = of(Schema::new("areas", "one number of one field of knowledge"))
+            .text("area", "field of knowledge")
+            .text("metric", "which number")
+            .int("documents", "how many")
+            .float("mean", "over documents", "")
+            .float("sd", "over documents", "");
+        let blank = of(Schema::new("blank", "one field of knowledge"))
+            .text("area", "field of knowledge")
+            .float("share", "documents where none of the five likeliest tokens and not the probe has the target", "fraction");
+        let spread = of(Schema::new("spread", "one number of one relation"))
+            .text("relation", "which")
+            .text("area", "field of knowledge")
+            .text("quantity", "which number")
+            .float("low", "first quartile", "")
+            .float("median", "over documents", "")
+            .float("high", "third quartile", "");
+        let lens = Schema::new("lens", "one set of words that states spell")
+            .text("source", "which model")
+            .text("norm", "whether states go through the final norm first")
+            .text("spelt", "words that some state's likeliest token is or begins")
+            .float("share", "of the documents", "fraction");
+        let cross = of(Schema::new("cross", "one label, given a failure of the other method"))
+            .text("given", "which documents")
+            .text("label", "what the other method gives")
+            .int("documents", "how many there are of these")
+            .float("share", "of them", "fraction");
+        let spearman = of(Schema::new("spearman", "two numbers"))
+            .text("x", "one of them")
+            .text("y", "the other")
+            .float("rho", "rank correlation over documents", "");
+        let records = of(Schema::new("records", "one document"))
+            .text("document", "as the model read it")
+            .text("target", "what comes next")
+            .text("part", "what documents with this target are for")
+            .text("next_token", "likeliest next token")
+            .text("query", "what was unbound, published readout")
+            .text("kind", "what the most similar item is to the document")
+            .text("found", "most similar items and their cosines, published readout")
+            .text("blind", "most similar item, blind readout")
+            .text("key", "most similar item, key readout")
+            .text("factors", "extracted concepts");
+        let [precision, factors, areas, blank, spread, lens, cross, spearman, records] =
+            [precision, factors, areas, blank, spread, lens, cross, spearman, records].map(Builder::new);
+        Self { precision, factors, areas, blank, spread, lens, cross, spearman, records }
+    }
+
+    fn record_of(&mut self, name: &str, ready: &Ready, record: &Record<'_>) -> Result<()> {
+        let word = |item: usize| ready.book.names().get(item).cloned().unwrap_or_default();
+        let found = &record.found[0];
+        let told: Vec<String> =
+            found.nearest.iter().take(3).map(|(item, cosine)| format!("{} {cosine:.2}", word(*item))).collect();
+        let query = found.query.map_or("search", Query::name);
+        let best = |which: usize| word(record.found[which].best().0);
+        let part = record.part.to_string();
+        Ok(self.records.push(row![
+            name,
+            &*Set::Words.prompt(record.analogy),
+            &*record.analogy.target(),
+            &*part,
+            &*record.next.token,
+            query,
+            record.kind,
+            &*told.join(", "),
+            &*best(1),
+            &*best(2),
+            &*record.factors
+        ])?)
+    }
+
+    fn record(self, run: &Run) -> Result<()> {
+        let Self { precision, factors, areas, blank, spread, lens, cross, spearman, records } = self;
+        for table in [precision, factors, areas, blank, spread, lens, cross, spearman, records] {
+            run.record(table.finish()?);
+        }
+        Ok(())
+    }
+}

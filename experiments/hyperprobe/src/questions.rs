@@ -1,0 +1,471 @@
+//! Question answering: which words of a question and of its answer a state holds before the model answers and after
+//! (arXiv 2509.25045, section 6), on questions of our own with the words that matter listed.
+//!
+//! The encoder learns sets of words from questions cut short; what is read out are all concepts above the threshold, without
+//! unbinding.
+//!
+//! Tables: `answers` (how well the model answers), `fit` and `curves` (the encoder), `overlap` and `proportions` (what is extracted
+//! before and after), `correlations`, `items` (every question).
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use capture::{Choice, generate};
+use datasets::analogies::{Corpus, Part};
+use datasets::facts::{Fact, concepts, facts};
+use experiment::Run;
+use hooks::HookedModel;
+use probes::{correlation, mean, standard_deviation};
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use tables::{Builder, Schema, row};
+use vsa::{Bipolar, Codebook, Tie, Vector};
+
+use crate::encoder;
+use crate::ingestion;
+use crate::language::fact_part;
+use crate::layers::{Pooling, Starts, sizes};
+use crate::readout::Readout;
+use crate::source::{Source, Subject};
+use crate::train::{Material, Row, Rows, Setting, Training, fit};
+
+/// Parameters of `questions`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Models, one after the other.
+    #[schemars(length(min = 1))]
+    pub sources: Vec<Source>,
+    /// Questions; fewer when there are not so many.
+    #[schemars(range(min = 20))]
+    pub questions: usize,
+    /// Seed of the codebook.
+    pub codebook_seed: u64,
+    /// The encoder; its split is by question, and its documents are those that questions give.
+    pub encoder: Setting,
+    /// How it is trained.
+    pub training: Training,
+    /// Clusters of layers.
+    #[schemars(range(min = 1))]
+    pub clusters: usize,
+    /// Prompts that go through a model together.
+    #[schemars(range(min = 1))]
+    pub batch: usize,
+    /// Longest answer, in tokens.
+    #[schemars(range(min = 1))]
+    pub longest: usize,
+}
+
+/// One question, answered.
+struct Item {
+    fact: Fact,
+    part: Part,
+    /// What the model wrote.
+    written: String,
+    f1: f64,
+    exact: bool,
+    mentioned: bool,
+    /// Concepts in the state behind the prompt, and behind the answer.
+    extracted: [Vec<String>; 2],
+}
+
+/// Asks every model.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    if params.encoder.pooling == Pooling::Embeddings {
+        bail!("params.encoder.pooling: a state behind an answer has no embeddings of its own; choose another");
+    }
+    let facts: Vec<(usize, Fact)> = facts().into_iter().enumerate().take(params.questions).collect();
+    let book = Codebook::<Bipolar>::new(params.encoder.dimension, params.codebook_seed, concepts(&Corpus::whole()))?;
+    let mut tables = Tables::new();
+    for source in &params.sources {
+        run.go_on()?;
+        let subject = Subject::open(run, source)?;
+        let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
+        let starts = Starts::new(states, clusters, &mut run.rng("clusters"));
+        let encoder = train(run, &params, &subject, &facts, &book, &starts, &mut tables)?;
+        let items = ask(run, &params, &subject, &facts, &book, &starts, &encoder)?;
+        answers(run, &subject.name, &items, &mut tables)?;
+        overlap(run, &subject.name, &items, &mut tables)?;
+    }
+    tables.record(run)
+}
+
+/// Pooled states of the last tokens, `[documents, d_model]`.
+fn pooled(subject: &Subject, tokens: &[Vec<u32>], params: &Params, starts: &Starts) -> Result<Tensor> {
+    let seen = ingestion::read::<()>(subject, tokens, params.batch, None)?;
+    let of = |seen: &ingestion::Seen<()>| -> Result<Vec<f32>> {
+        Ok(seen.states.pooled(params.encoder.pooling, &seen.states.clusters(starts)?))
+    };
+    let rows = seen.par_iter().map(of).collect::<Result<Vec<_>>>()?;
+    let width = rows.first().map_or(0, Vec::len);
+    Ok(Tensor::from_vec(rows.concat(), (rows.len(), width), &Device::Cpu)?)
+}
+
+fn train(
+    run: &Run,
+    params: &Params,
+    subject: &Subject,
+    facts: &[(usize, Fact)],
+    book: &Codebook<Bipolar>,
+    starts: &Starts,
+    tables: &mut Tables,
+) -> Result<encoder::Encoder> {
+    let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+    let mut rows = Rows { train: Vec::new(), validation: Vec::new(), test: Vec::new() };
+    for (place, fact) in facts {
+        for (text, features) in fact.cut() {
+            let vectors = features.iter().map(|word| book.vector(word)).collect::<Result<Vec<_>, _>>()?;
+            match fact_part(*place) {
+                Part::Train => rows.train.push(tokens.len()),
+                Part::Validation => rows.validation.push(tokens.len()),
+                Part::Test => rows.test.push(tokens.len()),
+            }
+            tokens.push(subject.encode(&text)?);
+            targets.push(Bipolar::bundle(vectors).sign(Tie::Negative));
+        }
+    }
+    let material = Material { x: pooled(subject, &tokens, params, starts)?, targets, words: Vec::new() };
+    let (encoder, history) = fit(run, &params.training, &params.encoder, &subject.name, &material, &rows)?;
+    for Row { epoch, train, validation, cosine, accuracy } in history.rows {
+        tables.curves.push(row![&*subject.name, epoch, train, validation, cosine, accuracy])?;
+    }
+    for (set, rows) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {
+        let o = encoder.encode(&material.rows(rows)?)?;
+        let (cosines, shares): (Vec<f64>, Vec<f64>) =
+            encoder::agreement(&o, &material.targets(rows))?.into_iter().unzip();
+        tables.fit.push(row![&*subject.name, set, rows.len(), mean(&cosines), mean(&shares)])?;
+        run.measure(&format!("{}.{set}.cosine", subject.name), mean(&cosines), "");
+    }
+    Ok(encoder)
+}
+
+fn ask(
+    run: &Run,
+    params: &Params,
+    subject: &Subject,
+    facts: &[(usize, Fact)],
+    book: &Codebook<Bipolar>,
+    starts: &Starts,
+    encoder: &encoder::Encoder,
+) -> Result<Vec<Item>> {
+    let prompts = facts.iter().map(|(_, fact)| subject.encode(&fact.prompt())).collect::<Result<Vec<_>>>()?;
+    let choice = Choice { most: params.longest, stop: subject.line_ends(), temperature: None };
+    let mut written: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+    let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    prompts.iter().enumerate().for_each(|(place, ids)| by_length.entry(ids.len()).or_default().push(place));
+    let mut task = run.task(&format!("{} answers", subject.name), prompts.len() as u64, "questions");
+    let (mut done, positions) = (0, subject.model.config().n_positions);
+    for (seq, places) in by_length {
+        for places in places.chunks(params.batch) {
+            run.go_on()?;
+            let ids: Vec<u32> = places.iter().flat_map(|place| prompts[*place].iter().copied()).collect();
+            let ids = Tensor::from_vec(ids, (places.len(), seq), &subject.model.device())?;
+            let choice = Choice { most: choice.most.min(positions - seq), ..choice.clone() };
+            let new = generate(&subject.model, &ids, &choice, &mut run.rng("greedy"))?;
+            places.iter().zip(new).for_each(|(place, new)| written[*place] = new);
+            done += places.len();
+            task.at(done as u64, "");
+        }
+    }
+    // the state behind the answer is that of its last token, the end of the line left out
+    let ends = subject.line_ends();
+    let after: Vec<Vec<u32>> = prompts
+        .iter()
+        .zip(&written)
+        .map(|(prompt, new)| {
+            let new = new.iter().copied().filter(|id| !ends.contains(id));
+            prompt.iter().copied().chain(new).collect()
+        })
+        .collect();
+    let readout = Readout::new(book);
+    let mut extracted = Vec::new();
+    for tokens in [&prompts, &after] {
+        let x = pooled(subject, tokens, params, starts)?;
+        let vectors = encoder::signs(&encoder.encode(&x)?)?;
+        let members = |v: &Bipolar| -> Vec<String> {
+            readout.members(v).into_iter().map(|(item, _)| book.name(item).to_owned()).collect()
+        };
+        extracted.push(vectors.par_iter().map(members).collect::<Vec<_>>());
+    }
+    let [before, behind] = <[_; 2]>::try_from(extracted).ok().context("before and after")?;
+    let item = |(((place, fact), ids), extracted): (((&usize, &Fact), &Vec<u32>), [Vec<String>; 2])| {
+        let written = subject.decode(ids).replace(['\n', '\r'], " ").trim().to_owned();
+        let (truth, said) = (plain(&fact.answer), plain(&written));
+        Item {
+            fact: fact.clone(),
+            part: fact_part(*place),
+            f1: f1(&said, &truth),
+            exact: said == truth,
+            mentioned: written.to_lowercase().contains(&fact.answer.to_lowercase()),
+            written,
+            extracted,
+        }
+    };
+    let both = before.into_iter().zip(behind).map(|(before, after)| [before, after]);
+    Ok(facts.iter().map(|(place, fact)| (place, fact)).zip(&written).zip(both).map(item).collect())
+}
+
+/// Words as SQuAD compares them: small letters, no marks, no articles.
+fn plain(text: &str) -> Vec<String> {
+    let bare: String = text.to_lowercase().chars().map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
+    bare.split_whitespace().filter(|word| !["a", "an", "the"].contains(word)).map(str::to_owned).collect()
+}
+
+/// Harmonic mean of the shares of words in common.
+fn f1(said: &[String], truth: &[String]) -> f64 {
+    let mut left = truth.to_vec();
+    let common = said.iter().filter(|word| left.iter().position(|one| one == *word).map(|at| left.remove(at)).is_some());
+    let common = common.count() as f64;
+    if common == 0. { 0. } else { 2. * common / (said.len() + truth.len()) as f64 }
+}
+
+/// |A ∩ B| / |A ∪ B|, words being alike when `alike` says so; 0 when both are empty.
+fn jaccard(a: &[String], b: &[String], alike: impl Fn(&str, &str) -> bool) -> f64 {
+    let common = a.iter().filter(|x| b.iter().any(|y| alike(x, y))).count();
+    let own = b.iter().filter(|y| !a.iter().any(|x| alike(x, y))).count();
+    let all = a.len() + own;
+    if all == 0 { 0. } else { common as f64 / all as f64 }
+}
+
+/// Whether one word is part of the other, or they share four fifths of their letters in order.
+fn nearly(x: &str, y: &str) -> bool {
+    x.contains(y) || y.contains(x) || ratio(x, y) >= 0.8
+}
+
+/// Twice the longest common subsequence over both lengths.
+fn ratio(x: &str, y: &str) -> f64 {
+    let (x, y): (Vec<char>, Vec<char>) = (x.chars().collect(), y.chars().collect());
+    let mut row = vec![0usize; y.len() + 1];
+    for a in &x {
+        let mut diagonal = 0;
+        for (j, b) in y.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = if a == b { diagonal + 1 } else { above.max(row[j]) };
+            diagonal = above;
+        }
+    }
+    let both = x.len() + y.len();
+    if both == 0 { 1. } else { 2. * row[y.len()] as f64 / both as f64 }
+}
+
+fn answers(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
+    for part in [None, Some(Part::Train), Some(Part::Validation), Some(Part::Test)] {
+        let of: Vec<&Item> = items.iter().filter(|item| part.is_none_or(|part| item.part == part)).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let part = part.map_or("all".to_owned(), |part| part.to_string());
+        let numbers = |value: &dyn Fn(&Item) -> f64| of.iter().map(|item| value(item)).collect::<Vec<f64>>();
+        let yes = |is: bool| f64::from(u8::from(is));
+        let [f1, exact, mentioned] =
+            [numbers(&|item| item.f1), numbers(&|item| yes(item.exact)), numbers(&|item| yes(item.mentioned))];
+        tables.answers.push(row![
+            name,
+            &*part,
+            of.len(),
+            mean(&f1),
+            standard_deviation(&f1),
+            mean(&exact),
+            mean(&mentioned)
+        ])?;
+        run.measure(&format!("{name}.{part}.f1"), mean(&f1), "fraction");
+        run.measure(&format!("{name}.{part}.exact"), mean(&exact), "fraction");
+        run.measure(&format!("{name}.{part}.mentioned"), mean(&mentioned), "fraction");
+    }
+    Ok(())
+}
+
+const TIMES: [&str; 2] = ["before", "after"];
+
+fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
+    type Group = (&'static str, fn(&Item) -> bool);
+    let groups: [Group; 4] = [
+        ("all", |_| true),
+        ("answered", |item| item.mentioned),
+        ("not answered", |item| !item.mentioned),
+        ("test questions", |item| item.part == Part::Test),
+    ];
+    for (group, is) in groups {
+        let of: Vec<&Item> = items.iter().filter(|item| is(item)).collect();
+        if of.is_empty() {
+            continue;
+        }
+        for (at, time) in TIMES.into_iter().enumerate() {
+            for (features, wanted) in [("question", 0), ("answer", 1)] {
+                let scores = |alike: fn(&str, &str) -> bool| -> Vec<f64> {
+                    of.iter().map(|item| jaccard(&item.extracted[at], item.features(wanted), alike)).collect()
+                };
+                let (exact, fuzzy) = (scores(|x, y| x == y), scores(nearly));
+                tables.overlap.push(row![
+                    name,
+                    group,
+                    time,
+                    features,
+                    of.len(),
+                    mean(&exact),
+                    standard_deviation(&exact),
+                    mean(&fuzzy),
+                    standard_deviation(&fuzzy)
+                ])?;
+                let id = group.replace(' ', "_");
+                run.measure(&format!("{name}.{id}.{time}.{features}.jaccard"), mean(&exact), "fraction");
+            }
+            let shares: Vec<[f64; 3]> = of.iter().map(|item| item.shares(at)).collect();
+            for (class, label) in ["question", "answer", "other"].into_iter().enumerate() {
+                let values: Vec<f64> = shares.iter().map(|of| of[class]).collect();
+                tables.proportions.push(row![name, group, time, label, mean(&values)])?;
+                let id = group.replace(' ', "_");
+                run.measure(&format!("{name}.{id}.{time}.{label}.share"), mean(&values), "fraction");
+            }
+        }
+    }
+    let columns: [(&str, fn(&Item) -> f64); 8] = [
+        ("F1", |item| item.f1),
+        ("answer mentioned", |item| f64::from(u8::from(item.mentioned))),
+        ("question before", |item| jaccard(&item.extracted[0], item.features(0), |x, y| x == y)),
+        ("question after", |item| jaccard(&item.extracted[1], item.features(0), |x, y| x == y)),
+        ("answer before", |item| jaccard(&item.extracted[0], item.features(1), |x, y| x == y)),
+        ("answer after", |item| jaccard(&item.extracted[1], item.features(1), |x, y| x == y)),
+        ("before with after", |item| jaccard(&item.extracted[0], &item.extracted[1], |x, y| x == y)),
+        ("concepts before", |item| item.extracted[0].len() as f64),
+    ];
+    for (x_name, x) in columns {
+        for (y_name, y) in columns {
+            let (x, y): (Vec<f64>, Vec<f64>) = items.iter().map(|item| (x(item), y(item))).unzip();
+            let r = correlation(&x, &y);
+            tables.correlations.push(row![name, x_name, y_name, r.is_finite().then_some(r)])?;
+        }
+    }
+    for item in items {
+        let part = item.part.to_string();
+        let [before, after] = [0, 1].map(|at| item.extracted[at].iter().take(6).cloned().collect::<Vec<_>>().join(", "));
+        tables.items.push(row![
+            name,
+            &*item.fact.question,
+            &*item.fact.answer,
+            &*part,
+            &*item.written,
+            item.f1,
+            &*before,
+            &*after
+        ])?;
+    }
+    Ok(())
+}
+
+impl Item {
+    /// Words that matter in the question, or in the answer.
+    fn features(&self, of: usize) -> &[String] {
+        if of == 0 { &self.fact.question_features } else { &self.fact.answer_features }
+    }
+
+    /// Shares of extracted concepts that are of the question, of the answer, and neither; noughts when nothing was extracted.
+    fn shares(&self, at: usize) -> [f64; 3] {
+        let extracted: BTreeSet<&String> = self.extracted[at].iter().collect();
+        let count = extracted.len().max(1) as f64;
+        let inside = |features: &[String]| extracted.iter().filter(|word| features.contains(word)).count() as f64;
+        let (question, answer) = (inside(self.features(0)), inside(self.features(1)));
+        [question / count, answer / count, (extracted.len() as f64 - question - answer) / count]
+    }
+}
+
+struct Tables {
+    answers: Builder,
+    fit: Builder,
+    curves: Builder,
+    overlap: Builder,
+    proportions: Builder,
+    correlations: Builder,
+    items: Builder,
+}
+
+impl Tables {
+    fn new() -> Self {
+        let of = |schema: Schema| schema.text("source", "which model");
+        let answers = of(Schema::new("answers", "one part of the questions"))
+            .text("part", "what the encoder has these questions for")
+            .int("questions", "how many")
+            .float("f1", "words in common with the answer, as SQuAD counts", "fraction")
+            .float("f1_sd", "standard deviation over questions", "")
+            .float("exact", "nothing but the answer", "fraction")
+            .float("mentioned", "the answer is in what was written", "fraction");
+        let fit = of(Schema::new("fit", "the encoder on one part of the documents"))
+            .text("part", "what they are for")
+            .int("documents", "questions cut short")
+            .float("cosine", "of outputs with targets", "")
+            .float("accuracy", "components of the right sign", "fraction");
+        let curves = of(Schema::new("curves", "one encoder at one time of its training"))
+            .float("epoch", "times that each training document was seen", "")
+            .float("train_loss", "mean since the row before", "")
+            .float("validation_loss", "on validation documents", "")
+            .float("cosine", "of outputs with targets, on validation documents", "")
+            .float("accuracy", "components of the right sign, on validation documents", "fraction");
+        let overlap = of(Schema::new("overlap", "extracted concepts against words that matter"))
+            .text("group", "which questions")
+            .text("time", "before or after the answer was written")
+            .text("features", "words of the question, or of the answer")
+            .int("questions", "how many")
+            .float("jaccard", "concepts in common over all concepts", "fraction")
+            .float("jaccard_sd", "over questions", "")
+            .float("fuzzy", "the same, words that are nearly alike counting as one", "fraction")
+            .float("fuzzy_sd", "over questions", "");
+        let proportions = of(Schema::new("proportions", "one kind of extracted concept"))
+            .text("group", "which questions")
+            .text("time", "before or after the answer was written")
+            .text("kind", "of the question, of the answer, or neither")
+            .float("share", "of the extracted concepts, mean over questions", "fraction");
+        let correlations = of(Schema::new("correlations", "two numbers of a question"))
+            .text("x", "one of them")
+            .text("y", "the other")
+            .float("r", "Pearson's correlation over questions", "");
+        let items = of(Schema::new("items", "one question"))
+            .text("question", "as it was asked, without its context")
+            .text("answer", "the right one")
+            .text("part", "what the encoder has it for")
+            .text("written", "what the model wrote")
+            .float("f1", "words in common with the answer", "fraction")
+            .text("before", "most similar concepts before the answer")
+            .text("after", "and after it");
+        let [answers, fit, curves, overlap, proportions, correlations, items] =
+            [answers, fit, curves, overlap, proportions, correlations, items].map(Builder::new);
+        Self { answers, fit, curves, overlap, proportions, correlations, items }
+    }
+
+    fn record(self, run: &Run) -> Result<()> {
+        let Self { answers, fit, curves, overlap, proportions, correlations, items } = self;
+        for table in [answers, fit, curves, overlap, proportions, correlations, items] {
+            run.record(table.finish()?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn answers_are_compared_as_squad_does() {
+        let truth = plain("Paris");
+        assert_eq!((f1(&plain("The Paris."), &truth), plain("The Paris.") == truth), (1., true));
+        assert!((f1(&plain("It is Paris"), &truth) - 0.5).abs() < 1e-12);
+        assert_eq!(f1(&plain("Rome"), &truth), 0.);
+        assert_eq!(f1(&plain("paris paris"), &truth), 2. / 3.);
+    }
+
+    #[test]
+    fn sets_overlap_exactly_and_nearly() {
+        let (a, b) = (words(&["paris", "capital"]), words(&["capitals", "france"]));
+        assert_eq!(jaccard(&a, &b, |x, y| x == y), 0.);
+        assert!((jaccard(&a, &b, nearly) - 1. / 3.).abs() < 1e-12);
+        assert_eq!(jaccard(&a, &a, |x, y| x == y), 1.);
+        assert_eq!(jaccard(&[], &[], nearly), 0.);
+        // difflib.SequenceMatcher(None, "colour", "color").ratio() is 10/11 too
+        assert!((ratio("colour", "color") - 10. / 11.).abs() < 1e-12);
+    }
+}

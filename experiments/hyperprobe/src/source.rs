@@ -1,0 +1,128 @@
+//! The models whose states are looked at.
+
+use anyhow::{Context, Result, bail};
+use experiment::Run;
+use models::{Config, Decoder};
+use pretrained::Pretrained;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokens::{Bos, Tokenizer};
+
+/// The experiment that trains the toy language model.
+pub const LANGUAGE: &str = "hyperprobe/language";
+
+/// A model: the toy of hyperprobe/language, or any checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// What tables, figures and stores call it.
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
+    pub name: String,
+    /// A folder as on the hub, a .gguf file, or a repository such as openai-community/gpt2-medium or its revision; without: the
+    /// toy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The same shape with fresh weights: a control that knows nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrained: bool,
+}
+
+/// A model that is ready to be read.
+pub struct Subject {
+    /// Its name.
+    pub name: String,
+    /// The model.
+    pub model: Decoder,
+    tokenizer: Tokenizer,
+    toy: bool,
+}
+
+impl Subject {
+    /// Opens a model.
+    pub fn open(run: &Run, source: &Source) -> Result<Self> {
+        let told = || format!("params.sources: {}", source.name);
+        let name = source.name.clone();
+        let (model, tokenizer, toy) = match &source.model {
+            None => {
+                let need = run.need(LANGUAGE).with_context(told)?;
+                need.output("models/tokenizer_config.json")?;
+                let tokenizer = need.output("models/tokenizer.json")?;
+                let folder = tokenizer.parent().context("a file lies in a folder")?;
+                let model = models::load(&need.output(crate::language::WEIGHTS)?, run.device())?;
+                (model, Tokenizer::from_folder(folder)?, true)
+            }
+            Some(model) => {
+                let opened = Pretrained::open(model, run.device(), pretrained::free_memory()).with_context(told)?;
+                (opened.model, opened.tokenizer.with_context(told)?, false)
+            }
+        };
+        let n_layers = model.config().n_layers;
+        if n_layers < 2 {
+            bail!("{}: {n_layers} block is too few: states of at least two layers are needed", told());
+        }
+        let model = if source.untrained { untrained(run, model.config())? } else { model };
+        Ok(Self { name, model: model.frozen(), tokenizer, toy })
+    }
+
+    /// A text in tokens.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let bos = if self.toy { Bos::Always } else { Bos::Default };
+        let text = if self.toy { spaced(text) } else { text.to_owned() };
+        let ids = self.tokenizer.encode(&text, bos).with_context(|| self.name.clone())?.ids;
+        let most = self.model.config().n_positions;
+        if ids.is_empty() || ids.len() > most {
+            bail!("{}: `{text}` is {} tokens, the model takes 1 to {most}", self.name, ids.len());
+        }
+        Ok(ids)
+    }
+
+    /// Tokens as text.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.tokenizer.decode(ids).unwrap_or_default()
+    }
+
+    /// Tokens that end a line or a text.
+    pub fn line_ends(&self) -> Vec<u32> {
+        let count = self.tokenizer.d_vocab().min(self.model.config().d_vocab) as u32;
+        let ends = (0..count).filter(|id| self.decode(&[*id]).contains('\n'));
+        ends.chain(self.tokenizer.eos()).collect()
+    }
+
+    /// Every token as people would compare it with a word: without blanks around it, in small letters.
+    pub fn plain_tokens(&self) -> Vec<String> {
+        let count = self.tokenizer.d_vocab().min(self.model.config().d_vocab) as u32;
+        (0..count).map(|id| self.decode(&[id]).trim().to_lowercase()).collect()
+    }
+}
+
+/// Fresh weights in the same shape.
+fn untrained(run: &Run, config: &Config) -> Result<Decoder> {
+    Ok(Decoder::fresh(config, &mut run.rng("untrained"), run.device())?)
+}
+
+/// A text as the toy reads it: words and marks with one space between them.
+pub fn spaced(text: &str) -> String {
+    let mut words = Vec::new();
+    for line in text.split_inclusive('\n') {
+        for word in line.trim_end_matches('\n').split(' ').filter(|word| !word.is_empty()) {
+            let bare = word.trim_end_matches(['.', '?', ':']);
+            words.extend((!bare.is_empty()).then(|| bare.to_owned()));
+            words.extend(word[bare.len()..].chars().map(String::from));
+        }
+        if line.ends_with('\n') {
+            words.push("\n".to_owned());
+        }
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_toy_reads_words_and_marks() {
+        assert_eq!(spaced(" France : Paris = Italy :"), "France : Paris = Italy :");
+        assert_eq!(spaced("It is so.\nQ: Who is he?\nA (\u{2264} 3 words):"), "It is so . \n Q : Who is he ? \n A (\u{2264} 3 words) :");
+    }
+}

@@ -1,0 +1,132 @@
+//! The embedding store: what was read of each document, in shards on disk, made once and used by every later experiment.
+//!
+//! A shard is a safetensors file of a few thousand documents with one tensor per pooling, `[documents, d_model]`, and says
+//! whose states it holds; one that is there already and says the same is not made again. Only one is in memory at a time while
+//! they are made.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use experiment::Needed;
+use serde::{Deserialize, Serialize};
+use weights::Named;
+
+use crate::documents::Set;
+use crate::layers::Pooling;
+
+/// What of a set of documents is on disk, for the table of contents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shelf {
+    /// Documents.
+    pub documents: usize,
+    /// Files, in the order of the documents.
+    pub shards: Vec<String>,
+    /// Hash of the prompts.
+    pub prompts: String,
+}
+
+/// The table of contents of a model's states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// The model, as the configuration names it.
+    pub model: String,
+    /// Its trainable numbers.
+    pub parameters: usize,
+    /// Width of a state.
+    pub d_model: usize,
+    /// Places of the states, the last one behind the final norm.
+    pub sites: Vec<String>,
+    /// Clusters of k-means over them.
+    pub clusters: usize,
+    /// Sets of documents.
+    pub sets: BTreeMap<String, Shelf>,
+}
+
+impl Contents {
+    /// Reads a table of contents.
+    pub fn read(need: &Needed, source: &str) -> Result<Self> {
+        let path = need.output(&contents_file(source)).with_context(|| {
+            format!("there are no states of `{source}`; name it under params.sources there and run it again")
+        })?;
+        let text = storage::read_text(&path)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no table of contents", path.display()))
+    }
+}
+
+/// Where the table of contents of a model lies.
+pub fn contents_file(source: &str) -> String {
+    format!("stores/{source}.json")
+}
+
+/// Where a shard lies; shards are not kept in the repository.
+pub fn shard_file(source: &str, set: Set, number: usize) -> String {
+    format!("artifacts/{source}/{}-{number:05}.safetensors", set.name())
+}
+
+/// Whether a whole shard of this identity is there.
+pub fn is_there(path: &Path, identity: &str) -> bool {
+    // one that is damaged, cut short or of another configuration is simply made again
+    weights::load(path, &Device::Cpu).is_ok_and(|file| file.metadata.get("identity").is_some_and(|of| of == identity))
+}
+
+/// Writes a shard, with what the model says next as JSON.
+pub fn write(path: &Path, identity: &str, told: &str, tensors: &Named) -> Result<()> {
+    let entry = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Ok(weights::save(path, &BTreeMap::from([entry("identity", identity), entry("told", told)]), tensors)?)
+}
+
+/// Reads a shard and what the model says next.
+pub fn load(path: &Path) -> Result<(Named, String)> {
+    let mut file = weights::load(path, &Device::Cpu)?;
+    let told = file.metadata.remove("told").with_context(|| format!("{} is no shard", path.display()))?;
+    Ok((file.tensors, told))
+}
+
+/// One tensor of a set of documents, all shards after each other, f32 on the CPU.
+pub fn read(need: &Needed, source: &str, set: Set, pooling: Pooling) -> Result<Tensor> {
+    let contents = Contents::read(need, source)?;
+    let shelf = contents.sets.get(set.name()).with_context(|| format!("`{source}` has no states of {}", set.name()))?;
+    let parts = shelf.shards.iter().map(|file| {
+        let path = available(need, file)?;
+        let tensors = weights::load(&path, &Device::Cpu)?.tensors;
+        let tensor = tensors.get(pooling.name());
+        let tensor = tensor.with_context(|| format!("{} has no `{}`", path.display(), pooling.name()))?;
+        Ok(tensor.to_dtype(DType::F32)?)
+    });
+    let parts = parts.collect::<Result<Vec<Tensor>>>()?;
+    let all = Tensor::cat(&parts, 0)?;
+    if all.dim(0)? != shelf.documents {
+        bail!("the store of `{source}` has {} documents instead of {}", all.dim(0)?, shelf.documents);
+    }
+    Ok(all)
+}
+
+/// A file that is not kept in the repository.
+pub fn available(need: &Needed, file: &str) -> Result<PathBuf> {
+    need.output(file).with_context(|| {
+        let of = &need.manifest().config;
+        let (paper, experiment) = (&of.paper, &of.experiment);
+        format!("`{file}` is not kept in the repository; make it again: cargo xtask reproduce {paper}/{experiment}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_say_whose_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(shard_file("toy", Set::Words, 3));
+        assert!(path.ends_with("artifacts/toy/words-00003.safetensors") && !is_there(&path, "a"));
+        let tensors = Named::from([("last_layer".to_owned(), Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())]);
+        write(&path, "a", "[]", &tensors).unwrap();
+        assert!(is_there(&path, "a") && !is_there(&path, "b") && load(&path).unwrap().1 == "[]");
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(!is_there(&path, "a"), "a damaged shard is made again");
+    }
+}

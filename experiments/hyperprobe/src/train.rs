@@ -1,0 +1,771 @@
+//! Encoders: from the state of a document to the hypervector of its words, with what holds them to account: splits by target,
+//! inputs without a model, labels without a meaning, states of other documents (arXiv 2509.25045, sections 4 and 6).
+//!
+//! Tables: `variants`, `curves` (during training), `scores` (cosine and accuracy on every set, and of predictors that know
+//! nothing or half), `precision` (what three readouts find in documents in words).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use candle_core::{Device, Tensor};
+use datasets::analogies::{Analogy, Part};
+use experiment::{Interrupted, Needed, Run};
+use probes::mean;
+use rand::seq::SliceRandom;
+use rand::{Rng, RngCore};
+use rand_chacha::ChaCha12Rng;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+use training::{AdamWConfig, Checkpoints, Ended, Error, Objective, Plan, Schedule};
+use vsa::{Bipolar, Codebook, Vector};
+
+use crate::documents::{Documents, Set, Targets, Ties, seed_of};
+use crate::encoder::{self, Encoder, Loss, Shape};
+use crate::layers::Pooling;
+use crate::readout::{Found, Readout, Words};
+use crate::states;
+use crate::store;
+
+/// Parameters of `encoder` and `ablations`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Seed of the codebook.
+    pub codebook_seed: u64,
+    /// What every encoder has, unless it says otherwise.
+    pub encoder: Setting,
+    /// Encoders, each trained by itself.
+    #[schemars(length(min = 1))]
+    pub variants: Vec<Variant>,
+    /// How they are trained.
+    pub training: Training,
+}
+
+/// How encoders are trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Documents in a batch.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Times that each training document is seen.
+    #[schemars(range(min = 1))]
+    pub epochs: u64,
+    /// The optimiser.
+    pub adamw: AdamWConfig,
+    /// Learning rate over steps.
+    pub schedule: Schedule,
+    /// Largest norm of the gradient.
+    pub clip_norm: Option<f64>,
+    /// Epochs between evaluations; the weights with the best cosine on validation documents are kept.
+    #[schemars(range(min = 1))]
+    pub evaluate_every: u64,
+    /// Documents of each set that are evaluated.
+    #[schemars(range(min = 1))]
+    pub evaluated: usize,
+}
+
+/// What an encoder learns from what.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    /// How states become the input.
+    pub pooling: Pooling,
+    /// Which documents are for testing.
+    pub split: Split,
+    /// What becomes of the noughts of targets.
+    pub ties: Ties,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Components of hypervectors.
+    #[schemars(range(min = 64))]
+    pub dimension: usize,
+    /// Width of the network.
+    #[schemars(range(min = 1))]
+    pub width: usize,
+    /// Its blocks.
+    #[schemars(range(min = 0))]
+    pub blocks: usize,
+    /// Dropout in its blocks.
+    #[schemars(range(min = 0, max = 0.99))]
+    pub dropout: f64,
+    /// Documents in symbols to learn from and be tested on; fewer when there are not so many.
+    #[schemars(range(min = 10))]
+    pub documents: usize,
+}
+
+/// An encoder, by what is its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// What tables and figures call it.
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
+    pub name: String,
+    /// Whose states it reads, by the name there.
+    pub source: String,
+    /// Other pooling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// Another split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Other ties.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ties: Option<Ties>,
+    /// Another loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+    /// Another dimension; the network is as wide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64))]
+    pub dimension: Option<usize>,
+    /// Whether every target stands for another word, always the same: what is then found was memorised, not read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swapped: bool,
+    /// Whether states of other documents and of words without relation are tried on it as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub controls: bool,
+}
+
+/// Which documents are for training, validation and testing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// By chance, 80, 10 and 10 in a hundred, as in the reference's code: targets of test documents are those of training
+    /// documents.
+    Documents,
+    /// By target: no training document has a target of a test document.
+    Targets,
+}
+
+impl Params {
+    /// An encoder's setting.
+    pub fn setting(&self, variant: &Variant) -> Setting {
+        let own = self.encoder;
+        let dimension = variant.dimension.unwrap_or(own.dimension);
+        Setting {
+            pooling: variant.pooling.unwrap_or(own.pooling),
+            split: variant.split.unwrap_or(own.split),
+            ties: variant.ties.unwrap_or(own.ties),
+            loss: variant.loss.unwrap_or(own.loss),
+            dimension,
+            width: if variant.dimension.is_some() { dimension } else { own.width },
+            ..own
+        }
+    }
+}
+
+/// Where an encoder's weights lie; they are not kept in the repository.
+pub fn weights_file(variant: &str) -> String {
+    format!("artifacts/{variant}.safetensors")
+}
+
+/// The experiment among `needs` whose name ends so.
+pub fn needed(run: &Run, ending: &str) -> Result<Needed> {
+    let name = run.config().body.needs.iter().find(|name| name.ends_with(ending));
+    let name = name.with_context(|| {
+        format!("no experiment under `needs:` ends in `{ending}`; say whose results to use, such as hyperprobe/{ending}")
+    })?;
+    run.need(name)
+}
+
+/// An encoder that is ready, and what belongs to it.
+pub struct Ready {
+    /// The encoder.
+    pub encoder: Encoder,
+    /// The codebook of its hypervectors.
+    pub book: Codebook<Bipolar>,
+    /// Its setting.
+    pub setting: Setting,
+    /// Itself.
+    pub variant: Variant,
+}
+
+impl Ready {
+    /// A finished encoder by its name.
+    pub fn open(need: &Needed, states: &Needed, documents: &Documents, name: &str) -> Result<Self> {
+        let of = &need.manifest().config;
+        let params: Params = serde_json::from_value(serde_json::to_value(&of.body.params)?)
+            .with_context(|| format!("{}/{} was run with parameters of another version", of.paper, of.experiment))?;
+        let known: Vec<&str> = params.variants.iter().map(|variant| variant.name.as_str()).collect();
+        let variant = params.variants.iter().find(|variant| variant.name == name);
+        let variant = variant
+            .with_context(|| format!("{}/{} has no encoder `{name}`; it has {}", of.paper, of.experiment, known.join(", ")))?;
+        let setting = params.setting(variant);
+        let d_in = store::Contents::read(states, &variant.source)?.d_model;
+        let Setting { width, dimension, blocks, .. } = setting;
+        let path = store::available(need, &weights_file(name))?;
+        let weights = weights::load(&path, &Device::Cpu)?.tensors;
+        let encoder = Encoder::from_weights(Shape { d_in, width, dimension, blocks }, &weights)?;
+        let book = Codebook::new(dimension, params.codebook_seed, documents.corpus.concepts())?;
+        Ok(Self { encoder, book, setting, variant: variant.clone() })
+    }
+}
+
+/// Trains all encoders, as many at a time as there are threads, and hands in the tables.
+pub fn run(run: &Run, mut params: Params) -> Result<()> {
+    params.training.evaluated = run.samples(params.training.evaluated);
+    for (at, variant) in params.variants.iter().enumerate() {
+        if params.variants[..at].iter().any(|other| other.name == variant.name) {
+            bail!("params.variants: `{}` comes twice", variant.name);
+        }
+    }
+    let need = needed(run, "states")?;
+    let documents = states::documents(&need)?;
+    let outcomes =
+        run.side_by_side(&params.variants, |variant| train(run, &params, &need, &documents, variant).with_context(|| variant.name.clone()))?;
+    report(run, &params, &documents, &outcomes)
+}
+
+/// Documents with their inputs and targets.
+pub struct Material {
+    /// `[documents, d_in]`.
+    pub x: Tensor,
+    /// What each is encoded to.
+    pub targets: Vec<Bipolar>,
+    /// The words of each, of analogies.
+    pub words: Vec<Words>,
+}
+
+impl Material {
+    fn of(
+        need: &Needed,
+        variant: &Variant,
+        setting: &Setting,
+        set: Set,
+        (documents, targets, swap): (&[Analogy], &Targets<'_>, &Swap<'_>),
+        rng: &ChaCha12Rng,
+    ) -> Result<Self> {
+        let x = store::read(need, &variant.source, set, setting.pooling)?;
+        let swapped: Vec<Analogy> = documents.iter().map(|one| swap.of(one)).collect();
+        let of = |(number, one): (usize, &Analogy)| targets.of(one, seed_of(rng, number));
+        Ok(Self {
+            targets: swapped.iter().enumerate().map(of).collect::<Result<_>>()?,
+            words: swapped.iter().map(|one| places(swap.book, one)).collect::<Result<_>>()?,
+            x,
+        })
+    }
+
+    /// Inputs of some documents.
+    pub fn rows(&self, rows: &[usize]) -> Result<Tensor> {
+        let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        Ok(self.x.index_select(&Tensor::new(rows, self.x.device())?, 0)?)
+    }
+
+    /// Their targets.
+    pub fn targets(&self, rows: &[usize]) -> Vec<&Bipolar> {
+        rows.iter().map(|row| &self.targets[*row]).collect()
+    }
+}
+
+/// The words of a document as places in a codebook.
+pub fn places(book: &Codebook<Bipolar>, analogy: &Analogy) -> Result<Words> {
+    let place = |at: usize| {
+        let word = analogy.words[at].to_lowercase();
+        book.place(&word).ok_or_else(|| anyhow!("`{word}` is no concept of the codebook"))
+    };
+    Ok(Words { given: [place(0)?, place(1)?, place(2)?], target: place(3)? })
+}
+
+/// Puts another word in the place of every target.
+struct Swap<'a> {
+    book: &'a Codebook<Bipolar>,
+    to: Option<HashMap<String, String>>,
+}
+
+impl<'a> Swap<'a> {
+    /// Every word stands for the next in a drawn circle.
+    fn new(book: &'a Codebook<Bipolar>, wanted: bool, rng: &mut ChaCha12Rng) -> Self {
+        let mut order: Vec<&String> = book.names().iter().collect();
+        order.shuffle(rng);
+        let next = order.iter().cycle().skip(1);
+        let pairs = order.iter().zip(next).map(|(from, to)| ((*from).clone(), (*to).clone()));
+        Self { book, to: wanted.then(|| pairs.collect()) }
+    }
+
+    fn of(&self, analogy: &Analogy) -> Analogy {
+        let mut swapped = analogy.clone();
+        if let Some(to) = self.to.as_ref().and_then(|to| to.get(&analogy.target())) {
+            swapped.words[3] = to.clone();
+        }
+        swapped
+    }
+}
+
+/// Rows of the three parts.
+pub struct Rows {
+    /// To fit.
+    pub train: Vec<usize>,
+    /// To choose.
+    pub validation: Vec<usize>,
+    /// To report.
+    pub test: Vec<usize>,
+}
+
+impl Rows {
+    fn new(documents: &Documents, count: usize, split: Split, rng: &mut ChaCha12Rng) -> Result<Self> {
+        let all = documents.of(Set::Symbols);
+        let mut rows = Self { train: Vec::new(), validation: Vec::new(), test: Vec::new() };
+        match split {
+            Split::Documents => {
+                let mut order: Vec<usize> = (0..all.len().min(count)).collect();
+                order.shuffle(rng);
+                let tenth = order.len() / 10;
+                rows.test = order.split_off(order.len() - tenth);
+                rows.validation = order.split_off(order.len() - tenth);
+                rows.train = order;
+            }
+            Split::Targets => {
+                for (row, one) in all.iter().enumerate().take(count) {
+                    match documents.part(one) {
+                        Part::Train => rows.train.push(row),
+                        Part::Validation => rows.validation.push(row),
+                        Part::Test => rows.test.push(row),
+                    }
+                }
+            }
+        }
+        if [&rows.train, &rows.validation, &rows.test].iter().any(|rows| rows.is_empty()) {
+            bail!("{} documents are too few for training, validation and test", all.len().min(count));
+        }
+        Ok(rows)
+    }
+}
+
+/// Cosine and accuracy on one set.
+#[derive(Clone, Debug)]
+struct Score {
+    set: String,
+    documents: usize,
+    cosine: f64,
+    accuracy: f64,
+}
+
+/// What one readout finds in one set.
+#[derive(Clone, Debug)]
+struct Precision {
+    set: String,
+    readout: &'static str,
+    documents: usize,
+    /// The target is among the first 1, 3, 5.
+    at: [f64; 3],
+    /// Most similar items above the threshold.
+    clear: f64,
+}
+
+struct Outcome {
+    variant: Variant,
+    setting: Setting,
+    parameters: usize,
+    history: History,
+    scores: Vec<Score>,
+    precision: Vec<Precision>,
+}
+
+fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, variant: &Variant) -> Result<Outcome> {
+    let setting = params.setting(variant);
+    let book = Codebook::<Bipolar>::new(setting.dimension, params.codebook_seed, documents.corpus.concepts())?;
+    let targets = Targets::new(&book, setting.ties, &mut run.rng("third"));
+    let swap = Swap::new(&book, variant.swapped, &mut run.rng("swap"));
+    let of = |set: Set| {
+        let with = (documents.of(set), &targets, &swap);
+        Material::of(need, variant, &setting, set, with, &run.rng(&format!("ties.{}", set.name())))
+    };
+    let symbols = of(Set::Symbols)?;
+    let rows = Rows::new(documents, setting.documents, setting.split, &mut run.rng("split"))?;
+    let (encoder, history) = fit(run, &params.training, &setting, &variant.name, &symbols, &rows)?;
+    let parameters = encoder.n_parameters();
+    weights::save(&run.output(&weights_file(&variant.name)), &std::collections::BTreeMap::new(), &encoder.weights())?;
+    let mut judge = Judge { encoder: &encoder, book: &book, most: params.training.evaluated, scores: Vec::new(), precision: Vec::new() };
+    for (name, rows) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {
+        judge.score(&symbols, name, rows, None)?;
+    }
+    let words = of(Set::Words)?;
+    for part in [Part::Train, Part::Validation, Part::Test] {
+        let of = documents.of(Set::Words).iter().enumerate().filter(|(_, one)| documents.part(one) == part);
+        let rows: Vec<usize> = of.map(|(row, _)| row).collect();
+        judge.read(&words, &format!("words, {part} targets"), &rows, None)?;
+    }
+    if variant.controls {
+        let all: Vec<usize> = (0..documents.of(Set::Words).len()).collect();
+        judge.read(&words, "words, permuted states", &all, Some(&run.rng("permuted")))?;
+        judge.score(&symbols, "test, permuted states", &rows.test, Some(&run.rng("permuted")))?;
+        let random = of(Set::Random)?;
+        judge.read(&random, "words without relation", &(0..documents.of(Set::Random).len()).collect::<Vec<_>>(), None)?;
+        judge.random_keys(&words, &all, &run.rng("keys"))?;
+    }
+    let Judge { scores, precision, .. } = judge;
+    Ok(Outcome { variant: variant.clone(), setting, parameters, history, scores, precision })
+}
+
+/// Trains an encoder and gives it with the weights that did best on validation documents.
+pub fn fit(
+    run: &Run,
+    training: &Training,
+    setting: &Setting,
+    label: &str,
+    material: &Material,
+    rows: &Rows,
+) -> Result<(Encoder, History)> {
+    let Setting { width, dimension, blocks, .. } = *setting;
+    let shape = Shape { d_in: material.x.dim(1)?, width, dimension, blocks };
+    let encoder = Encoder::fresh(shape, &mut run.rng("init"), &Device::Cpu)?;
+    let per_epoch = rows.train.len().div_ceil(training.batch_size) as u64;
+    let steps = run.steps(training.epochs * per_epoch);
+    let plan = Plan {
+        steps,
+        accumulate: 1,
+        adamw: training.adamw,
+        schedule: training.schedule,
+        clip_norm: training.clip_norm,
+        checkpoint_every: (10 * per_epoch).max(200),
+        recompute: false,
+    };
+    let folder = run.work(label);
+    let mut lesson = Lesson {
+        encoder: &encoder,
+        training,
+        setting: *setting,
+        material,
+        rows,
+        steps,
+        per_epoch,
+        batches: run.rng("batches"),
+        dropout: run.rng("dropout"),
+        order: (u64::MAX, Vec::new()),
+        best: folder.join("best.kept"),
+        label,
+        history: History::default(),
+    };
+    let checkpoints = Checkpoints::new(&folder, &format!("{} {label}", run.identity()));
+    let mut task = run.task(label, steps, "steps");
+    let ended = training::train(&encoder.parameters(), &plan, &mut lesson, &checkpoints, &mut task)?;
+    if ended == Ended::Interrupted {
+        return Err(Interrupted.into());
+    }
+    let (history, best) = (lesson.history, lesson.best);
+    Ok((Encoder::from_weights(shape, &weights::load(&best, &Device::Cpu)?.tensors)?, history))
+}
+
+/// Evaluates a finished encoder.
+struct Judge<'a> {
+    encoder: &'a Encoder,
+    book: &'a Codebook<Bipolar>,
+    most: usize,
+    scores: Vec<Score>,
+    precision: Vec<Precision>,
+}
+
+impl Judge<'_> {
+    /// Outputs for some rows; with a generator, each row's features are put in an order of its own first.
+    fn outputs(&self, material: &Material, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<Vec<Tensor>> {
+        let chunk = |rows: &[usize]| {
+            let x = material.rows(rows)?;
+            let x = match permuted {
+                None => x,
+                Some(rng) => {
+                    let mut values = x.to_vec2::<f32>()?;
+                    values.iter_mut().zip(rows).for_each(|(x, row)| x.shuffle(&mut datasets::at(rng, *row as u64)));
+                    Tensor::from_vec(values.concat(), x.dims(), x.device())?
+                }
+            };
+            self.encoder.encode(&x)
+        };
+        rows.chunks(256).map(chunk).collect()
+    }
+
+    fn score(&mut self, material: &Material, set: &str, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<()> {
+        let rows = &rows[..rows.len().min(self.most)];
+        let mut met = Vec::new();
+        for (o, rows) in self.outputs(material, rows, permuted)?.iter().zip(rows.chunks(256)) {
+            met.extend(encoder::agreement(o, &material.targets(rows))?);
+        }
+        let (cosines, shares): (Vec<f64>, Vec<f64>) = met.into_iter().unzip();
+        let (cosine, accuracy) = (mean(&cosines), mean(&shares));
+        self.scores.push(Score { set: set.to_owned(), documents: rows.len(), cosine, accuracy });
+        Ok(())
+    }
+
+    fn read(&mut self, material: &Material, set: &str, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<()> {
+        let rows = &rows[..rows.len().min(self.most)];
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.score(material, set, rows, permuted)?;
+        let vectors = self.vectors(material, rows, permuted)?;
+        let readout = Readout::new(self.book);
+        let all: Vec<[Found; 3]> = vectors
+            .par_iter()
+            .zip(rows)
+            .map(|(v, row)| {
+                let words = &material.words[*row];
+                [readout.published(v, words, true), readout.blind(v, words), readout.key(v, words, true)]
+            })
+            .collect();
+        for (which, name) in READOUTS.into_iter().enumerate() {
+            let share = |is: &dyn Fn(&Found, usize) -> bool| {
+                let hit = |(found, row): (&[Found; 3], &usize)| is(&found[which], material.words[*row].target);
+                all.iter().zip(rows).filter(|both| hit(*both)).count() as f64 / rows.len() as f64
+            };
+            let at = [1, 3, 5].map(|first| share(&|found, target| found.among(target, first)));
+            let clear = share(&|found, _| found.best().1 >= readout.threshold());
+            self.precision.push(Precision { set: set.to_owned(), readout: name, documents: rows.len(), at, clear });
+        }
+        Ok(())
+    }
+
+    fn vectors(&self, material: &Material, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<Vec<Bipolar>> {
+        let outputs = self.outputs(material, rows, permuted)?;
+        Ok(outputs.iter().map(encoder::signs).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Unbinding with words that have nothing to do with the document: how often the most similar item is one of its words.
+    fn random_keys(&mut self, material: &Material, rows: &[usize], rng: &ChaCha12Rng) -> Result<()> {
+        let rows = &rows[..rows.len().min(self.most)];
+        let vectors = self.vectors(material, rows, None)?;
+        let hits = |first: usize| {
+            let hit = |(v, row): (&Bipolar, &usize)| {
+                let mut rng = datasets::at(rng, *row as u64);
+                let Words { given: [a, b, c], target } = material.words[*row];
+                let unbound = (0..4).fold(v.clone(), |v, _| v.unbind(&self.book.vectors()[rng.random_range(0..self.book.len())]));
+                let nearest = vsa::nearest(self.book.vectors(), &unbound, first);
+                nearest.iter().any(|hit| [a, b, c, target].contains(&hit.index))
+            };
+            vectors.iter().zip(rows).filter(|both| hit(*both)).count() as f64 / rows.len().max(1) as f64
+        };
+        let at = [1, 3, 5].map(hits);
+        let set = "words, keys of nothing".to_owned();
+        self.precision.push(Precision { set, readout: "any word", documents: rows.len(), at, clear: f64::NAN });
+        Ok(())
+    }
+}
+
+const READOUTS: [&str; 3] = ["published", "blind", "key"];
+
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Times that each document was seen.
+    pub epoch: f64,
+    /// Mean training loss since the row before.
+    pub train: Option<f64>,
+    /// Loss on validation documents.
+    pub validation: f64,
+    /// Cosine there.
+    pub cosine: f64,
+    /// Components of the right sign there.
+    pub accuracy: f64,
+}
+
+/// What a training has seen; part of every checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Evaluations.
+    pub rows: Vec<Row>,
+    since: (f64, u64),
+    /// Epoch and cosine of the weights that are kept.
+    pub best: Option<(f64, f64)>,
+}
+
+struct Lesson<'a> {
+    encoder: &'a Encoder,
+    training: &'a Training,
+    setting: Setting,
+    material: &'a Material,
+    rows: &'a Rows,
+    steps: u64,
+    per_epoch: u64,
+    batches: ChaCha12Rng,
+    dropout: ChaCha12Rng,
+    /// The order of an epoch.
+    order: (u64, Vec<usize>),
+    best: PathBuf,
+    label: &'a str,
+    history: History,
+}
+
+impl Lesson<'_> {
+    fn evaluate(&self) -> Result<[f64; 3]> {
+        let rows = &self.rows.validation[..self.rows.validation.len().min(self.training.evaluated)];
+        let (mut losses, mut met) = (Vec::new(), Vec::new());
+        for rows in rows.chunks(256) {
+            let targets = self.material.targets(rows);
+            let pre = self.encoder.forward(&self.material.rows(rows)?, None)?.detach();
+            let y = encoder::tensor(&targets, pre.device())?;
+            let loss = encoder::loss(self.setting.loss, &pre, &y)?.to_scalar::<f32>()?;
+            losses.push(f64::from(loss) * rows.len() as f64);
+            met.extend(encoder::agreement(&pre.tanh()?, &targets)?);
+        }
+        let (cosines, shares): (Vec<f64>, Vec<f64>) = met.into_iter().unzip();
+        Ok([losses.iter().sum::<f64>() / rows.len() as f64, mean(&cosines), mean(&shares)])
+    }
+
+    fn keep(&mut self, done: u64, train: Option<f64>) -> Result<()> {
+        let epoch = done as f64 / self.per_epoch as f64;
+        let [validation, cosine, accuracy] = self.evaluate()?;
+        self.history.rows.push(Row { epoch, train, validation, cosine, accuracy });
+        if self.history.best.is_none_or(|(_, best)| cosine > best) {
+            weights::save(&self.best, &std::collections::BTreeMap::new(), &self.encoder.weights())?;
+            self.history.best = Some((epoch, cosine));
+        }
+        tracing::info!("{} epoch {epoch:.0}: validation cosine {cosine:.3}, accuracy {accuracy:.3}", self.label);
+        Ok(())
+    }
+}
+
+impl Objective for Lesson<'_> {
+    fn loss(&mut self, step: u64, _: u32) -> Result<Tensor, Error> {
+        let (epoch, batch) = (step / self.per_epoch, (step % self.per_epoch) as usize);
+        if self.order.0 != epoch {
+            let mut order = self.rows.train.clone();
+            order.shuffle(&mut datasets::at(&self.batches, epoch));
+            self.order = (epoch, order);
+        }
+        let size = self.training.batch_size;
+        let rows = &self.order.1[batch * size..self.order.1.len().min((batch + 1) * size)];
+        let key = datasets::at(&self.dropout, step).next_u64();
+        let dropout = (self.setting.dropout > 0.).then_some((self.setting.dropout, key));
+        let loss = || {
+            let pre = self.encoder.forward(&self.material.rows(rows)?, dropout)?;
+            let y = encoder::tensor(&self.material.targets(rows), pre.device())?;
+            encoder::loss(self.setting.loss, &pre, &y)
+        };
+        loss().map_err(Error::objective)
+    }
+
+    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
+        if let Some(loss) = loss {
+            self.history.since.0 += loss;
+            self.history.since.1 += 1;
+        }
+        if done.is_multiple_of(self.training.evaluate_every * self.per_epoch) || done == self.steps {
+            let (sum, count) = std::mem::take(&mut self.history.since);
+            self.keep(done, (count > 0).then(|| sum / count as f64)).map_err(Error::objective)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!(self.history)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
+        self.history = serde_json::from_value(state).map_err(Error::objective)?;
+        Ok(())
+    }
+}
+
+fn report(run: &Run, params: &Params, documents: &Documents, outcomes: &[Outcome]) -> Result<()> {
+    let mut variants = Builder::new(
+        Schema::new("variants", "one encoder")
+            .text("variant", "which")
+            .text("source", "whose states it reads")
+            .text("pooling", "how they become its input")
+            .text("split", "how documents were split")
+            .text("ties", "what becomes of noughts in targets")
+            .text("loss", "what was minimised")
+            .int("dimension", "components of its hypervectors")
+            .int("parameters", "trainable numbers")
+            .float("best_epoch", "whose weights were kept", ""),
+    );
+    let mut curves = Builder::new(
+        Schema::new("curves", "one encoder at one time of its training")
+            .text("variant", "which encoder")
+            .float("epoch", "times that each training document was seen", "")
+            .float("train_loss", "mean since the row before", "")
+            .float("validation_loss", "on validation documents", "")
+            .float("cosine", "of outputs with targets, on validation documents", "")
+            .float("accuracy", "components of the right sign, on validation documents", "fraction"),
+    );
+    let mut scores = Builder::new(
+        Schema::new("scores", "one encoder on one set")
+            .text("variant", "which encoder, or a predictor that is none")
+            .text("set", "which documents; in symbols, unless words are named")
+            .int("documents", "how many")
+            .float("cosine", "of outputs with targets", "")
+            .float("accuracy", "components of the right sign", "fraction"),
+    );
+    let mut precision = Builder::new(
+        Schema::new("precision", "one readout of one encoder on one set")
+            .text("variant", "which encoder")
+            .text("set", "which documents")
+            .text("readout", "published looks at the target while it chooses; blind and key do not")
+            .int("documents", "how many")
+            .float("at_1", "the most similar item is the target", "fraction")
+            .float("at_3", "the target is among the three most similar", "fraction")
+            .float("at_5", "among the five most similar", "fraction")
+            .float("clear", "the most similar item is above the threshold", "fraction"),
+    );
+    for outcome in outcomes {
+        let Outcome { variant, setting, parameters, history, scores: all, precision: found } = outcome;
+        let name = &*variant.name;
+        variants.push(row![
+            name,
+            &*variant.source,
+            setting.pooling.name(),
+            &*word(&setting.split),
+            &*word(&setting.ties),
+            &*word(&setting.loss),
+            setting.dimension,
+            *parameters,
+            history.best.map(|(epoch, _)| epoch)
+        ])?;
+        for Row { epoch, train, validation, cosine, accuracy } in &history.rows {
+            curves.push(row![name, *epoch, *train, *validation, *cosine, *accuracy])?;
+        }
+        for Score { set, documents, cosine, accuracy } in all {
+            scores.push(row![name, &**set, *documents, *cosine, *accuracy])?;
+            let set = id(set);
+            run.measure(&format!("{name}.{set}.cosine"), *cosine, "");
+            run.measure(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
+        }
+        for Precision { set, readout, documents, at, clear } in found {
+            let clear = clear.is_finite().then_some(*clear);
+            precision.push(row![name, &**set, *readout, *documents, at[0], at[1], at[2], clear])?;
+            run.measure(&format!("{name}.{}.{}.at_1", id(set), id(readout)), at[0], "fraction");
+        }
+    }
+    for (name, cosine, accuracy) in ignorant(run, params, documents)? {
+        scores.push(row![name, "test", params.training.evaluated, cosine, accuracy])?;
+        run.measure(&format!("{}.test.cosine", id(name)), cosine, "");
+        run.measure(&format!("{}.test.accuracy", id(name)), accuracy, "fraction");
+    }
+    for table in [variants, curves, scores, precision] {
+        run.record(table.finish()?);
+    }
+    Ok(())
+}
+
+fn id(name: &str) -> String {
+    name.replace(", ", ".").replace(' ', "_").replace('-', "minus_")
+}
+
+/// Predictors that know nothing, or the example alone: cosine and accuracy on targets with ties at -1.
+fn ignorant(run: &Run, params: &Params, documents: &Documents) -> Result<[(&'static str, f64, f64); 2]> {
+    let dimension = params.encoder.dimension;
+    let book = Codebook::<Bipolar>::new(dimension, params.codebook_seed, documents.corpus.concepts())?;
+    let targets = Targets::new(&book, Ties::Negative, &mut run.rng("third"));
+    let constant = Bipolar::identity(dimension).negative();
+    let (mut constants, mut halves) = (Vec::new(), Vec::new());
+    for one in documents.of(Set::Symbols).iter().take(params.training.evaluated) {
+        let y = targets.of(one, 0)?;
+        constants.push((constant.cosine(&y), constant.agreement(&y)));
+        let [a, b] = one.example();
+        let example = book.vector(&a)?.bind(book.vector(&b)?);
+        // -1 where the example is, which is always right, and 0, read as -1, elsewhere
+        halves.push((((1. - example.mean()) / 2.).sqrt(), constant.agreement(&y)));
+    }
+    let means = |all: &[(f64, f64)]| {
+        (mean(&all.iter().map(|x| x.0).collect::<Vec<_>>()), mean(&all.iter().map(|x| x.1).collect::<Vec<_>>()))
+    };
+    let ((c, ca), (h, ha)) = (means(&constants), means(&halves));
+    Ok([("constant -1", c, ca), ("example alone", h, ha)])
+}
+
+/// A setting in tables, as in the configuration.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
