@@ -14,8 +14,10 @@ pub struct Fact {
     pub question: String,
     /// The answer, one word.
     pub answer: String,
-    /// Words of the question that matter, in small letters.
+    /// Words of the question that matter, in small letters and their first form.
     pub question_features: Vec<String>,
+    /// The same words as they stand in the question.
+    pub question_words: Vec<String>,
     /// Words of the answer, in small letters.
     pub answer_features: Vec<String>,
 }
@@ -32,12 +34,13 @@ impl Fact {
     pub fn cut(&self) -> Vec<(String, Vec<String>)> {
         let whole = format!("{} {}", self.question, self.answer);
         let lower = whole.to_lowercase();
-        let all = self.question_features.iter().chain(&self.answer_features);
-        let mut ends: Vec<(usize, String)> = all
-            .filter_map(|feature| {
-                // the answer stands last, features of the question first
-                let from = if self.answer_features.contains(feature) { self.question.len() } else { 0 };
-                lower[from..].find(feature.as_str()).map(|at| (end_of_word(&lower, from + at), feature.clone()))
+        let asked = self.question_features.iter().zip(&self.question_words).map(|pair| (0, pair));
+        let answer = self.answer_features.iter().map(|word| (self.question.len(), (word, word)));
+        let mut ends: Vec<(usize, String)> = asked
+            .chain(answer)
+            .filter_map(|(from, (feature, word))| {
+                let at = lower[from..].find(&word.to_lowercase())?;
+                Some((end_of_word(&lower, from + at), feature.clone()))
             })
             .collect();
         ends.sort();
@@ -66,10 +69,18 @@ pub fn facts() -> Vec<Fact> {
              Its citizens are called {nationality}."
         );
         let asked = [
-            (format!("What is the capital of {country}?"), capital, ["capital"].as_slice()),
-            (format!("Which language is spoken in {country}?"), language, &["language", "speak"]),
-            (format!("Which currency is used in {country}?"), currency, &["currency", "use"]),
-            (format!("What are citizens of {country} called?"), nationality, &["citizen", "call"]),
+            (format!("What is the capital of {country}?"), capital, [("capital", "capital")].as_slice()),
+            (
+                format!("Which language is spoken in {country}?"),
+                language,
+                &[("language", "language"), ("speak", "spoken")],
+            ),
+            (format!("Which currency is used in {country}?"), currency, &[("currency", "currency"), ("use", "used")]),
+            (
+                format!("What are citizens of {country} called?"),
+                nationality,
+                &[("citizen", "citizens"), ("call", "called")],
+            ),
         ];
         for (question, answer, about) in asked {
             facts.push(fact(&context, question, answer, about, country));
@@ -78,23 +89,25 @@ pub fn facts() -> Vec<Fact> {
     for [animal, sound] in tables::<2>("animal_sound") {
         let context = format!("The {animal} can {sound} loudly at night.");
         let question = format!("Which sound does the {animal} make?");
-        facts.push(fact(&context, question, sound, &["sound", "make"], animal));
+        facts.push(fact(&context, question, sound, &[("sound", "sound"), ("make", "make")], animal));
     }
     for [word, opposite] in tables::<2>("antonyms_binary") {
         let context = format!("The opposite of {word} is {opposite}.");
         let question = format!("What is the opposite of {word}?");
-        facts.push(fact(&context, question, opposite, &["opposite"], word));
+        facts.push(fact(&context, question, opposite, &[("opposite", "opposite")], word));
     }
     facts
 }
 
-fn fact(context: &str, question: String, answer: &str, about: &[&str], of: &str) -> Fact {
-    let question_features = about.iter().map(|word| (*word).to_owned()).chain([of.to_lowercase()]).collect();
+fn fact(context: &str, question: String, answer: &str, about: &[(&str, &str)], of: &str) -> Fact {
+    let features = about.iter().map(|(word, _)| (*word).to_owned()).chain([of.to_lowercase()]);
+    let words = about.iter().map(|(_, word)| (*word).to_owned()).chain([of.to_owned()]);
     Fact {
         context: context.to_owned(),
         question,
         answer: answer.to_owned(),
-        question_features,
+        question_features: features.collect(),
+        question_words: words.collect(),
         answer_features: vec![answer.to_lowercase()],
     }
 }

@@ -1,7 +1,7 @@
 //! What the algebra promises, before any model is looked at: codebooks, the two-pair bundle, capacity, the readouts on perfect
 //! vectors with noise, and what the corpus and the stores take (arXiv 2509.25045, sections 3 and 4).
 //!
-//! Tables: `codebooks`, `cosines` and `target_cosines` (for histograms), `bundle` (the two-pair bundle's exact values and what
+//! Tables: `identities`, `codebooks`, `cosines` and `target_cosines` (for histograms), `bundle` (the two-pair bundle's exact values and what
 //! is measured), `capacity`, `noise` (precision of the readouts when components flip), `corpus`, `memory`.
 
 use std::f64::consts::FRAC_1_SQRT_2;
@@ -89,12 +89,65 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     if let Some([d, items]) = params.noise.cases.iter().find(|[d, items]| *d < 64 || *items < 8) {
         bail!("params.noise.cases: [{d}, {items}]: at least 64 dimensions and 8 concepts are needed");
     }
+    identities(run, &params)?;
     codebooks(run, &params, &corpus)?;
     bundles(run, &params, &corpus)?;
     capacity(run, &params)?;
     noisy(run, &params)?;
     counts(run, &corpus)?;
     memory(run, &params)
+}
+
+/// What must hold of every vector, tried on drawn ones, bits against numbers.
+fn identities(run: &Run, params: &Params) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("identities", "one rule of the algebra")
+            .text("rule", "what must hold")
+            .int("tried", "times on drawn vectors")
+            .int("failed", "times that it did not hold"),
+    );
+    type Rule = (&'static str, fn(&[Bipolar; 3], usize) -> bool);
+    let rules: [Rule; 7] = [
+        ("a bound with a is the identity", |[a, _, _], d| a.bind(a) == Bipolar::identity(d)),
+        ("a bound with b and unbound is a", |[a, b, _], _| a.bind(b).unbind(b) == *a),
+        ("binding commutes", |[a, b, _], _| a.bind(b) == b.bind(a)),
+        ("permuting there and back is nothing", |[a, _, _], _| a.permute(7).permute(-7) == *a),
+        ("binding on bits is the product of signs", |[a, b, _], _| {
+            let product: Vec<i8> = a.signs().iter().zip(b.signs()).map(|(a, b)| a * b).collect();
+            a.bind(b).signs() == product
+        }),
+        ("bundling on bits is the sign of the sum, noughts -1", |[a, b, c], _| {
+            let sign = |vectors: &[&Bipolar]| -> Vec<i8> {
+                let signs: Vec<Vec<i8>> = vectors.iter().map(|vector| vector.signs()).collect();
+                (0..a.dimension())
+                    .map(|i| if signs.iter().map(|s| i32::from(s[i])).sum::<i32>() > 0 { 1 } else { -1 })
+                    .collect()
+            };
+            let of = |vectors: &[&Bipolar]| Bipolar::bundle(vectors.iter().copied()).sign(Tie::Negative).signs();
+            of(&[a, b]) == sign(&[a, b]) && of(&[a, b, c]) == sign(&[a, b, c])
+        }),
+        ("cosine on bits is that of the signs", |[a, b, _], d| {
+            let dot: i32 = a.signs().iter().zip(b.signs()).map(|(a, b)| i32::from(a * b)).sum();
+            (a.cosine(b) - f64::from(dot) / d as f64).abs() < 1e-12
+        }),
+    ];
+    let mut failures = 0;
+    for (rule, holds) in rules {
+        let (mut tried, mut failed) = (0, 0);
+        for d in &params.dimensions {
+            let mut rng = run.rng("identities");
+            for _ in 0..20 {
+                let vectors = [(); 3].map(|()| Bipolar::random(*d, &mut rng));
+                tried += 1;
+                failed += usize::from(!holds(&vectors, *d));
+            }
+        }
+        failures += failed;
+        table.push(row![rule, tried, failed])?;
+    }
+    run.measure("identities.failed", failures as f64, "");
+    run.record(table.finish()?);
+    Ok(())
 }
 
 fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
@@ -109,11 +162,12 @@ fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
             .float("most", "largest", "")
             .float("expected_most", "largest cosine of one vector with the others, to expect by chance", ""),
     );
-    let mut cosines = Builder::new(
-        Schema::new("cosines", "one pair of concepts")
-            .int("dimension", "components")
-            .float("cosine", "of the two vectors", ""),
-    );
+    let mut cosines =
+        Builder::new(Schema::new("cosines", "one pair of concepts").int("dimension", "components").float(
+            "cosine",
+            "of the two vectors",
+            "",
+        ));
     for d in &params.dimensions {
         run.go_on()?;
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, corpus.concepts())?;
@@ -198,9 +252,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
                 .find(|word| ![a, b, c, t].contains(word))
                 .unwrap_or(a);
             let other = std::iter::repeat_with(|| four(book.len(), &mut rng))
-                .find(|other| {
-                    [a, b, c, t].iter().all(|word| !other.given.contains(word) && other.target != *word)
-                })
+                .find(|other| [a, b, c, t].iter().all(|word| !other.given.contains(word) && other.target != *word))
                 .unwrap_or(words);
             let other = encoded(&book, &other, Tie::Negative);
             let all = y.bind(&v[a]).bind(&v[b]).bind(&v[c]);
@@ -285,6 +337,15 @@ fn capacity(run: &Run, params: &Params) -> Result<()> {
     Ok(())
 }
 
+/// How one readout did on one vector.
+struct Answer {
+    /// The most similar item is the target.
+    hit: bool,
+    /// It is above the threshold.
+    clear: bool,
+    by: Option<Query>,
+}
+
 /// Precision of every readout on vectors whose components were flipped.
 fn noisy(run: &Run, params: &Params) -> Result<()> {
     let mut table = Builder::new(
@@ -320,16 +381,22 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
                         readout.key(&y, &words, false),
                         readout.key(&y, &words, true),
                     ];
-                    found.map(|found| (found.best().0 == words.target, found.best().1 >= readout.threshold(), found.query))
+                    found.map(|found| Answer {
+                        hit: found.best().0 == words.target,
+                        clear: found.best().1 >= readout.threshold(),
+                        by: found.query,
+                    })
                 };
-                let all: Vec<_> = (0..params.noise.vectors).into_par_iter().map(each).collect();
+                let all: Vec<[Answer; 5]> = (0..params.noise.vectors).into_par_iter().map(each).collect();
                 let names = ["published, without search", "published", "blind", "key, all items", "key"];
                 for (at, name) in names.into_iter().enumerate() {
-                    let share = |what: &dyn Fn(&(bool, bool, Option<Query>)) -> bool| {
-                        all.iter().filter(|found| what(&found[at])).count() as f64 / all.len() as f64
+                    let share = |count: usize| count as f64 / all.len() as f64;
+                    let precision = share(all.iter().filter(|found| found[at].hit).count());
+                    let by = |query: Query| {
+                        let read =
+                            |found: &&[Answer; 5]| found[at].hit && found[at].clear && found[at].by == Some(query);
+                        share(all.iter().filter(read).count())
                     };
-                    let precision = share(&|(hit, _, _)| *hit);
-                    let by = |query: Query| share(&|(hit, clear, by)| *hit && *clear && *by == Some(query));
                     let (key, context) = (by(Query::Key), by(Query::Context));
                     table.push(row![*d, *items, *flips, ties, name, precision, key, context])?;
                     if ties == "-1" {

@@ -133,7 +133,8 @@ impl Documents {
 
 /// Four different words of any relations.
 fn unrelated(corpus: &Corpus, count: usize, rng: &mut ChaCha12Rng) -> Result<Vec<Analogy>> {
-    let all: BTreeSet<&String> = corpus.categories.iter().flat_map(|category| category.pairs.iter().flatten()).collect();
+    let all: BTreeSet<&String> =
+        corpus.categories.iter().flat_map(|category| category.pairs.iter().flatten()).collect();
     let all: Vec<&String> = all.into_iter().collect();
     let mut documents = Vec::with_capacity(count);
     for _ in 0..count {

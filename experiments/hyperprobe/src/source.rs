@@ -123,6 +123,9 @@ mod tests {
     #[test]
     fn the_toy_reads_words_and_marks() {
         assert_eq!(spaced(" France : Paris = Italy :"), "France : Paris = Italy :");
-        assert_eq!(spaced("It is so.\nQ: Who is he?\nA (\u{2264} 3 words):"), "It is so . \n Q : Who is he ? \n A (\u{2264} 3 words) :");
+        assert_eq!(
+            spaced("It is so.\nQ: Who is he?\nA (\u{2264} 3 words):"),
+            "It is so . \n Q : Who is he ? \n A (\u{2264} 3 words) :"
+        );
     }
 }

@@ -51,8 +51,9 @@ impl Params {
     /// The parameters of finished states.
     pub fn of(need: &Needed) -> Result<Self> {
         let of = &need.manifest().config;
-        serde_json::from_value(serde_json::to_value(&of.body.params)?)
-            .with_context(|| format!("{}/{} was run with parameters of another version; run it again", of.paper, of.experiment))
+        serde_json::from_value(serde_json::to_value(&of.body.params)?).with_context(|| {
+            format!("{}/{} was run with parameters of another version; run it again", of.paper, of.experiment)
+        })
     }
 }
 
@@ -310,7 +311,8 @@ fn lens_map(subject: &Subject, plain: &Plain, documents: &[Analogy], tables: &mu
     // the state of a place depends on what stands before it alone, so each place is the last of its own prefix
     for end in 1..=ids.len() {
         let seen = ingestion::read(subject, &[ids[..end].to_vec()], 1, Some(&judge))?;
-        let lens = seen.into_iter().next().and_then(|seen| seen.next).ok_or_else(|| anyhow!("a document was not read"))?;
+        let lens =
+            seen.into_iter().next().and_then(|seen| seen.next).ok_or_else(|| anyhow!("a document was not read"))?;
         let word = subject.decode(&ids[end - 1..end]).replace('\n', "\\n");
         let place = format!("{end} {}", word.trim());
         for (layer, [(raw, p), (normed, q)]) in lens.into_iter().enumerate() {

@@ -121,7 +121,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(shard_file("toy", Set::Words, 3));
         assert!(path.ends_with("artifacts/toy/words-00003.safetensors") && !is_there(&path, "a"));
-        let tensors = Named::from([("last_layer".to_owned(), Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())]);
+        let tensors =
+            Named::from([("last_layer".to_owned(), Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())]);
         write(&path, "a", "[]", &tensors).unwrap();
         assert!(is_there(&path, "a") && !is_there(&path, "b") && load(&path).unwrap().1 == "[]");
         let mut bytes = std::fs::read(&path).unwrap();

@@ -167,7 +167,9 @@ pub fn weights_file(variant: &str) -> String {
 pub fn needed(run: &Run, ending: &str) -> Result<Needed> {
     let name = run.config().body.needs.iter().find(|name| name.ends_with(ending));
     let name = name.with_context(|| {
-        format!("no experiment under `needs:` ends in `{ending}`; say whose results to use, such as hyperprobe/{ending}")
+        format!(
+            "no experiment under `needs:` ends in `{ending}`; say whose results to use, such as hyperprobe/{ending}"
+        )
     })?;
     run.need(name)
 }
@@ -192,8 +194,9 @@ impl Ready {
             .with_context(|| format!("{}/{} was run with parameters of another version", of.paper, of.experiment))?;
         let known: Vec<&str> = params.variants.iter().map(|variant| variant.name.as_str()).collect();
         let variant = params.variants.iter().find(|variant| variant.name == name);
-        let variant = variant
-            .with_context(|| format!("{}/{} has no encoder `{name}`; it has {}", of.paper, of.experiment, known.join(", ")))?;
+        let variant = variant.with_context(|| {
+            format!("{}/{} has no encoder `{name}`; it has {}", of.paper, of.experiment, known.join(", "))
+        })?;
         let setting = params.setting(variant);
         let d_in = store::Contents::read(states, &variant.source)?.d_model;
         let Setting { width, dimension, blocks, .. } = setting;
@@ -215,8 +218,9 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     }
     let need = needed(run, "states")?;
     let documents = states::documents(&need)?;
-    let outcomes =
-        run.side_by_side(&params.variants, |variant| train(run, &params, &need, &documents, variant).with_context(|| variant.name.clone()))?;
+    let outcomes = run.side_by_side(&params.variants, |variant| {
+        train(run, &params, &need, &documents, variant).with_context(|| variant.name.clone())
+    })?;
     report(run, &params, &documents, &outcomes)
 }
 
@@ -379,7 +383,13 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
     let (encoder, history) = fit(run, &params.training, &setting, &variant.name, &symbols, &rows)?;
     let parameters = encoder.n_parameters();
     weights::save(&run.output(&weights_file(&variant.name)), &std::collections::BTreeMap::new(), &encoder.weights())?;
-    let mut judge = Judge { encoder: &encoder, book: &book, most: params.training.evaluated, scores: Vec::new(), precision: Vec::new() };
+    let mut judge = Judge {
+        encoder: &encoder,
+        book: &book,
+        most: params.training.evaluated,
+        scores: Vec::new(),
+        precision: Vec::new(),
+    };
     for (name, rows) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {
         judge.score(&symbols, name, rows, None)?;
     }
@@ -394,7 +404,12 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
         judge.read(&words, "words, permuted states", &all, Some(&run.rng("permuted")))?;
         judge.score(&symbols, "test, permuted states", &rows.test, Some(&run.rng("permuted")))?;
         let random = of(Set::Random)?;
-        judge.read(&random, "words without relation", &(0..documents.of(Set::Random).len()).collect::<Vec<_>>(), None)?;
+        judge.read(
+            &random,
+            "words without relation",
+            &(0..documents.of(Set::Random).len()).collect::<Vec<_>>(),
+            None,
+        )?;
         judge.random_keys(&words, &all, &run.rng("keys"))?;
     }
     let Judge { scores, precision, .. } = judge;
@@ -530,7 +545,8 @@ impl Judge<'_> {
             let hit = |(v, row): (&Bipolar, &usize)| {
                 let mut rng = datasets::at(rng, *row as u64);
                 let Words { given: [a, b, c], target } = material.words[*row];
-                let unbound = (0..4).fold(v.clone(), |v, _| v.unbind(&self.book.vectors()[rng.random_range(0..self.book.len())]));
+                let unbound =
+                    (0..4).fold(v.clone(), |v, _| v.unbind(&self.book.vectors()[rng.random_range(0..self.book.len())]));
                 let nearest = vsa::nearest(self.book.vectors(), &unbound, first);
                 nearest.iter().any(|hit| [a, b, c, target].contains(&hit.index))
             };
