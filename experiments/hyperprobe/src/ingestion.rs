@@ -97,10 +97,14 @@ type Likeliest = Vec<(u32, f32)>;
 /// Each state unembedded as it is, and behind the final norm; the last state has been through it.
 fn lens(subject: &Subject, states: &[Tensor]) -> Result<Vec<[Likeliest; 2]>> {
     let model = &subject.model;
-    let unembed = model.weights()["unembed.W_U"].clone();
+    let weights = model.weights();
+    let unembed = |x: &Tensor| match weights.get("unembed.W_U") {
+        Some(w) => ops::linear(x, w, None),
+        None => ops::linear_transposed(x, &weights["embed.W_E"], None),
+    };
     let last = states.len() - 1;
     let each = |(index, x): (usize, &Tensor)| {
-        let raw = likeliest(&ops::linear(x, &unembed, None)?)?;
+        let raw = likeliest(&unembed(x)?)?;
         let normed = match index == last {
             true => raw.clone(),
             false => {

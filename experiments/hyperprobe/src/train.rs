@@ -95,6 +95,9 @@ pub struct Setting {
     /// Documents in symbols to learn from and be tested on; fewer when there are not so many.
     #[schemars(range(min = 10))]
     pub documents: usize,
+    /// Whether the weights at the end are kept, whatever they do on validation documents.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_last: bool,
 }
 
 /// An encoder, by what is its own.
@@ -122,6 +125,13 @@ pub struct Variant {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64))]
     pub dimension: Option<usize>,
+    /// Another number of documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10))]
+    pub documents: Option<usize>,
+    /// Whether the weights at the end are kept, whatever they do on validation documents.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_last: bool,
     /// Whether every target stands for another word, always the same: what is then found was memorised, not read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub swapped: bool,
@@ -152,6 +162,8 @@ impl Params {
             ties: variant.ties.unwrap_or(own.ties),
             loss: variant.loss.unwrap_or(own.loss),
             dimension,
+            documents: variant.documents.unwrap_or(own.documents),
+            keep_last: variant.keep_last || own.keep_last,
             width: if variant.dimension.is_some() { dimension } else { own.width },
             ..own
         }
@@ -393,6 +405,8 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
     for (name, rows) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {
         judge.score(&symbols, name, rows, None)?;
     }
+    // what is read from documents as in training, and from others
+    judge.read(&symbols, "symbols, test", &rows.test, None)?;
     let words = of(Set::Words)?;
     for part in [Part::Train, Part::Validation, Part::Test] {
         let of = documents.of(Set::Words).iter().enumerate().filter(|(_, one)| documents.part(one) == part);
@@ -623,7 +637,7 @@ impl Lesson<'_> {
         let epoch = done as f64 / self.per_epoch as f64;
         let [validation, cosine, accuracy] = self.evaluate()?;
         self.history.rows.push(Row { epoch, train, validation, cosine, accuracy });
-        if self.history.best.is_none_or(|(_, best)| cosine > best) {
+        if self.setting.keep_last || self.history.best.is_none_or(|(_, best)| cosine > best) {
             weights::save(&self.best, &std::collections::BTreeMap::new(), &self.encoder.weights())?;
             self.history.best = Some((epoch, cosine));
         }
