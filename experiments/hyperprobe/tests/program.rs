@@ -1,0 +1,14 @@
+//! The program as a user meets it.
+
+#[path = "program/golden.rs"]
+mod golden;
+#[path = "program/mistakes.rs"]
+mod mistakes;
+#[path = "program/resume.rs"]
+mod resume;
+
+const PROGRAM: trial::Program = trial::Program {
+    paper: "hyperprobe",
+    binary: env!("CARGO_BIN_EXE_hyperprobe"),
+    folder: env!("CARGO_MANIFEST_DIR"),
+};

@@ -1,0 +1,61 @@
+//! What the program answers to nonsense.
+
+use trial::{Trial, told};
+
+use crate::PROGRAM;
+
+/// The trial must refuse with all of `words` and leave nothing.
+fn refused(trial: &Trial, words: &[&str]) {
+    let output = trial.command().output().unwrap();
+    assert!(!output.status.success());
+    for word in words {
+        assert!(told(&output).contains(word), "`{word}` is missing in:\n{}", told(&output));
+    }
+    assert!(!told(&output).contains("panicked"), "{}", told(&output));
+    assert!(!trial.results().join("run.yaml").exists());
+}
+
+#[test]
+fn corpora_and_models_that_cannot_be_are_told() {
+    let language = |overrides: &[&str], words: &[&str]| refused(&PROGRAM.trial("language", overrides), words);
+    language(&["params.corpus.relations={only: [capitals]}"], &["`capitals`", "country_capital"]);
+    language(&["params.model.n_heads=5"], &["params.model", "n_heads = 5"]);
+    language(&["params.corpus.relations={only: [math_root]}"], &["no document in words"]);
+    let states = |overrides: &[&str], words: &[&str]| refused(&PROGRAM.trial("states", overrides), words);
+    states(&["needs=[]"], &["params.sources: toy", "hyperprobe/language", "needs"]);
+    states(
+        &["needs=[]", "params.sources=[{name: a, model: ./nowhere.gguf}]"],
+        &["params.sources: a", "./nowhere.gguf"],
+    );
+    states(&["needs=[]", "params.sources=[{name: a}, {name: a}]"], &["`a` comes twice"]);
+}
+
+#[test]
+fn encoders_and_states_that_are_not_there_are_told() {
+    let done = |trial: Trial| {
+        trial.finish();
+        trial
+    };
+    let language = done(PROGRAM.trial("language", &["params.training.steps=2"]));
+    let small = ["params.corpus.symbols=60", "params.corpus.words=20", "params.sources=[{name: toy}]"];
+    let states = done(PROGRAM.trial("states", &small).needing("hyperprobe/language", &language.results()));
+    let encoder =
+        |overrides: &[&str]| PROGRAM.trial("encoder", overrides).needing("hyperprobe/states", &states.results());
+    refused(&encoder(&["params.variants=[{name: a, source: nobody}]"]), &["a", "no states of `nobody`"]);
+    refused(&encoder(&["params.variants=[{name: a, source: toy}, {name: a, source: toy}]"]), &["`a` comes twice"]);
+    refused(&PROGRAM.trial("encoder", &["needs=[]"]), &["ends in `states`", "hyperprobe/states"]);
+    let few = ["params.variants=[{name: a, source: toy}]", "params.training.epochs=1", "claims=[]", "published=[]"];
+    let trained = done(encoder(&few));
+    let probing = PROGRAM
+        .trial("probing", &["params.encoders=[b]"])
+        .needing("hyperprobe/states", &states.results())
+        .needing("hyperprobe/encoder", &trained.results());
+    refused(&probing, &["no encoder `b`", "it has a"]);
+    // what is not kept in the repository has to be made again
+    std::fs::remove_file(trained.results().join("artifacts/a.safetensors")).unwrap();
+    let probing = PROGRAM
+        .trial("probing", &["params.encoders=[a]"])
+        .needing("hyperprobe/states", &states.results())
+        .needing("hyperprobe/encoder", &trained.results());
+    refused(&probing, &["artifacts/a.safetensors", "cargo xtask reproduce hyperprobe/encoder"]);
+}
