@@ -20,7 +20,6 @@ use tables::{Builder, Schema, row};
 use vsa::{Bipolar, Codebook, Tie, Vector, constant_accuracy, member_cosine, noise};
 
 use crate::documents::Relations;
-use crate::encoder;
 use crate::readout::{Query, Readout, Words};
 
 /// Parameters of `algebra`.

@@ -3,7 +3,6 @@
 
 mod algebra;
 mod documents;
-mod encoder;
 mod ingestion;
 mod language;
 mod layers;

@@ -18,7 +18,6 @@ use tables::{Builder, Schema, Value, row};
 use vsa::Bipolar;
 
 use crate::documents::{Documents, Set};
-use crate::encoder;
 use crate::readout::{Found, Query, Readout, Words};
 use crate::states;
 use crate::store;

@@ -22,7 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use tables::{Builder, Schema, row};
 use vsa::{Bipolar, Codebook, Tie, Vector};
 
-use crate::encoder;
 use crate::ingestion;
 use crate::language::fact_part;
 use crate::layers::{Pooling, Starts, sizes};

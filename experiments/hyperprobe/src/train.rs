@@ -23,11 +23,11 @@ use training::{AdamWConfig, Checkpoints, Ended, Error, Objective, Plan, Schedule
 use vsa::{Bipolar, Codebook, Vector};
 
 use crate::documents::{Documents, Set, Targets, Ties, seed_of};
-use crate::encoder::{self, Encoder, Loss, Shape};
 use crate::layers::Pooling;
 use crate::readout::{Found, Readout, Words};
 use crate::states;
 use crate::store;
+use encoder::{Encoder, Loss, Shape};
 
 /// Parameters of `encoder` and `ablations`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -501,7 +501,7 @@ impl Judge<'_> {
                     Tensor::from_vec(values.concat(), x.dims(), x.device())?
                 }
             };
-            self.encoder.encode(&x)
+            Ok(self.encoder.encode(&x)?)
         };
         rows.chunks(256).map(chunk).collect()
     }
@@ -548,7 +548,7 @@ impl Judge<'_> {
 
     fn vectors(&self, material: &Material, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<Vec<Bipolar>> {
         let outputs = self.outputs(material, rows, permuted)?;
-        Ok(outputs.iter().map(encoder::signs).collect::<Result<Vec<_>>>()?.concat())
+        Ok(outputs.iter().map(encoder::signs).collect::<candle_core::Result<Vec<_>>>()?.concat())
     }
 
     /// Unbinding with words that have nothing to do with the document: how often the most similar item is one of its words.
@@ -624,7 +624,7 @@ impl Lesson<'_> {
         for rows in rows.chunks(256) {
             let targets = self.material.targets(rows);
             let pre = self.encoder.forward(&self.material.rows(rows)?, None)?.detach();
-            let y = encoder::tensor(&targets, pre.device())?;
+            let y = encoder::targets(&targets, pre.device())?;
             let loss = encoder::loss(self.setting.loss, &pre, &y)?.to_scalar::<f32>()?;
             losses.push(f64::from(loss) * rows.len() as f64);
             met.extend(encoder::agreement(&pre.tanh()?, &targets)?);
@@ -660,8 +660,8 @@ impl Objective for Lesson<'_> {
         let dropout = (self.setting.dropout > 0.).then_some((self.setting.dropout, key));
         let loss = || {
             let pre = self.encoder.forward(&self.material.rows(rows)?, dropout)?;
-            let y = encoder::tensor(&self.material.targets(rows), pre.device())?;
-            encoder::loss(self.setting.loss, &pre, &y)
+            let y = encoder::targets(&self.material.targets(rows), pre.device())?;
+            anyhow::Ok(encoder::loss(self.setting.loss, &pre, &y)?)
         };
         loss().map_err(Error::objective)
     }

@@ -1,7 +1,26 @@
-//! The network that turns a state into a hypervector (arXiv 2509.25045, section 4).
+//! The network that turns a state of a language model into a hypervector, its losses, and how well it does
+//! (arXiv 2509.25045, section 4).
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use encoder::{Encoder, Loss, Shape, agreement, loss, targets};
+//! use rand::SeedableRng;
+//! use vsa::{Bipolar, Vector};
+//!
+//! let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(1);
+//! let shape = Shape { d_in: 16, width: 32, dimension: 128, blocks: 2 };
+//! let encoder = Encoder::fresh(shape, &mut rng, &Device::Cpu)?;
+//! let states = Tensor::ones((1, 16), candle_core::DType::F32, &Device::Cpu)?;
+//! let wanted = Bipolar::random(128, &mut rng);
+//! let y = targets(&[&wanted], &Device::Cpu)?;
+//! let loss = loss(Loss::Published, &encoder.forward(&states, None)?, &y)?;
+//! assert!(loss.to_scalar::<f32>()? > 0.3133, "a perfect encoder has ln(1 + 1/e)");
+//! let (cosine, right) = agreement(&encoder.encode(&states)?, &[&wanted])?[0];
+//! assert!(cosine < 0.5 && right < 0.75, "nothing is learned yet");
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
-use anyhow::Result;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +44,7 @@ pub struct Shape {
 
 impl Shape {
     /// Trainable numbers.
+    #[must_use]
     pub fn n_parameters(&self) -> usize {
         let Self { d_in, width: w, dimension, blocks } = *self;
         w * (d_in + 3) + blocks * (w * w + 3 * w + 1) + 2 * w + w * dimension + dimension
@@ -57,6 +77,9 @@ const EPS: f64 = 1e-5;
 
 impl Encoder {
     /// Fresh weights, as PyTorch draws them: maps and biases uniform within 1 / √`d_in`; gains 1, skips 0.1.
+    ///
+    /// # Errors
+    /// When candle cannot allocate.
     pub fn fresh(shape: Shape, rng: &mut impl Rng, device: &Device) -> Result<Self> {
         let mut parameters = Vec::new();
         for (name, dims, fan_in) in layout(&shape) {
@@ -76,11 +99,16 @@ impl Encoder {
     }
 
     /// From the tensors of [`Self::weights`].
+    ///
+    /// # Errors
+    /// When a weight is missing or has another size.
     pub fn from_weights(shape: Shape, weights: &Named) -> Result<Self> {
         let parameters = layout(&shape).into_iter().map(|(name, dims, _)| {
-            let tensor = weights.get(&name).ok_or_else(|| anyhow::anyhow!("the encoder's file has no `{name}`"))?;
+            let Some(tensor) = weights.get(&name) else {
+                candle_core::bail!("the encoder's file has no `{name}`");
+            };
             if tensor.dims() != dims {
-                anyhow::bail!("the encoder's `{name}` is {:?} instead of {dims:?}", tensor.dims());
+                candle_core::bail!("the encoder's `{name}` is {:?} instead of {dims:?}", tensor.dims());
             }
             Ok((name, Var::from_tensor(tensor)?))
         });
@@ -88,35 +116,44 @@ impl Encoder {
     }
 
     /// Trainable numbers.
+    #[must_use]
     pub fn n_parameters(&self) -> usize {
         self.shape.n_parameters()
     }
 
     /// All weights by name.
+    #[must_use]
     pub fn weights(&self) -> Named {
         self.parameters.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
     /// What is trained.
+    #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {
         self.parameters.iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect()
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {
         let found = self.parameters.iter().find(|(is, _)| is == name);
-        found.map(|(_, var)| var.as_tensor()).ok_or_else(|| anyhow::anyhow!("the encoder has no `{name}`"))
+        match found {
+            Some((_, var)) => Ok(var.as_tensor()),
+            None => candle_core::bail!("the encoder has no `{name}`"),
+        }
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        Ok(ops::linear(x, self.get(&format!("{name}.weight"))?, Some(self.get(&format!("{name}.bias"))?))?)
+        ops::linear(x, self.get(&format!("{name}.weight"))?, Some(self.get(&format!("{name}.bias"))?))
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, self.get(&format!("{name}.gain"))?, Some(self.get(&format!("{name}.shift"))?), EPS)?)
+        ops::layer_norm(x, self.get(&format!("{name}.gain"))?, Some(self.get(&format!("{name}.shift"))?), EPS)
     }
 
     /// What comes before the tanh, `[batch, dimension]`, of states `[batch, d_in]`. In training, dropout of a probability,
     /// with masks from a key.
+    ///
+    /// # Errors
+    /// When the states have another width.
     pub fn forward(&self, x: &Tensor, dropout: Option<(f64, u64)>) -> Result<Tensor> {
         let mut x = ops::gelu_erf(&self.norm(&self.linear(x, "input")?, "input_norm")?)?;
         for block in 0..self.shape.blocks {
@@ -133,8 +170,11 @@ impl Encoder {
     }
 
     /// The tanh output o, `[batch, dimension]`.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.forward(x, None)?.detach().tanh()?)
+        self.forward(x, None)?.detach().tanh()
     }
 }
 
@@ -157,21 +197,24 @@ fn layout(shape: &Shape) -> Vec<(String, Vec<usize>, Option<usize>)> {
 }
 
 /// The mean loss of outputs before the tanh, `[batch, dimension]`, against targets of ±1.
+///
+/// # Errors
+/// When the shapes differ.
 pub fn loss(kind: Loss, pre: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    Ok(match kind {
+    match kind {
         Loss::Published => {
             let o = pre.tanh()?;
-            (cross_entropy(&o, targets)?.mean_all()? + (squares(&o, targets)?.mean_all()? * 0.1)?)?
+            cross_entropy(&o, targets)?.mean_all()? + (squares(&o, targets)?.mean_all()? * 0.1)?
         }
-        Loss::Logits => cross_entropy(pre, targets)?.mean_all()?,
-        Loss::Squares => squares(&pre.tanh()?, targets)?.mean_all()?,
+        Loss::Logits => cross_entropy(pre, targets)?.mean_all(),
+        Loss::Squares => squares(&pre.tanh()?, targets)?.mean_all(),
         Loss::Cosine => {
             let o = pre.tanh()?;
             let dimension = targets.dim(1)? as f64;
             let norm = ((o.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()? * dimension.sqrt())?;
-            ((o * targets)?.sum_keepdim(1)?.div(&norm)?.neg()?.mean_all()? + 1.)?
+            (o * targets)?.sum_keepdim(1)?.div(&norm)?.neg()?.mean_all()? + 1.
         }
-    })
+    }
 }
 
 /// Cross-entropy of each component with its logit: log(1 + e^z) - t z with t = (y + 1) / 2, written so that nothing overflows.
@@ -186,13 +229,19 @@ fn squares(o: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// Targets as a tensor `[batch, dimension]`.
-pub fn tensor(targets: &[&Bipolar], device: &Device) -> Result<Tensor> {
-    let signs: Vec<f32> = targets.iter().flat_map(|target| target.signs()).map(f32::from).collect();
-    let dimension = signs.len().checked_div(targets.len()).unwrap_or(0);
-    Ok(Tensor::from_vec(signs, (targets.len(), dimension), device)?)
+///
+/// # Errors
+/// When candle cannot allocate.
+pub fn targets(vectors: &[&Bipolar], device: &Device) -> Result<Tensor> {
+    let signs: Vec<f32> = vectors.iter().flat_map(|vector| vector.signs()).map(f32::from).collect();
+    let dimension = signs.len().checked_div(vectors.len()).unwrap_or(0);
+    Tensor::from_vec(signs, (vectors.len(), dimension), device)
 }
 
 /// How outputs o, `[batch, dimension]`, meet their targets: for each its cosine, and the share of components of the right sign.
+///
+/// # Errors
+/// When outputs cannot be read.
 pub fn agreement(o: &Tensor, targets: &[&Bipolar]) -> Result<Vec<(f64, f64)>> {
     let rows = o.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let each = |(row, target): (&Vec<f32>, &&Bipolar)| {
@@ -212,6 +261,9 @@ pub fn agreement(o: &Tensor, targets: &[&Bipolar]) -> Result<Vec<(f64, f64)>> {
 }
 
 /// The signs of outputs o, `[batch, dimension]`.
+///
+/// # Errors
+/// When outputs cannot be read.
 pub fn signs(o: &Tensor) -> Result<Vec<Bipolar>> {
     Ok(o.to_dtype(DType::F32)?.to_vec2::<f32>()?.iter().map(|row| Bipolar::from_numbers(row)).collect())
 }
@@ -238,7 +290,7 @@ mod tests {
     fn losses_have_their_floors() {
         let mut rng = ChaCha12Rng::seed_from_u64(2);
         let targets = [Bipolar::random(64, &mut rng), Bipolar::random(64, &mut rng)];
-        let y = tensor(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        let y = super::targets(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
         let of = |kind, pre: &Tensor| loss(kind, pre, &y).unwrap().to_scalar::<f32>().unwrap();
         let (perfect, nothing) = ((&y * 50.).unwrap(), y.zeros_like().unwrap());
         assert!((of(Loss::Published, &perfect) - 0.313_261_7).abs() < 1e-5);
@@ -257,7 +309,7 @@ mod tests {
         let encoder = Encoder::fresh(shape, &mut rng, &Device::Cpu).unwrap();
         let x = Tensor::from_vec((0..12).map(|i| (i as f32).sin()).collect(), (2, 6), &Device::Cpu).unwrap();
         let targets = [Bipolar::random(64, &mut rng), Bipolar::random(64, &mut rng)];
-        let y = tensor(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        let y = super::targets(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
         for kind in [Loss::Published, Loss::Logits, Loss::Squares, Loss::Cosine] {
             let loss = loss(kind, &encoder.forward(&x, Some((0.2, 9))).unwrap(), &y).unwrap();
             let gradients = ops::backward(&loss).unwrap();
