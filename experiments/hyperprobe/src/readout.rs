@@ -9,7 +9,7 @@ use vsa::{Bipolar, Codebook, Vector};
 /// The words of an analogy a : b = c : d, as places in a codebook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
-    /// a, b and c.
+    /// a, b and c: the example pair and the target's partner.
     pub given: [usize; 3],
     /// d.
     pub target: usize,

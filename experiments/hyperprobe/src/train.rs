@@ -277,13 +277,11 @@ impl Material {
     }
 }
 
-/// The words of a document as places in a codebook.
+/// The words of a document as places in a codebook: the example pair, the key, wherever they stand, and the target.
 pub fn places(book: &Codebook<Bipolar>, analogy: &Analogy) -> Result<Words> {
-    let place = |at: usize| {
-        let word = analogy.words[at].to_lowercase();
-        book.place(&word).ok_or_else(|| anyhow!("`{word}` is no concept of the codebook"))
-    };
-    Ok(Words { given: [place(0)?, place(1)?, place(2)?], target: place(3)? })
+    let place = |word: &str| book.place(word).ok_or_else(|| anyhow!("`{word}` is no concept of the codebook"));
+    let [a, b] = analogy.example();
+    Ok(Words { given: [place(&a)?, place(&b)?, place(&analogy.key())?], target: place(&analogy.target())? })
 }
 
 /// Puts another word in the place of every target.

@@ -7,6 +7,7 @@ mod generate;
 mod hyper;
 mod patch;
 mod peer;
+mod probe;
 mod source;
 mod trace;
 mod train;
@@ -62,6 +63,14 @@ enum Bench {
         /// The vectors.
         folder: std::path::PathBuf,
     },
+    /// Training encoders of hypervectors and reading states, beside PyTorch and transformers.
+    Hyperprobe(probe::Arguments),
+    /// Our side of `hyperprobe`.
+    #[command(hide = true)]
+    HyperprobeWorker {
+        /// What both sides read.
+        folder: std::path::PathBuf,
+    },
     /// Our side of `train`.
     #[command(hide = true)]
     TrainWorker {
@@ -97,6 +106,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Arguments::Bench(Bench::CaptureWorker { folder, work }) => patch::serve(&folder, &work),
         Arguments::Bench(Bench::Vsa(arguments)) => hyper::bench(&arguments),
         Arguments::Bench(Bench::VsaWorker { folder }) => hyper::serve(&folder),
+        Arguments::Bench(Bench::Hyperprobe(arguments)) => probe::bench(&arguments),
+        Arguments::Bench(Bench::HyperprobeWorker { folder }) => probe::serve(&folder),
         Arguments::Bench(Bench::Train(arguments)) => train::bench(&arguments),
         Arguments::Bench(Bench::TrainWorker { order }) => train::work(&order),
     }
