@@ -48,11 +48,18 @@ fn describe(checkpoint: &Checkpoint) -> Result<(Family, Config), Error> {
         return gguf_config(gguf, vocabulary, &|name| checkpoint.shape(name).is_some());
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    let file = folder.join("config.json");
+    describe_config(&folder.join("config.json"))
+}
+
+/// Family and sizes of a `config.json`, as the hub has it beside the weights.
+///
+/// # Errors
+/// When it cannot be read, or is of a family that is not known; the message lists those that are.
+pub fn describe_config(file: &Path) -> Result<(Family, Config), Error> {
     let wrong = |words: String| Error::Checkpoint(format!("{}: {words}", file.display()));
-    let text = std::fs::read(&file).map_err(|e| wrong(format!("{e}; it says what the model beside it is")))?;
+    let text = std::fs::read(file).map_err(|e| wrong(format!("{e}; it says what the model beside it is")))?;
     let value: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("no JSON: {e}")))?;
-    let fields = Fields::new(&file, &value);
+    let fields = Fields::new(file, &value);
     let family = Family::of(&fields)?;
     Ok((family, family.config(&fields)?))
 }

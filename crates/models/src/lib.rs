@@ -17,7 +17,7 @@ mod padding;
 mod pass;
 mod transform;
 
-pub use checkpoint::{describe_checkpoint, export, open, read};
+pub use checkpoint::{describe_checkpoint, describe_config, export, open, read};
 pub use config::{Activation, Config, Initialisation};
 pub use decoder::{Decoder, Losses, Step};
 pub use error::Error;

@@ -12,15 +12,31 @@ use crate::Error;
 /// # Errors
 /// When it is neither a path nor a repository.
 pub fn locate(name: &str) -> Result<PathBuf, Error> {
+    if is_here(name)? { Ok(PathBuf::from(name)) } else { fetch(name) }
+}
+
+/// Whether the name is a path that exists; a repository otherwise.
+pub(crate) fn is_here(name: &str) -> Result<bool, Error> {
     let path = Path::new(name);
     if path.exists() {
-        return Ok(path.to_owned());
+        return Ok(true);
     }
     let looks_like_path = name.starts_with(['.', '/', '~']) || name.ends_with(".gguf") || name.matches('/').count() > 1;
     if looks_like_path {
         return Err(Error::NoPath { path: path.to_owned() });
     }
-    fetch(name)
+    Ok(false)
+}
+
+fn repository(name: &str) -> Repo {
+    let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
+    Repo::model(id, revision)
+}
+
+/// Fetches what a repository says of its model, and nothing else.
+pub(crate) fn fetch_config(name: &str) -> Result<PathBuf, Error> {
+    let file = Hub::from_env()?.file(&repository(name), "config.json", None);
+    file.map_err(|error| Error::NowhereAtAll { name: name.to_owned(), error })
 }
 
 /// Fetches the files of a model (`owner/name`, or `owner/name@revision`) and gives their folder.
@@ -28,8 +44,7 @@ pub fn locate(name: &str) -> Result<PathBuf, Error> {
 /// # Errors
 /// When the hub does not have it, or it has no safetensors.
 pub fn fetch(name: &str) -> Result<PathBuf, Error> {
-    let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
-    let repo = Repo::model(id, revision);
+    let repo = repository(name);
     let hub = Hub::from_env()?.watched(|progress| {
         if progress.total == Some(progress.done) {
             tracing::info!("{}: {} bytes", progress.file, progress.done);

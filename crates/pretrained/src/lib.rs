@@ -9,7 +9,7 @@ mod find;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use models::{Decoder, Family};
+use models::{Config, Decoder, Family};
 use tokens::Tokenizer;
 use weights::Checkpoint;
 
@@ -43,6 +43,20 @@ impl Pretrained {
         let (model, family) = models::read(&checkpoint, DType::F32, device)?;
         Ok(Self { model, family, tokenizer: tokenizer_of(&checkpoint), path })
     }
+}
+
+/// Family and sizes of the model called `name`; of a repository, only its `config.json` is fetched.
+///
+/// # Errors
+/// When it is nowhere, or of a family that is not known; the message lists those that are.
+pub fn describe(name: &str) -> Result<(Family, Config), Error> {
+    let path = if find::is_here(name)? { PathBuf::from(name) } else { find::fetch_config(name)? };
+    let described = match path.is_dir() {
+        true => models::describe_config(&path.join("config.json")),
+        false if path.ends_with("config.json") => models::describe_config(&path),
+        false => models::describe_checkpoint(&path),
+    };
+    Ok(described?)
 }
 
 /// The tokenizer of the model called `name`, without its weights.

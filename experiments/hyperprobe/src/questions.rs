@@ -74,6 +74,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     if params.encoder.pooling == Pooling::Embeddings {
         bail!("params.encoder.pooling: a state behind an answer has no embeddings of its own; choose another");
     }
+    crate::source::check(&params.sources)?;
     let facts: Vec<(usize, Fact)> = facts().into_iter().enumerate().take(params.questions).collect();
     let book = Codebook::<Bipolar>::new(params.encoder.dimension, params.codebook_seed, concepts(&Corpus::whole()))?;
     let mut tables = Tables::new();

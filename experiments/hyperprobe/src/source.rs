@@ -27,6 +27,23 @@ pub struct Source {
     pub untrained: bool,
 }
 
+/// Looks at what all models say of themselves before any is read: families that are not known are told at once.
+pub fn check(sources: &[Source]) -> Result<()> {
+    for (at, source) in sources.iter().enumerate() {
+        let told = || format!("params.sources: {}", source.name);
+        if sources[..at].iter().any(|other| other.name == source.name) {
+            bail!("params.sources: `{}` comes twice", source.name);
+        }
+        if let Some(model) = &source.model {
+            let (_, config) = pretrained::describe(model).with_context(told)?;
+            if config.n_layers < 2 {
+                bail!("{}: states of at least two blocks are needed", told());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A model that is ready to be read.
 pub struct Subject {
     /// Its name.
@@ -56,10 +73,6 @@ impl Subject {
                 (opened.model, opened.tokenizer.with_context(told)?, false)
             }
         };
-        let n_layers = model.config().n_layers;
-        if n_layers < 2 {
-            bail!("{}: {n_layers} block is too few: states of at least two layers are needed", told());
-        }
         let model = if source.untrained { untrained(run, model.config())? } else { model };
         Ok(Self { name, model: model.frozen(), tokenizer, toy })
     }

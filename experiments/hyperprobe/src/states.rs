@@ -5,7 +5,7 @@
 //! `next_tokens` (what the model itself says, and what its states spell, for each document in words), `lens` (one document, place
 //! by place).
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use candle_core::{Device, Tensor};
 use datasets::analogies::Analogy;
 use experiment::{Needed, Run};
@@ -89,11 +89,7 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     if run.is_rehearsal() {
         params.corpus = rehearsed(params.corpus, |count| count.min(REHEARSED));
     }
-    for (at, source) in params.sources.iter().enumerate() {
-        if params.sources[..at].iter().any(|other| other.name == source.name) {
-            bail!("params.sources: `{}` comes twice", source.name);
-        }
-    }
+    crate::source::check(&params.sources)?;
     let documents = Documents::draw(&params.corpus, &run.rng("documents"))?;
     let mut tables = Tables::new();
     for source in &params.sources {

@@ -28,6 +28,11 @@ fn corpora_and_models_that_cannot_be_are_told() {
         &["params.sources: a", "./nowhere.gguf"],
     );
     states(&["needs=[]", "params.sources=[{name: a}, {name: a}]"], &["`a` comes twice"]);
+    // a family that is not known is told before the first model is read
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "llama4"}"#).unwrap();
+    let sources = format!("params.sources=[{{name: toy}}, {{name: b, model: {}}}]", folder.path().display());
+    states(&["needs=[]", &sources], &["params.sources: b", "llama4", "gpt_neox"]);
 }
 
 #[test]
