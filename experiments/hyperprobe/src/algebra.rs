@@ -55,6 +55,9 @@ pub struct Noise {
     /// Dimension and number of concepts of each case.
     #[schemars(length(min = 1))]
     pub cases: Vec<[usize; 2]>,
+    /// Threshold of the readouts, the same at all dimensions; elsewhere it grows as dimensions fall.
+    #[schemars(range(min = 0, max = 1))]
+    pub threshold: f64,
     /// Chance of each component to flip.
     #[schemars(length(min = 1), inner(range(min = 0, max = 1)))]
     pub flips: Vec<f64>,
@@ -360,7 +363,7 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
     );
     for [d, items] in &params.noise.cases {
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, (0..*items).map(|i| format!("concept {i}")))?;
-        let readout = Readout::new(&book);
+        let readout = Readout::new(&book).above(params.noise.threshold);
         for flips in &params.noise.flips {
             run.go_on()?;
             for ties in ["-1", "drawn"] {
@@ -398,6 +401,9 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
                     };
                     let (key, context) = (by(Query::Key), by(Query::Context));
                     table.push(row![*d, *items, *flips, ties, name, precision, key, context])?;
+                    if ties == "drawn" && name == "published, without search" {
+                        run.measure(&format!("noise.{d}.{items}.{flips}.drawn.by_key"), key, "fraction");
+                    }
                     if ties == "-1" {
                         let id = name.replace(", ", "_").replace(' ', "_");
                         run.measure(&format!("noise.{d}.{items}.{flips}.{id}"), precision, "fraction");

@@ -122,6 +122,11 @@ impl<'a> Readout<'a> {
         Self { book, threshold: 0.1 * (4096. / book.dimension() as f64).sqrt() }
     }
 
+    /// With another threshold.
+    pub fn above(self, threshold: f64) -> Self {
+        Self { threshold, ..self }
+    }
+
     /// Cosines above this are no chance.
     pub fn threshold(&self) -> f64 {
         self.threshold
