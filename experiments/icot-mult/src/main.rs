@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             Experiment::new("data", data::run),
             Experiment::new("train", train::run),
             Experiment::new("deeper", train::run),
+            Experiment::new("four-digits", train::run),
             Experiment::new("ablations", ablations::run),
             Experiment::new("attribution", attribution::run),
             Experiment::new("probes", probing::run),
