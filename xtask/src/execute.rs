@@ -472,6 +472,12 @@ impl<'a> Queue<'a> {
         if let Some(dirty) = self.git.dirty {
             command.args(["--git-dirty", &dirty.to_string()]);
         }
+        // candle's own threads for sums and products of elements spin while they wait for each other: with trainings side by
+        // side, or other work on the machine, they take most of the time and give little
+        const CANDLE: &str = "CANDLE_NUM_THREADS";
+        if std::env::var_os(CANDLE).is_none() {
+            command.env(CANDLE, "1");
+        }
         let share = || thread::available_parallelism().map_or(1, |cores| (cores.get() / self.options.jobs).max(1));
         if let Some(threads) = self.options.threads.or_else(|| several.then(share)) {
             // the second is what candle goes by
