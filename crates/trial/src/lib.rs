@@ -123,6 +123,18 @@ impl Trial {
         assert!(output.status.success(), "{}", told(&output));
     }
 
+    /// Runs, and must be refused with all of `words`, without a panic and without results; gives what was said.
+    pub fn refused(&self, words: &[&str]) -> Output {
+        let output = self.command().output().unwrap();
+        assert!(!output.status.success());
+        for word in words {
+            assert!(told(&output).contains(word), "`{word}` is missing in:\n{}", told(&output));
+        }
+        assert!(!told(&output).contains("panicked"), "{}", told(&output));
+        assert!(!self.results().join("run.yaml").exists());
+        output
+    }
+
     /// Bytes of every table, by file name.
     #[must_use]
     pub fn tables(&self) -> BTreeMap<String, Vec<u8>> {
