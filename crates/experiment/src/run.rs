@@ -149,6 +149,17 @@ impl Run {
         storage::hash_bytes(format!("{}{rehearsal}", self.config.identity()).as_bytes())
     }
 
+    /// Hash of everything that decides what this run computes on the way: [`Self::identity`], the code, and the results of what
+    /// it needs. Whatever a run finds of an earlier one and keeps must carry it.
+    ///
+    /// # Errors
+    /// When results that it needs are not there.
+    pub fn provenance(&self) -> Result<String> {
+        let needs = self.config.body.needs.iter().map(|need| Ok(self.need(need)?.manifest.run_id));
+        let needs = needs.collect::<Result<Vec<String>>>()?;
+        Ok(storage::hash_bytes(format!("{} {} {needs:?}", self.identity(), self.code.hash).as_bytes()))
+    }
+
     /// How many pieces of work to run side by side; results must not depend on it.
     #[must_use]
     pub fn threads(&self) -> usize {

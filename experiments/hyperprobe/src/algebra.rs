@@ -428,16 +428,19 @@ fn counts(run: &Run, corpus: &Corpus) -> Result<()> {
             .int("standard", "training documents as they stand")
             .int("flipped", "with both pairs turned round")
             .int("mixed", "in the two crossed orders")
-            .int("words", "test documents, in words"),
+            .int("words", "test documents, in words")
+            .int("distinct", "training documents that no relation before it has"),
     );
     let (training, words) = (corpus.training(), corpus.verbose());
+    let repeats = corpus.training_with_repeats();
     for (index, category) in corpus.categories.iter().enumerate() {
         let of = |orders: &[Order]| {
-            training.iter().filter(|one| one.category == index && orders.contains(&one.order)).count()
+            repeats.iter().filter(|one| one.category == index && orders.contains(&one.order)).count()
         };
         let in_words = words.iter().filter(|one| one.category == index).count();
         let crossed = of(&[Order::SecondsFirst, Order::FirstsFirst]);
         let area = category.area.to_string();
+        let distinct = training.iter().filter(|one| one.category == index).count();
         let pairs = category.pairs.len();
         table.push(row![
             &*category.name,
@@ -446,9 +449,11 @@ fn counts(run: &Run, corpus: &Corpus) -> Result<()> {
             of(&[Order::Standard]),
             of(&[Order::Flipped]),
             crossed,
-            in_words
+            in_words,
+            distinct
         ])?;
     }
+    run.measure("corpus.with_repeats", repeats.len() as f64, "documents");
     run.measure("corpus.training", training.len() as f64, "documents");
     run.measure("corpus.words", words.len() as f64, "documents");
     run.measure("corpus.concepts", corpus.concepts().count() as f64, "concepts");

@@ -34,8 +34,10 @@ pub struct NextToken {
 /// Which words of a document the states spell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Spelt {
-    /// One of the words of the example pair.
-    pub example: bool,
+    /// First word of the example pair.
+    pub example_key: bool,
+    /// Its second word.
+    pub example_value: bool,
     /// The key.
     pub key: bool,
     /// The target.
@@ -45,7 +47,14 @@ pub struct Spelt {
 impl Spelt {
     /// As a label.
     pub fn name(self) -> String {
-        let named = [(self.example, "example"), (self.key, "key"), (self.target, "target")];
+        let both = self.example_key && self.example_value;
+        let named = [
+            (both, "example"),
+            (self.example_key && !both, "example key"),
+            (self.example_value && !both, "example value"),
+            (self.key, "key"),
+            (self.target, "target"),
+        ];
         let names: Vec<&str> = named.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(" | ") }
     }
@@ -123,7 +132,8 @@ impl Plain {
             if word.chars().count() < 2 {
                 continue;
             }
-            spelt.example |= a.starts_with(word) || b.starts_with(word);
+            spelt.example_key |= a.starts_with(word);
+            spelt.example_value |= b.starts_with(word);
             spelt.key |= c.starts_with(word);
             spelt.target |= target.starts_with(word);
         }
@@ -156,7 +166,7 @@ mod tests {
     fn states_spell_what_their_tokens_begin() {
         let plain = plain();
         let spelt = plain.spelt([6, 4, 0].into_iter(), ["france", "paris", "italy"], "rome");
-        assert_eq!(spelt.name(), "example");
+        assert_eq!(spelt.name(), "example value");
         let spelt = plain.spelt([5, 4, 0].into_iter(), ["france", "paris", "italy"], "rome");
         assert_eq!(spelt.name(), "target");
         assert_eq!(plain.spelt([4, 0].into_iter(), ["o", "p", "q"], "r").name(), "none");

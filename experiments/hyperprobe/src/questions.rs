@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tables::{Builder, Schema, row};
 use vsa::{Bipolar, Codebook, Tie, Vector};
 
+use crate::documents::Ties;
 use crate::ingestion;
 use crate::language::fact_part;
 use crate::layers::{Pooling, Starts, sizes};
@@ -74,12 +75,16 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     if params.encoder.pooling == Pooling::Embeddings {
         bail!("params.encoder.pooling: a state behind an answer has no embeddings of its own; choose another");
     }
+    if params.encoder.ties != Ties::Negative {
+        bail!("params.encoder.ties: sets of words are bundled with noughts at -1; say `negative`");
+    }
     crate::source::check(&params.sources)?;
     let facts: Vec<(usize, Fact)> = facts().into_iter().enumerate().take(params.questions).collect();
     let book = Codebook::<Bipolar>::new(params.encoder.dimension, params.codebook_seed, concepts(&Corpus::whole()))?;
     let mut tables = Tables::new();
     for source in &params.sources {
         run.go_on()?;
+        source.read_input(run)?;
         let subject = Subject::open(run, source)?;
         let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
         let starts = Starts::new(states, clusters, &mut run.rng("clusters"));
@@ -125,7 +130,8 @@ fn train(
             targets.push(Bipolar::bundle(vectors).sign(Tie::Negative));
         }
     }
-    let material = Material { x: pooled(subject, &tokens, params, starts)?, targets, words: Vec::new() };
+    let x = pooled(subject, &tokens, params, starts)?;
+    let material = Material { x, device: run.device().clone(), targets, words: Vec::new() };
     let (encoder, history) = fit(run, &params.training, &params.encoder, &subject.name, &material, &rows)?;
     for Row { epoch, train, validation, cosine, accuracy } in history.rows {
         tables.curves.push(row![&*subject.name, epoch, train, validation, cosine, accuracy])?;
@@ -182,7 +188,7 @@ fn ask(
     let mut extracted = Vec::new();
     for tokens in [&prompts, &after] {
         let x = pooled(subject, tokens, params, starts)?;
-        let vectors = encoder::signs(&encoder.encode(&x)?)?;
+        let vectors = encoder::signs(&encoder.encode(&x.to_device(run.device())?)?)?;
         let members = |v: &Bipolar| -> Vec<String> {
             readout.members(v).into_iter().map(|(item, _)| book.name(item).to_owned()).collect()
         };
@@ -325,6 +331,18 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             }
         }
     }
+    for (group, is) in groups {
+        let of: Vec<&Item> = items.iter().filter(|item| is(item)).collect();
+        let shared = |item: &&Item| jaccard(&item.extracted[0], &item.extracted[1], |x, y| x == y);
+        let kept = (!of.is_empty()).then(|| mean(&of.iter().map(shared).collect::<Vec<_>>()));
+        for (class, kind) in ["question", "answer", "other"].into_iter().enumerate() {
+            let share = |at: usize| mean(&of.iter().map(|item| item.shares(at)[class]).collect::<Vec<_>>());
+            if let Some(kept) = kept {
+                let (before, after) = (share(0), share(1));
+                tables.drift.push(row![name, group, kind, after - before, after / (before + 1e-6), kept])?;
+            }
+        }
+    }
     let columns: [Column; 8] = [
         ("F1", |item| item.f1),
         ("answer mentioned", |item| f64::from(u8::from(item.mentioned))),
@@ -382,6 +400,7 @@ struct Tables {
     curves: Builder,
     overlap: Builder,
     proportions: Builder,
+    drift: Builder,
     correlations: Builder,
     items: Builder,
 }
@@ -421,6 +440,12 @@ impl Tables {
             .text("time", "before or after the answer was written")
             .text("kind", "of the question, of the answer, or neither")
             .float("share", "of the extracted concepts, mean over questions", "fraction");
+        let drift = of(Schema::new("drift", "one kind of extracted concept, after less before"))
+            .text("group", "which questions")
+            .text("kind", "of the question, of the answer, or neither")
+            .float("drift", "share after less share before", "")
+            .float("ratio", "share after over share before (and a millionth)", "")
+            .float("kept", "Jaccard index of all concepts before with all after", "fraction");
         let correlations = of(Schema::new("correlations", "two numbers of a question"))
             .text("x", "one of them")
             .text("y", "the other")
@@ -433,14 +458,14 @@ impl Tables {
             .float("f1", "words in common with the answer", "fraction")
             .text("before", "most similar concepts before the answer")
             .text("after", "and after it");
-        let [answers, fit, curves, overlap, proportions, correlations, items] =
-            [answers, fit, curves, overlap, proportions, correlations, items].map(Builder::new);
-        Self { answers, fit, curves, overlap, proportions, correlations, items }
+        let [answers, fit, curves, overlap, proportions, drift, correlations, items] =
+            [answers, fit, curves, overlap, proportions, drift, correlations, items].map(Builder::new);
+        Self { answers, fit, curves, overlap, proportions, drift, correlations, items }
     }
 
     fn record(self, run: &Run) -> Result<()> {
-        let Self { answers, fit, curves, overlap, proportions, correlations, items } = self;
-        for table in [answers, fit, curves, overlap, proportions, correlations, items] {
+        let Self { answers, fit, curves, overlap, proportions, drift, correlations, items } = self;
+        for table in [answers, fit, curves, overlap, proportions, drift, correlations, items] {
             run.record(table.finish()?);
         }
         Ok(())

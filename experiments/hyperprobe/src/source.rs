@@ -27,6 +27,20 @@ pub struct Source {
     pub untrained: bool,
 }
 
+impl Source {
+    /// Notes the file of a model that lies here, and gives its hash.
+    pub fn read_input(&self, run: &Run) -> Result<String> {
+        match self.model.as_ref().map(std::path::Path::new) {
+            Some(path) if path.is_file() => {
+                run.read_input(path)?;
+                Ok(storage::hash_file(path)?)
+            }
+            // the toy is one of the results that are needed; what the hub has is named by its revision
+            _ => Ok(String::new()),
+        }
+    }
+}
+
 /// Looks at what all models say of themselves before any is read: families that are not known are told at once.
 pub fn check(sources: &[Source]) -> Result<()> {
     for (at, source) in sources.iter().enumerate() {

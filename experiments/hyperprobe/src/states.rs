@@ -78,6 +78,8 @@ fn rehearsed(sample: Sample, few: impl Fn(usize) -> usize) -> Sample {
 pub struct Told {
     /// The next token against the target.
     pub next: NextToken,
+    /// Tokens of the target behind the prompt.
+    pub target_tokens: Option<usize>,
     /// What the states spell, unembedded as they are.
     pub raw: Spelt,
     /// What they spell behind the final norm.
@@ -92,8 +94,10 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     crate::source::check(&params.sources)?;
     let documents = Documents::draw(&params.corpus, &run.rng("documents"))?;
     let mut tables = Tables::new();
+    let provenance = run.provenance()?;
     for source in &params.sources {
         run.go_on()?;
+        let provenance = format!("{provenance} {}", source.read_input(run)?);
         let subject = Subject::open(run, source)?;
         let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
         let starts = Starts::new(states, clusters, &mut run.rng("clusters"));
@@ -108,7 +112,8 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
             sets: std::collections::BTreeMap::new(),
         };
         for set in Set::ALL {
-            let shelf = ingest(run, &params, &subject, set, documents.of(set), &starts, &plain, &mut tables)?;
+            let shelf =
+                ingest(run, &params, &subject, (set, documents.of(set)), &starts, (&plain, &provenance), &mut tables)?;
             contents.sets.insert(set.name().to_owned(), shelf);
         }
         let text = serde_json::to_string_pretty(&contents)?;
@@ -119,19 +124,17 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
 }
 
 /// Reads a set of documents shard by shard; shards that are there already are kept.
-#[expect(clippy::too_many_arguments, reason = "what is read, with what, and where it goes")]
 fn ingest(
     run: &Run,
     params: &Params,
     subject: &Subject,
-    set: Set,
-    documents: &[Analogy],
+    (set, documents): (Set, &[Analogy]),
     starts: &Starts,
-    plain: &Plain,
+    (plain, provenance): (&Plain, &str),
     tables: &mut Tables,
 ) -> Result<Shelf> {
     let prompts: Vec<String> = documents.iter().map(|one| set.prompt(one)).collect();
-    let hash = storage::hash_bytes(prompts.join("\n").as_bytes());
+    let hash = store::hash(set, documents);
     let tokens = prompts.iter().map(|prompt| subject.encode(prompt)).collect::<Result<Vec<_>>>()?;
     let mut task = run.task(&format!("{} {}", subject.name, set.name()), documents.len() as u64, "documents");
     let mut shelf = Shelf { documents: documents.len(), shards: Vec::new(), prompts: hash.clone() };
@@ -140,11 +143,11 @@ fn ingest(
         run.go_on()?;
         let file = store::shard_file(&subject.name, set, number);
         let path = run.output(&file);
-        let identity = format!("{} {} {} {hash} {number}", run.identity(), subject.name, set.name());
+        let identity = format!("{provenance} {} {} {hash} {number}", subject.name, set.name());
         if !store::is_there(&path, &identity) {
             let of = &documents[places[0]..=places[places.len() - 1]];
             let ids = &tokens[places[0]..=places[places.len() - 1]];
-            let judge = |place: usize, next: &Next| told(plain, &of[place], next);
+            let judge = |place: usize, next: &Next| told(subject, plain, (&of[place], &ids[place]), next);
             let judge: Option<Judge<'_, Told>> = (set == Set::Words).then_some(&judge);
             let seen = ingestion::read(subject, ids, params.batch, judge)?;
             let told: Vec<&Told> = seen.iter().filter_map(|seen| seen.next.as_ref()).collect();
@@ -172,16 +175,22 @@ fn ingest(
         mean(&norms),
         standard_deviation(&norms)
     ])?;
-    let whole = norms.iter().all(|norm| norm.is_finite());
-    run.measure(&format!("{}.{}.finite", subject.name, set.name()), f64::from(u8::from(whole)), "");
+    if set == Set::Symbols {
+        run.measure(&format!("{}.states", subject.name), states as f64, "states");
+        run.measure(&format!("{}.clusters", subject.name), clusters as f64, "clusters");
+    }
     Ok(shelf)
 }
 
-fn told(plain: &Plain, analogy: &Analogy, next: &Next) -> Told {
+fn told(subject: &Subject, plain: &Plain, (analogy, prompt): (&Analogy, &[u32]), next: &Next) -> Told {
     let words = [0, 1, 2, 3].map(|at| analogy.words[at].to_lowercase());
     let given = [&*words[0], &*words[1], &*words[2]];
     let of = |which: usize| plain.spelt(next.lens.iter().map(|both| both[which].0), given, &words[3]);
-    Told { next: plain.next(&next.logits, &words[3]), raw: of(0), normed: of(1) }
+    let whole = format!("{} {}", Set::Words.prompt(analogy), analogy.words[3]);
+    // a target that changes the tokens before it has none of its own
+    let tokens = subject.encode(&whole).ok().filter(|whole| whole.starts_with(prompt));
+    let target_tokens = tokens.map(|whole| whole.len() - prompt.len());
+    Told { next: plain.next(&next.logits, &words[3]), target_tokens, raw: of(0), normed: of(1) }
 }
 
 /// All poolings of some documents.
@@ -366,6 +375,7 @@ impl Tables {
             .float("rank", "tokens likelier than the target or its likeliest beginning", "")
             .float("probability", "of that token", "")
             .float("gap", "how much more probable the likeliest token is", "")
+            .int("target_tokens", "tokens of the target")
             .text("spelt", "which of the words some state's likeliest token is or begins, unembedded as it is")
             .text("spelt_normed", "the same behind the final norm");
         let lens = of(Schema::new("lens", "one place and one layer of one document"))
@@ -393,6 +403,7 @@ impl Tables {
             *rank,
             *probability,
             *gap,
+            told.target_tokens,
             &*raw,
             &*normed
         ])?)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
+use datasets::analogies::Analogy;
 use experiment::Needed;
 use serde::{Deserialize, Serialize};
 use weights::Named;
@@ -55,6 +56,12 @@ impl Contents {
     }
 }
 
+/// Hash of the prompts of some documents.
+pub fn hash(set: Set, documents: &[Analogy]) -> String {
+    let prompts: Vec<String> = documents.iter().map(|one| set.prompt(one)).collect();
+    storage::hash_bytes(prompts.join("\n").as_bytes())
+}
+
 /// Where the table of contents of a model lies.
 pub fn contents_file(source: &str) -> String {
     format!("stores/{source}.json")
@@ -85,9 +92,15 @@ pub fn load(path: &Path) -> Result<(Named, String)> {
 }
 
 /// One tensor of a set of documents, all shards after each other, f32 on the CPU.
-pub fn read(need: &Needed, source: &str, set: Set, pooling: Pooling) -> Result<Tensor> {
+pub fn read(need: &Needed, source: &str, (set, documents): (Set, &[Analogy]), pooling: Pooling) -> Result<Tensor> {
     let contents = Contents::read(need, source)?;
     let shelf = contents.sets.get(set.name()).with_context(|| format!("`{source}` has no states of {}", set.name()))?;
+    if shelf.prompts != hash(set, documents) {
+        bail!(
+            "the states of `{source}` are of other documents than {} says now: run it again",
+            need.manifest().config.experiment
+        );
+    }
     let parts = shelf.shards.iter().map(|file| {
         let path = available(need, file)?;
         let tensors = weights::load(&path, &Device::Cpu)?.tensors;

@@ -24,7 +24,7 @@ use vsa::{Bipolar, Codebook, Vector};
 
 use crate::documents::{Documents, Set, Targets, Ties, seed_of};
 use crate::layers::Pooling;
-use crate::readout::{Found, Readout, Words};
+use crate::readout::{Found, Query, Readout, Words};
 use crate::states;
 use crate::store;
 use encoder::{Encoder, Loss, Shape};
@@ -121,7 +121,7 @@ pub struct Variant {
     /// Another loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
-    /// Another dimension; the network is as wide.
+    /// Another dimension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64))]
     pub dimension: Option<usize>,
@@ -147,24 +147,25 @@ pub enum Split {
     /// By chance, 80, 10 and 10 in a hundred, as in the reference's code: targets of test documents are those of training
     /// documents.
     Documents,
-    /// By target: no training document has a target of a test document.
+    /// By target: no training document has a target of a test document. The same four words in another order, whose hypervector
+    /// is the same, may well be in training.
     Targets,
+    /// By target, and no training document has a word in any place that is a target of validation or test.
+    Words,
 }
 
 impl Params {
     /// An encoder's setting.
     pub fn setting(&self, variant: &Variant) -> Setting {
         let own = self.encoder;
-        let dimension = variant.dimension.unwrap_or(own.dimension);
         Setting {
             pooling: variant.pooling.unwrap_or(own.pooling),
             split: variant.split.unwrap_or(own.split),
             ties: variant.ties.unwrap_or(own.ties),
             loss: variant.loss.unwrap_or(own.loss),
-            dimension,
+            dimension: variant.dimension.unwrap_or(own.dimension),
             documents: variant.documents.unwrap_or(own.documents),
             keep_last: variant.keep_last || own.keep_last,
-            width: if variant.dimension.is_some() { dimension } else { own.width },
             ..own
         }
     }
@@ -199,7 +200,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// A finished encoder by its name.
+    /// A finished encoder by its name, on the CPU.
     pub fn open(need: &Needed, states: &Needed, documents: &Documents, name: &str) -> Result<Self> {
         let of = &need.manifest().config;
         let params: Params = serde_json::from_value(serde_json::to_value(&of.body.params)?)
@@ -238,8 +239,10 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
 
 /// Documents with their inputs and targets.
 pub struct Material {
-    /// `[documents, d_in]`.
+    /// `[documents, d_in]`, on the CPU.
     pub x: Tensor,
+    /// Where encoders work.
+    pub device: Device,
     /// What each is encoded to.
     pub targets: Vec<Bipolar>,
     /// The words of each, of analogies.
@@ -253,22 +256,23 @@ impl Material {
         setting: &Setting,
         set: Set,
         (documents, targets, swap): (&[Analogy], &Targets<'_>, &Swap<'_>),
-        rng: &ChaCha12Rng,
+        (rng, device): (&ChaCha12Rng, &Device),
     ) -> Result<Self> {
-        let x = store::read(need, &variant.source, set, setting.pooling)?;
+        let x = store::read(need, &variant.source, (set, documents), setting.pooling)?;
         let swapped: Vec<Analogy> = documents.iter().map(|one| swap.of(one)).collect();
         let of = |(number, one): (usize, &Analogy)| targets.of(one, seed_of(rng, number));
         Ok(Self {
             targets: swapped.iter().enumerate().map(of).collect::<Result<_>>()?,
             words: swapped.iter().map(|one| places(swap.book, one)).collect::<Result<_>>()?,
             x,
+            device: device.clone(),
         })
     }
 
     /// Inputs of some documents.
     pub fn rows(&self, rows: &[usize]) -> Result<Tensor> {
         let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
-        Ok(self.x.index_select(&Tensor::new(rows, self.x.device())?, 0)?)
+        Ok(self.x.index_select(&Tensor::new(rows, self.x.device())?, 0)?.to_device(&self.device)?)
     }
 
     /// Their targets.
@@ -332,9 +336,13 @@ impl Rows {
                 rows.validation = order.split_off(order.len() - tenth);
                 rows.train = order;
             }
-            Split::Targets => {
+            Split::Targets | Split::Words => {
+                let known = |one: &Analogy| {
+                    one.words.iter().all(|word| documents.corpus.part(&word.to_lowercase()) == Part::Train)
+                };
                 for (row, one) in all.iter().enumerate().take(count) {
                     match documents.part(one) {
+                        Part::Train if split == Split::Words && !known(one) => {}
                         Part::Train => rows.train.push(row),
                         Part::Validation => rows.validation.push(row),
                         Part::Test => rows.test.push(row),
@@ -368,6 +376,8 @@ struct Precision {
     at: [f64; 3],
     /// Most similar items above the threshold.
     clear: f64,
+    /// Documents of which the key's query gave the target, and those of which all three words at once gave it.
+    by: [f64; 2],
 }
 
 struct Outcome {
@@ -386,7 +396,7 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
     let swap = Swap::new(&book, variant.swapped, &mut run.rng("swap"));
     let of = |set: Set| {
         let with = (documents.of(set), &targets, &swap);
-        Material::of(need, variant, &setting, set, with, &run.rng(&format!("ties.{}", set.name())))
+        Material::of(need, variant, &setting, set, with, (&run.rng(&format!("ties.{}", set.name())), run.device()))
     };
     let symbols = of(Set::Symbols)?;
     let rows = Rows::new(documents, setting.documents, setting.split, &mut run.rng("split"))?;
@@ -439,7 +449,7 @@ pub fn fit(
 ) -> Result<(Encoder, History)> {
     let Setting { width, dimension, blocks, .. } = *setting;
     let shape = Shape { d_in: material.x.dim(1)?, width, dimension, blocks };
-    let encoder = Encoder::fresh(shape, &mut run.rng("init"), &Device::Cpu)?;
+    let encoder = Encoder::fresh(shape, &mut run.rng("init"), run.device())?;
     let per_epoch = rows.train.len().div_ceil(training.batch_size) as u64;
     let steps = run.steps(training.epochs * per_epoch);
     let plan = Plan {
@@ -474,7 +484,7 @@ pub fn fit(
         return Err(Interrupted.into());
     }
     let (history, best) = (lesson.history, lesson.best);
-    Ok((Encoder::from_weights(shape, &weights::load(&best, &Device::Cpu)?.tensors)?, history))
+    Ok((Encoder::from_weights(shape, &weights::load(&best, run.device())?.tensors)?, history))
 }
 
 /// Evaluates a finished encoder.
@@ -496,7 +506,7 @@ impl Judge<'_> {
                 Some(rng) => {
                     let mut values = x.to_vec2::<f32>()?;
                     values.iter_mut().zip(rows).for_each(|(x, row)| x.shuffle(&mut datasets::at(rng, *row as u64)));
-                    Tensor::from_vec(values.concat(), x.dims(), x.device())?
+                    Tensor::from_vec(values.concat(), x.dims(), &material.device)?
                 }
             };
             Ok(self.encoder.encode(&x)?)
@@ -539,7 +549,9 @@ impl Judge<'_> {
             };
             let at = [1, 3, 5].map(|first| share(&|found, target| found.among(target, first)));
             let clear = share(&|found, _| found.best().1 >= readout.threshold());
-            self.precision.push(Precision { set: set.to_owned(), readout: name, documents: rows.len(), at, clear });
+            let by = [Query::Key, Query::Context]
+                .map(|query| share(&|found, target| found.query == Some(query) && found.best().0 == target));
+            self.precision.push(Precision { set: set.to_owned(), readout: name, documents: rows.len(), at, clear, by });
         }
         Ok(())
     }
@@ -549,7 +561,8 @@ impl Judge<'_> {
         Ok(outputs.iter().map(encoder::signs).collect::<candle_core::Result<Vec<_>>>()?.concat())
     }
 
-    /// Unbinding with words that have nothing to do with the document: how often the most similar item is one of its words.
+    /// Unbinding with four drawn words at once, which have nothing to do with the document: how often one of its own words is
+    /// among the most similar items.
     fn random_keys(&mut self, material: &Material, rows: &[usize], rng: &ChaCha12Rng) -> Result<()> {
         let rows = &rows[..rows.len().min(self.most)];
         let vectors = self.vectors(material, rows, None)?;
@@ -566,7 +579,8 @@ impl Judge<'_> {
         };
         let at = [1, 3, 5].map(hits);
         let set = "words, keys of nothing".to_owned();
-        self.precision.push(Precision { set, readout: "any word", documents: rows.len(), at, clear: f64::NAN });
+        let by = [f64::NAN; 2];
+        self.precision.push(Precision { set, readout: "any word", documents: rows.len(), at, clear: f64::NAN, by });
         Ok(())
     }
 }
@@ -720,12 +734,14 @@ fn report(run: &Run, params: &Params, documents: &Documents, outcomes: &[Outcome
         Schema::new("precision", "one readout of one encoder on one set")
             .text("variant", "which encoder")
             .text("set", "which documents")
-            .text("readout", "published looks at the target while it chooses; blind and key do not")
+            .text("readout", "published looks at the target while it chooses; blind and key do not; any word: one of the document's four counts")
             .int("documents", "how many")
             .float("at_1", "the most similar item is the target", "fraction")
             .float("at_3", "the target is among the three most similar", "fraction")
             .float("at_5", "among the five most similar", "fraction")
-            .float("clear", "the most similar item is above the threshold", "fraction"),
+            .float("clear", "the most similar item is above the threshold", "fraction")
+            .float("by_key", "the target is found by the key's query", "fraction")
+            .float("by_context", "the target is found by the query with all three words", "fraction"),
     );
     for outcome in outcomes {
         let Outcome { variant, setting, parameters, history, scores: all, precision: found } = outcome;
@@ -750,14 +766,16 @@ fn report(run: &Run, params: &Params, documents: &Documents, outcomes: &[Outcome
             run.measure(&format!("{name}.{set}.cosine"), *cosine, "");
             run.measure(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
         }
-        for Precision { set, readout, documents, at, clear } in found {
-            let clear = clear.is_finite().then_some(*clear);
-            precision.push(row![name, &**set, *readout, *documents, at[0], at[1], at[2], clear])?;
+        for Precision { set, readout, documents, at, clear, by } in found {
+            let known = |x: f64| x.is_finite().then_some(x);
+            let [clear, key, context] = [*clear, by[0], by[1]].map(known);
+            precision.push(row![name, &**set, *readout, *documents, at[0], at[1], at[2], clear, key, context])?;
+            run.measure(&format!("{name}.{}.{}.by_key", id(set), id(readout)), key, "fraction");
             run.measure(&format!("{name}.{}.{}.at_1", id(set), id(readout)), at[0], "fraction");
         }
     }
-    for (name, cosine, accuracy) in ignorant(run, params, documents)? {
-        scores.push(row![name, "test", params.training.evaluated, cosine, accuracy])?;
+    for (name, count, cosine, accuracy) in ignorant(run, params, documents)? {
+        scores.push(row![name, "test", count, cosine, accuracy])?;
         run.measure(&format!("{}.test.cosine", id(name)), cosine, "");
         run.measure(&format!("{}.test.accuracy", id(name)), accuracy, "fraction");
     }
@@ -772,13 +790,14 @@ fn id(name: &str) -> String {
 }
 
 /// Predictors that know nothing, or the example alone: cosine and accuracy on targets with ties at -1.
-fn ignorant(run: &Run, params: &Params, documents: &Documents) -> Result<[(&'static str, f64, f64); 2]> {
+fn ignorant(run: &Run, params: &Params, documents: &Documents) -> Result<[(&'static str, usize, f64, f64); 2]> {
     let dimension = params.encoder.dimension;
     let book = Codebook::<Bipolar>::new(dimension, params.codebook_seed, documents.corpus.concepts())?;
     let targets = Targets::new(&book, Ties::Negative, &mut run.rng("third"));
     let constant = Bipolar::identity(dimension).negative();
     let (mut constants, mut halves) = (Vec::new(), Vec::new());
-    for one in documents.of(Set::Symbols).iter().take(params.training.evaluated) {
+    let of_test = documents.of(Set::Symbols).iter().filter(|one| documents.part(one) == Part::Test);
+    for one in of_test.take(params.training.evaluated) {
         let y = targets.of(one, 0)?;
         constants.push((constant.cosine(&y), constant.agreement(&y)));
         let [a, b] = one.example();
@@ -790,7 +809,7 @@ fn ignorant(run: &Run, params: &Params, documents: &Documents) -> Result<[(&'sta
         (mean(&all.iter().map(|x| x.0).collect::<Vec<_>>()), mean(&all.iter().map(|x| x.1).collect::<Vec<_>>()))
     };
     let ((c, ca), (h, ha)) = (means(&constants), means(&halves));
-    Ok([("constant -1", c, ca), ("example alone", h, ha)])
+    Ok([("constant -1", constants.len(), c, ca), ("example alone", halves.len(), h, ha)])
 }
 
 /// A setting in tables, as in the configuration.
