@@ -12,15 +12,8 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 static MODEL: LazyLock<Decoder> = LazyLock::new(|| {
-    let config = Config {
-        n_layers: 3,
-        n_heads: 2,
-        d_model: 4,
-        d_mlp: 4,
-        d_vocab: 5,
-        n_positions: 4,
-        ..Config::gpt2_small()
-    };
+    let config =
+        Config { n_layers: 3, n_heads: 2, d_model: 4, d_mlp: 4, d_vocab: 5, n_positions: 4, ..Config::gpt2_small() };
     Decoder::fresh(&config, &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap()
 });
 
