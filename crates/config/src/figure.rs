@@ -24,7 +24,7 @@ pub struct Figure {
     pub kind: FigureKind,
     /// Table of this experiment, by name, or a CSV file relative to the configuration file, such as `published/curves.csv`.
     pub table: String,
-    /// Keep only the rows in which each column has one of the values.
+    /// Keep only the rows in which each column has the value, one of the values, or none of those behind `not`.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub filter: Option<Ordered<OneOrMany>>,
     /// Column on the horizontal axis (the value of a histogram, the columns of a heat map).
@@ -190,12 +190,22 @@ pub struct Rule {
     pub label: String,
 }
 
-/// A value or a list of values.
+/// Values that are left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct But {
+    /// The values.
+    pub not: Vec<serde_json::Value>,
+}
+
+/// A value, a list of values, or what is left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany {
     /// Any of these.
     Many(Vec<serde_json::Value>),
+    /// Any but these, which need not be there.
+    But(But),
     /// Exactly this.
     One(serde_json::Value),
 }

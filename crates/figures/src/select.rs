@@ -147,9 +147,10 @@ pub(crate) fn select(
     let mut keep: Vec<Vec<bool>> = sources.iter().map(|(t, _)| vec![true; t.len()]).collect();
     for (column, wanted) in figure.filter.iter().flat_map(|f| &f.0) {
         table.schema().position(column).map_err(read)?;
-        let wanted: Vec<&Json> = match wanted {
-            OneOrMany::Many(many) => many.iter().collect(),
-            OneOrMany::One(one) => vec![one],
+        let (wanted, unwanted): (Vec<&Json>, bool) = match wanted {
+            OneOrMany::Many(many) => (many.iter().collect(), false),
+            OneOrMany::But(but) => (but.not.iter().collect(), true),
+            OneOrMany::One(one) => (vec![one], false),
         };
         let mut there: Vec<String> = Vec::new();
         for ((source, _), keep) in sources.iter().zip(&mut keep) {
@@ -158,7 +159,8 @@ pub(crate) fn select(
             }
             for (cell, keep) in source.values(column).map_err(read)?.iter().zip(keep) {
                 let cell = key(cell);
-                *keep &= cell.as_ref().is_some_and(|c| wanted.iter().any(|w| json_keys(w).contains(c)));
+                let listed = cell.as_ref().is_some_and(|c| wanted.iter().any(|w| json_keys(w).contains(c)));
+                *keep &= listed != unwanted;
                 if let Some(cell) = cell
                     && !there.contains(&cell)
                 {
@@ -166,7 +168,7 @@ pub(crate) fn select(
                 }
             }
         }
-        for value in &wanted {
+        for value in wanted.iter().filter(|_| !unwanted) {
             if !json_keys(value).iter().any(|k| there.contains(k)) {
                 let what = absent(column, value, &there, "where", table);
                 if strict {

@@ -17,6 +17,7 @@ use crate::kernel::product::{Into, Matrix, product};
 use crate::kernel::random::Mask;
 use crate::kernel::rotary::Pairs;
 use crate::kernel::{Real, activation, loss, norm, rotary, rows};
+use crate::many::offer;
 use crate::parallel::{over_blocks, over_rows, tile_rows};
 
 /// Numbers in one part of a pointwise loop.
@@ -265,7 +266,7 @@ impl CustomOp2 for Linear {
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [dx, dw, _] = by_dtype!(x.dtype(), self.backward(x, w, None, dy))?;
-        Ok((dx, dw))
+        Ok((dx, offer(w, dw)))
     }
 }
 
@@ -298,7 +299,7 @@ impl CustomOp3 for Linear {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [dx, dw, db] = by_dtype!(x.dtype(), self.backward(x, w, Some(b), dy))?;
-        Ok((dx, dw, db))
+        Ok((dx, offer(w, dw), offer(b, db)))
     }
 }
 

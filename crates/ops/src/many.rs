@@ -50,6 +50,22 @@ pub fn deposit(of: &Tensor, gradient: Tensor) -> Result<()> {
     })
 }
 
+/// Hands over a variable's gradient where [`backward`] runs, and gives back any other: candle would fill a tensor with noughts
+/// for it and add the gradient to those.
+pub(crate) fn offer(of: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
+    let gradient = gradient?;
+    if !of.is_variable() {
+        return Some(gradient);
+    }
+    DEPOSITED.with_borrow_mut(|deposited| match deposited {
+        Some(deposited) => {
+            deposited.push((of.clone(), gradient));
+            None
+        }
+        None => Some(gradient),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Var};
@@ -74,6 +90,25 @@ mod tests {
         fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
             deposit(self.a.as_tensor(), dy.clone())?;
             Ok(Some(dy.clone()))
+        }
+    }
+
+    #[test]
+    fn variables_of_maps_get_the_same_gradient_either_way() {
+        let draw = |shape: (usize, usize), seed| {
+            Var::from_tensor(&crate::gradcheck::filled(&[shape.0, shape.1], seed)).unwrap()
+        };
+        let (x, w, b) =
+            (draw((5, 3), 1), draw((3, 4), 2), Var::from_tensor(&crate::gradcheck::filled(&[4], 3)).unwrap());
+        // the map is used twice, so that its gradients add up, and once as part of something else
+        let once = crate::linear(x.as_tensor(), w.as_tensor(), Some(b.as_tensor())).unwrap();
+        let twice = crate::linear(&x.sqr().unwrap(), w.as_tensor(), Some(b.as_tensor())).unwrap();
+        let loss = ((once * twice).unwrap().sum_all().unwrap() + w.sqr().unwrap().sum_all().unwrap()).unwrap();
+        let (ours, candles) = (backward(&loss).unwrap(), loss.backward().unwrap());
+        for var in [&x, &w, &b] {
+            let both = [&ours, &candles].map(|store| store.get(var).unwrap().flatten_all().unwrap());
+            let away = (&both[0] - &both[1]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(away < 1e-12, "{away}");
         }
     }
 
