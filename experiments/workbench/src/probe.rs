@@ -83,7 +83,8 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     prepare(folder.path())?;
     let python = peer::python(&arguments.environment, Path::new("experiments/workbench/peers/hyperprobe.txt"))?;
     let mut ours = Command::new(std::env::current_exe()?);
-    ours.args(["bench", "hyperprobe-worker"]).arg(folder.path());
+    // as experiments run
+    ours.args(["bench", "hyperprobe-worker"]).arg(folder.path()).env("CANDLE_NUM_THREADS", "1");
     let mut ours = Worker::start("retrace", &mut ours, arguments.common.threads)?;
     let mut theirs = Command::new(python);
     theirs.arg("experiments/workbench/peers/hyperprobe.py").arg(folder.path());
