@@ -28,4 +28,4 @@ mod streams;
 
 pub use cli::{Experiment, main};
 pub use progress::Task;
-pub use run::{Interrupted, Needed, Run};
+pub use run::{Interrupted, Needed, Run, distinct};

@@ -13,6 +13,7 @@ use candle_core::Device;
 use config::claims::Measure;
 use config::{Code, Envelope, MANIFEST, Manifest};
 use rand_chacha::ChaCha12Rng;
+use serde::de::DeserializeOwned;
 use storage::Lock;
 use tables::Table;
 
@@ -368,6 +369,18 @@ fn clear(work: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks that every name of a list in the configuration, at `key`, is there once.
+///
+/// # Errors
+/// With the first that comes twice.
+pub fn distinct<'a>(key: &str, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match names.into_iter().find(|name| !seen.insert(*name)) {
+        Some(name) => bail!("{key}: `{name}` comes twice"),
+        None => Ok(()),
+    }
+}
+
 /// The finished results of another experiment.
 #[derive(Debug)]
 pub struct Needed {
@@ -380,6 +393,17 @@ impl Needed {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The parameters that it was run with.
+    ///
+    /// # Errors
+    /// When they are of another version of the experiment.
+    pub fn params<P: DeserializeOwned>(&self) -> Result<P> {
+        let of = &self.manifest.config;
+        serde_json::from_value(serde_json::to_value(&of.body.params)?).with_context(|| {
+            format!("{}/{} was run with parameters of another version; run it again", of.paper, of.experiment)
+        })
     }
 
     /// The random stream called `name` of its own seed: what it drew from its stream of that name can be drawn again.

@@ -4,6 +4,7 @@
 //! hub, or the metadata of a GGUF file), checks what the crate takes on trust, and is explicit about BOS: every call
 //! says whether it wants one, every answer whether there is one.
 
+mod batches;
 mod bpe;
 mod check;
 mod error;
@@ -13,6 +14,7 @@ mod sentencepiece;
 mod tokenizer;
 mod words;
 
+pub use batches::of_one_length;
 pub use bpe::{END_OF_TEXT, train_bpe};
 pub use error::Error;
 pub use tokenizer::{Bos, Encoded, Tokenizer};

@@ -376,13 +376,9 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
                     let flipped: Vec<i8> =
                         signs.into_iter().map(|sign| if rng.random_bool(*flips) { -sign } else { sign }).collect();
                     let y = Bipolar::from_signs(&flipped);
-                    let found = [
-                        readout.published(&y, &words, false),
-                        readout.published(&y, &words, true),
-                        readout.blind(&y, &words),
-                        readout.key(&y, &words, false),
-                        readout.key(&y, &words, true),
-                    ];
+                    let compared = readout.compare(&y, &words);
+                    let [published, blind, key] = compared.all();
+                    let found = [compared.published(false), published, blind, compared.key(false), key];
                     found.map(|found| Answer {
                         hit: found.best().0 == words.target,
                         clear: found.best().1 >= readout.threshold(),

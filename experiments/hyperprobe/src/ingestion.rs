@@ -1,14 +1,12 @@
 //! Reading documents: the states of their last tokens, and what the model would say next.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use candle_core::{D, DType, Tensor};
 use capture::{Keep, Recorder};
 use hooks::{End, HookedModel, Layer, NoHook, Point, Site, Start};
 use rayon::prelude::*;
 
-use crate::layers::{States, sizes};
+use crate::layers::{States, states_of};
 use crate::source::Subject;
 
 /// What was seen of one document.
@@ -34,8 +32,7 @@ pub struct Next {
 /// Sites of the states of indices ⌊L/2⌋ to L; the last one is behind the final norm.
 pub fn sites(subject: &Subject) -> Vec<Site> {
     let n_layers = subject.model.n_layers();
-    let (count, _) = sizes(n_layers, 5);
-    let first = n_layers + 1 - count;
+    let first = n_layers + 1 - states_of(n_layers);
     let blocks = (first..n_layers).map(|index| Site::Block(Layer(index - 1), Point::ResidPost));
     blocks.chain([Site::FinalNormalized]).collect()
 }
@@ -50,42 +47,35 @@ pub fn read<T: Clone + Send>(
     batch: usize,
     judge: Option<Judge<'_, T>>,
 ) -> Result<Vec<Seen<T>>> {
-    let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (place, ids) in documents.iter().enumerate() {
-        by_length.entry(ids.len()).or_default().push(place);
-    }
     let sites = sites(subject);
     let model = &subject.model;
-    let table = model.weights()["embed.W_E"].clone();
     let mut seen: Vec<Option<Seen<T>>> = (0..documents.len()).map(|_| None).collect();
-    for (seq, places) in by_length {
-        for places in places.chunks(batch.max(1)) {
-            let ids: Vec<u32> = places.iter().flat_map(|place| documents[*place].iter().copied()).collect();
-            let ids = Tensor::from_vec(ids, (places.len(), seq), &model.device())?;
-            let last = Keep { positions: Some(vec![-1]), heads: None };
-            let mut recorder = Recorder::new(model, &sites)?.keeping(last);
-            let logits = model.forward_between(Start::Tokens(&ids), End::LastLogits(1), &mut recorder)?.squeeze(1)?;
-            let states: Vec<Tensor> = sites
-                .iter()
-                .map(|site| Ok(recorder.get(*site)?.squeeze(1)?.to_dtype(DType::F32)?.contiguous()?))
-                .collect::<Result<_>>()?;
-            let embedded = ops::embedding(&ids, &table)?.to_dtype(DType::F32)?.sum(1)?.to_vec2::<f32>()?;
-            let lens = if judge.is_some() { Some(lens(subject, &states)?) } else { None };
-            let logits = if judge.is_some() { Some(logits.to_dtype(DType::F32)?.to_vec2::<f32>()?) } else { None };
-            let rows: Vec<Vec<Vec<f32>>> = states.iter().map(|x| Ok(x.to_vec2::<f32>()?)).collect::<Result<_>>()?;
-            let of: Vec<Seen<T>> = (0..places.len())
-                .into_par_iter()
-                .map(|row| Seen {
-                    states: States::new(rows.iter().map(|state| state[row].clone()).collect()),
-                    embeddings: embedded[row].clone(),
-                    next: judge.zip(logits.as_ref().zip(lens.as_ref())).map(|(judge, (logits, lens))| {
-                        let lens = lens.iter().map(|[raw, normed]| [raw[row], normed[row]]).collect();
-                        judge(places[row], &Next { logits: logits[row].clone(), lens })
-                    }),
-                })
-                .collect();
-            places.iter().zip(of).for_each(|(place, of)| seen[*place] = Some(of));
-        }
+    for places in tokens::of_one_length(documents.iter().map(Vec::len), batch) {
+        let ids: Vec<u32> = places.iter().flat_map(|place| documents[*place].iter().copied()).collect();
+        let ids = Tensor::from_vec(ids, (places.len(), documents[places[0]].len()), &model.device())?;
+        let last = Keep { positions: Some(vec![-1]), heads: None };
+        let mut recorder = Recorder::new(model, &sites)?.keeping(last);
+        let logits = model.forward_between(Start::Tokens(&ids), End::LastLogits(1), &mut recorder)?.squeeze(1)?;
+        let states: Vec<Tensor> = sites
+            .iter()
+            .map(|site| Ok(recorder.get(*site)?.squeeze(1)?.to_dtype(DType::F32)?.contiguous()?))
+            .collect::<Result<_>>()?;
+        let embedded = ops::embedding(&ids, &subject.embedding)?.to_dtype(DType::F32)?.sum(1)?.to_vec2::<f32>()?;
+        let lens = if judge.is_some() { Some(lens(subject, &states)?) } else { None };
+        let logits = if judge.is_some() { Some(logits.to_dtype(DType::F32)?.to_vec2::<f32>()?) } else { None };
+        let rows: Vec<Vec<Vec<f32>>> = states.iter().map(|x| Ok(x.to_vec2::<f32>()?)).collect::<Result<_>>()?;
+        let of: Vec<Seen<T>> = (0..places.len())
+            .into_par_iter()
+            .map(|row| Seen {
+                states: States::new(rows.iter().map(|state| state[row].clone()).collect()),
+                embeddings: embedded[row].clone(),
+                next: judge.zip(logits.as_ref().zip(lens.as_ref())).map(|(judge, (logits, lens))| {
+                    let lens = lens.iter().map(|[raw, normed]| [raw[row], normed[row]]).collect();
+                    judge(places[row], &Next { logits: logits[row].clone(), lens })
+                }),
+            })
+            .collect();
+        places.iter().zip(of).for_each(|(place, of)| seen[*place] = Some(of));
     }
     // every place belongs to one length, and every length was read
     Ok(seen.into_iter().flatten().collect())
@@ -97,10 +87,9 @@ type Likeliest = Vec<(u32, f32)>;
 /// Each state unembedded as it is, and behind the final norm; the last state has been through it.
 fn lens(subject: &Subject, states: &[Tensor]) -> Result<Vec<[Likeliest; 2]>> {
     let model = &subject.model;
-    let weights = model.weights();
-    let unembed = |x: &Tensor| match weights.get("unembed.W_U") {
+    let unembed = |x: &Tensor| match &subject.unembedding {
         Some(w) => ops::linear(x, w, None),
-        None => ops::linear_transposed(x, &weights["embed.W_E"], None),
+        None => ops::linear_transposed(x, &subject.embedding, None),
     };
     let last = states.len() - 1;
     let each = |(index, x): (usize, &Tensor)| {

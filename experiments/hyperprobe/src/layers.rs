@@ -50,10 +50,14 @@ impl Pooling {
     }
 }
 
-/// How many states there are of `n_layers` blocks, indices ⌊L/2⌋ to L, and how many clusters of them: `most`, or one less than
-/// the states.
+/// How many states there are of `n_layers` blocks, indices ⌊L/2⌋ to L.
+pub fn states_of(n_layers: usize) -> usize {
+    n_layers - n_layers / 2 + 1
+}
+
+/// How many states there are, and how many clusters of them: `most`, or one less than the states.
 pub fn sizes(n_layers: usize, most: usize) -> (usize, usize) {
-    let states = n_layers - n_layers / 2 + 1;
+    let states = states_of(n_layers);
     (states, most.min(states - 1).max(1))
 }
 

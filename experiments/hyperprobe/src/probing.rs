@@ -18,7 +18,7 @@ use tables::{Builder, Schema, Value, row};
 use vsa::Bipolar;
 
 use crate::documents::{Documents, Set};
-use crate::readout::{Found, Query, Readout, Words};
+use crate::readout::{Found, Query, READOUTS, Readout, Words};
 use crate::states;
 use crate::store;
 use crate::train::{Ready, needed, places};
@@ -122,7 +122,7 @@ fn records<'a>(
     let readout = Readout::new(&ready.book);
     let each = |((analogy, v), next): ((&'a Analogy, &Bipolar), NextRow)| {
         let words = places(&ready.book, analogy)?;
-        let found = [readout.published(v, &words, true), readout.blind(v, &words), readout.key(v, &words, true)];
+        let found = readout.compare(v, &words).all();
         let kind = kind(ready, analogy, partners, &found[0], found[0].best().0);
         let factors = extracted(ready, analogy, partners, &found[0], readout.threshold());
         let area = documents.corpus.categories[analogy.category].area;
@@ -218,8 +218,6 @@ fn extracted(
     factors.dedup();
     if factors.is_empty() { NONE.to_owned() } else { factors.join(" | ") }
 }
-
-const READOUTS: [&str; 3] = ["published", "blind", "key"];
 
 fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
     let is = |part: Part| move |record: &&Record<'_>| record.part == part;

@@ -18,7 +18,7 @@ use probes::{correlation, mean, standard_deviation};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use tables::{Builder, Schema, row};
 use vsa::{Bipolar, Codebook, Tie, Vector};
 
@@ -158,29 +158,25 @@ fn ask(
     let prompts = facts.iter().map(|(_, fact)| subject.encode(&fact.prompt())).collect::<Result<Vec<_>>>()?;
     let choice = Choice { most: params.longest, stop: subject.line_ends(), temperature: None };
     let mut written: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
-    let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    prompts.iter().enumerate().for_each(|(place, ids)| by_length.entry(ids.len()).or_default().push(place));
     let mut task = run.task(&format!("{} answers", subject.name), prompts.len() as u64, "questions");
     let (mut done, positions) = (0, subject.model.config().n_positions);
-    for (seq, places) in by_length {
-        for places in places.chunks(params.batch) {
-            run.go_on()?;
-            let ids: Vec<u32> = places.iter().flat_map(|place| prompts[*place].iter().copied()).collect();
-            let ids = Tensor::from_vec(ids, (places.len(), seq), &subject.model.device())?;
-            let choice = Choice { most: choice.most.min(positions - seq), ..choice.clone() };
-            let new = generate(&subject.model, &ids, &choice, &mut run.rng("greedy"))?;
-            places.iter().zip(new).for_each(|(place, new)| written[*place] = new);
-            done += places.len();
-            task.at(done as u64, "");
-        }
+    for places in tokens::of_one_length(prompts.iter().map(Vec::len), params.batch) {
+        run.go_on()?;
+        let seq = prompts[places[0]].len();
+        let ids: Vec<u32> = places.iter().flat_map(|place| prompts[*place].iter().copied()).collect();
+        let ids = Tensor::from_vec(ids, (places.len(), seq), &subject.model.device())?;
+        let choice = Choice { most: choice.most.min(positions - seq), ..choice.clone() };
+        let new = generate(&subject.model, &ids, &choice, &mut run.rng("greedy"))?;
+        places.iter().zip(new).for_each(|(place, new)| written[*place] = new);
+        done += places.len();
+        task.at(done as u64, "");
     }
     // the state behind the answer is that of its last token, the end of the line left out
-    let ends = subject.line_ends();
     let after: Vec<Vec<u32>> = prompts
         .iter()
         .zip(&written)
         .map(|(prompt, new)| {
-            let new = new.iter().copied().filter(|id| !ends.contains(id));
+            let new = new.iter().copied().filter(|id| !choice.stop.contains(id));
             prompt.iter().copied().chain(new).collect()
         })
         .collect();

@@ -112,6 +112,9 @@ pub struct Readout<'a> {
     threshold: f64,
 }
 
+/// Names of what [`Compared::all`] gives.
+pub const READOUTS: [&str; 3] = ["published", "blind", "key"];
+
 /// Items that are kept of each comparison.
 const KEPT: usize = 5;
 
@@ -136,68 +139,15 @@ impl<'a> Readout<'a> {
         self.book.vectors().iter().map(|item| item.cosine(vector)).collect()
     }
 
+    /// Unbinds a vector with every query's words and compares what is left with the whole codebook.
+    pub fn compare(&'a self, vector: &'a Bipolar, words: &'a Words) -> Compared<'a> {
+        let similarities = Query::ALL.map(|query| self.similarities(&self.unbound(vector, words, query)));
+        Compared { readout: self, vector, words, similarities }
+    }
+
     fn unbound(&self, vector: &Bipolar, words: &Words, query: Query) -> Bipolar {
         let given = query.uses().iter().map(|at| &self.book.vectors()[words.given[*at]]);
         given.fold(vector.clone(), |vector, word| vector.unbind(word))
-    }
-
-    /// Precision as published: queries are skipped, chosen and, with `search`, added to by what they do for the target. An
-    /// upper bound, then, on what a reader without the answer can get.
-    ///
-    /// The search unbinds with what the reference means, the vector itself, where its code takes the last vector tried.
-    pub fn published(&self, vector: &Bipolar, words: &Words, search: bool) -> Found {
-        let target = words.target;
-        let mut best: Option<(Query, Bipolar, Vec<f64>)> = None;
-        let mut original = None;
-        for query in Query::ALL {
-            let unbound = self.unbound(vector, words, query);
-            let s = self.similarities(&unbound);
-            let (first, most) = top(&s);
-            if query == Query::Original {
-                original = Some((unbound.clone(), s.clone()));
-            }
-            let artefact = query.uses().iter().any(|at| s[words.given[*at]] > self.threshold);
-            if artefact && first != target {
-                continue;
-            }
-            let better = best.as_ref().is_none_or(|(_, _, old)| {
-                let (old_first, old_most) = top(old);
-                (first == target && s[target] > old[target])
-                    || (most > old_most && old_first != target)
-                    || (most == old_most && second(old) < self.threshold)
-            });
-            if better {
-                best = Some((query, unbound, s));
-            }
-        }
-        // the query without words is never skipped, so there is always one
-        let Some((query, unbound, s)) = best else { return self.found(None, &self.similarities(vector), target) };
-        let (mut query, mut unbound, mut s, mut searched, mut cleaned) = (Some(query), unbound, s, None, false);
-        if search {
-            let (first, most) = top(&s);
-            if first != target && most < 0.5 {
-                let (word, similarity) = self.search(vector, target);
-                if similarity > most {
-                    unbound = vector.unbind(&self.book.vectors()[word]);
-                    (s, query, searched) = (self.similarities(&unbound), None, Some(word));
-                }
-            }
-            if second(&s) > self.threshold {
-                let (word, similarity) = self.search(&unbound, target);
-                if similarity >= s[target] {
-                    s = self.similarities(&unbound.unbind(&self.book.vectors()[word]));
-                    cleaned = true;
-                }
-            }
-        }
-        let (first, most) = top(&s);
-        if most < self.threshold
-            && first != target
-            && let Some((_, of)) = original
-        {
-            return self.found(Some(Query::Original), &of, target);
-        }
-        Found { searched, cleaned, query, ..self.found(query, &s, target) }
     }
 
     /// The word that, unbound from a vector, leaves most of the target.
@@ -207,28 +157,6 @@ impl<'a> Readout<'a> {
         top(&s)
     }
 
-    /// Precision of a reader without the answer: the query whose most similar item is the most similar of all, the given words
-    /// left out everywhere. (Were only a query's own words left out, a would give b as clearly as c gives d.)
-    pub fn blind(&self, vector: &Bipolar, words: &Words) -> Found {
-        let of = |query: Query| {
-            let mut s = self.similarities(&self.unbound(vector, words, query));
-            words.given.iter().for_each(|given| s[*given] = f64::NEG_INFINITY);
-            self.found(Some(query), &s, words.target)
-        };
-        let all = Query::ALL.map(of);
-        let best = all.into_iter().reduce(|best, next| if next.best().1 > best.best().1 { next } else { best });
-        best.unwrap_or_else(|| of(Query::Original))
-    }
-
-    /// The most similar item when unbound with the key alone; of the items, those given are left out where `others` says so.
-    pub fn key(&self, vector: &Bipolar, words: &Words, others: bool) -> Found {
-        let mut s = self.similarities(&self.unbound(vector, words, Query::Key));
-        if others {
-            words.given.iter().for_each(|given| s[*given] = f64::NEG_INFINITY);
-        }
-        self.found(Some(Query::Key), &s, words.target)
-    }
-
     /// Items above the threshold in a vector as it is.
     pub fn members(&self, vector: &Bipolar) -> Vec<(usize, f64)> {
         let mut hits: Vec<(usize, f64)> = self.similarities(vector).into_iter().enumerate().collect();
@@ -236,18 +164,121 @@ impl<'a> Readout<'a> {
         hits.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         hits
     }
+}
 
-    fn found(&self, query: Option<Query>, s: &[f64], target: usize) -> Found {
-        let mut order: Vec<usize> = (0..s.len()).collect();
-        let count = KEPT.min(order.len());
-        if count > 0 && count < order.len() {
-            order.select_nth_unstable_by(count - 1, |a, b| s[*b].total_cmp(&s[*a]).then(a.cmp(b)));
-        }
-        order.truncate(count);
-        order.sort_by(|a, b| s[*b].total_cmp(&s[*a]).then(a.cmp(b)));
-        let nearest = order.into_iter().map(|item| (item, s[item])).collect();
-        Found { query, searched: None, cleaned: false, nearest, target: s[target] }
+/// A vector, compared by every query.
+#[derive(Clone, Debug)]
+pub struct Compared<'a> {
+    readout: &'a Readout<'a>,
+    vector: &'a Bipolar,
+    words: &'a Words,
+    /// Cosines with all items, in the order of [`Query::ALL`].
+    similarities: [Vec<f64>; 8],
+}
+
+impl Compared<'_> {
+    /// What each of [`READOUTS`] finds.
+    pub fn all(&self) -> [Found; 3] {
+        [self.published(true), self.blind(), self.key(true)]
     }
+
+    fn queries(&self) -> impl Iterator<Item = (Query, &Vec<f64>)> {
+        Query::ALL.into_iter().zip(&self.similarities)
+    }
+
+    /// Precision as published: queries are skipped, chosen and, with `search`, added to by what they do for the target. An
+    /// upper bound, then, on what a reader without the answer can get.
+    ///
+    /// The search unbinds with what the reference means, the vector itself, where its code takes the last vector tried.
+    pub fn published(&self, search: bool) -> Found {
+        let Readout { book, threshold } = *self.readout;
+        let target = self.words.target;
+        let [.., original] = &self.similarities;
+        // the query without words is never skipped
+        let mut best = (Query::Original, original);
+        let mut chosen = false;
+        for (query, s) in self.queries() {
+            let (first, most) = top(s);
+            let artefact = query.uses().iter().any(|at| s[self.words.given[*at]] > threshold);
+            if artefact && first != target {
+                continue;
+            }
+            let (old_first, old_most) = top(best.1);
+            let better = !chosen
+                || (first == target && s[target] > best.1[target])
+                || (most > old_most && old_first != target)
+                || (most == old_most && second(best.1) < threshold);
+            if better {
+                (best, chosen) = ((query, s), true);
+            }
+        }
+        let (mut query, mut s, mut searched, mut cleaned) = (Some(best.0), best.1.clone(), None, false);
+        if search {
+            let mut unbound = self.readout.unbound(self.vector, self.words, best.0);
+            let (first, most) = top(&s);
+            if first != target && most < 0.5 {
+                let (word, similarity) = self.readout.search(self.vector, target);
+                if similarity > most {
+                    unbound = self.vector.unbind(&book.vectors()[word]);
+                    (s, query, searched) = (self.readout.similarities(&unbound), None, Some(word));
+                }
+            }
+            if second(&s) > threshold {
+                let (word, similarity) = self.readout.search(&unbound, target);
+                if similarity >= s[target] {
+                    s = self.readout.similarities(&unbound.unbind(&book.vectors()[word]));
+                    cleaned = true;
+                }
+            }
+        }
+        let (first, most) = top(&s);
+        if most < threshold && first != target {
+            return found(Some(Query::Original), original, target);
+        }
+        Found { searched, cleaned, ..found(query, &s, target) }
+    }
+
+    /// Precision of a reader without the answer: the query whose most similar item is the most similar of all, the given words
+    /// left out everywhere. (Were only a query's own words left out, a would give b as clearly as c gives d.)
+    pub fn blind(&self) -> Found {
+        let of = |(query, s): (Query, &Vec<f64>)| found(Some(query), &self.without_given(s), self.words.target);
+        let [first, rest @ ..] = Query::ALL;
+        let mut best = of((first, &self.similarities[0]));
+        for next in rest.into_iter().zip(&self.similarities[1..]).map(of) {
+            if next.best().1 > best.best().1 {
+                best = next;
+            }
+        }
+        best
+    }
+
+    /// The most similar item when unbound with the key alone; the given words are left out where `others` says so.
+    pub fn key(&self, others: bool) -> Found {
+        let s = &self.similarities[Query::Key as usize];
+        match others {
+            true => found(Some(Query::Key), &self.without_given(s), self.words.target),
+            false => found(Some(Query::Key), s, self.words.target),
+        }
+    }
+
+    fn without_given(&self, s: &[f64]) -> Vec<f64> {
+        let mut s = s.to_vec();
+        self.words.given.iter().for_each(|given| s[*given] = f64::NEG_INFINITY);
+        s
+    }
+}
+
+/// What the most similar items of all are.
+fn found(query: Option<Query>, s: &[f64], target: usize) -> Found {
+    let mut order: Vec<usize> = (0..s.len()).collect();
+    let count = KEPT.min(order.len());
+    if count > 0 && count < order.len() {
+        order.select_nth_unstable_by(count - 1, |a, b| s[*b].total_cmp(&s[*a]).then(a.cmp(b)));
+    }
+    order.truncate(count);
+    order.sort_by(|a, b| s[*b].total_cmp(&s[*a]).then(a.cmp(b)));
+    let nearest = order.into_iter().map(|item| (item, s[item])).collect();
+    Found { query, searched: None, cleaned: false, nearest, target: s[target] }
 }
 
 /// The largest and where it is; of equals the first.
@@ -288,20 +319,20 @@ mod tests {
             let words = Words { given: [start, start + 1, start + 2], target: start + 3 };
             for search in [false, true] {
                 let y = encoded(&book, &words, Tie::Negative);
-                let found = readout.published(&y, &words, search);
+                let found = readout.compare(&y, &words).published(search);
                 assert!(found.best().0 == words.target || found.best().1 >= found.target, "{found:?}");
                 by_key += usize::from(found.query == Some(Query::Key));
                 by_context += usize::from(found.query == Some(Query::Context));
             }
             let y = encoded(&book, &words, Tie::Negative);
-            let key = readout.key(&y, &words, true);
+            let key = readout.compare(&y, &words).key(true);
             assert!(key.best().0 == words.target && (key.target - 0.5).abs() < 0.07);
             // with ties at -1, all three words give the key and the target alike; a reader that leaves given words out is not
             // fooled
-            assert_eq!(readout.blind(&y, &words).best().0, words.target);
+            assert_eq!(readout.compare(&y, &words).blind().best().0, words.target);
             // drawn ties leave the key's own query alone, but for another query whose most similar item is by chance as similar
             let y = encoded(&book, &words, Tie::Random(start as u64));
-            let found = readout.published(&y, &words, true);
+            let found = readout.compare(&y, &words).published(true);
             drawn_by_key += usize::from((found.best().0, found.query) == (words.target, Some(Query::Key)));
         }
         assert!(by_key > 60 && by_context > 20 && drawn_by_key >= 70, "{by_key} {by_context} {drawn_by_key}");
@@ -315,8 +346,9 @@ mod tests {
         let words = Words { given: [0, 1, 2], target: 3 };
         let hits = (0..200).filter(|_| {
             let noise = Bipolar::random(4096, &mut rng);
-            assert!(readout.published(&noise, &words, false).best().1 < readout.threshold());
-            readout.blind(&noise, &words).best().0 == 3 || readout.key(&noise, &words, true).best().0 == 3
+            assert!(readout.compare(&noise, &words).published(false).best().1 < readout.threshold());
+            readout.compare(&noise, &words).blind().best().0 == 3
+                || readout.compare(&noise, &words).key(true).best().0 == 3
         });
         assert!(hits.count() < 8, "about one in three hundred by chance");
         assert!(readout.members(&book.vectors()[7]) == [(7, 1.)]);

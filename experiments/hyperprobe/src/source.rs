@@ -1,7 +1,8 @@
 //! The models whose states are looked at.
 
 use anyhow::{Context, Result, bail};
-use experiment::Run;
+use candle_core::Tensor;
+use experiment::{Run, distinct};
 use models::{Config, Decoder};
 use pretrained::Pretrained;
 use schemars::JsonSchema;
@@ -43,11 +44,9 @@ impl Source {
 
 /// Looks at what all models say of themselves before any is read: families that are not known are told at once.
 pub fn check(sources: &[Source]) -> Result<()> {
-    for (at, source) in sources.iter().enumerate() {
+    distinct("params.sources", sources.iter().map(|source| source.name.as_str()))?;
+    for source in sources {
         let told = || format!("params.sources: {}", source.name);
-        if sources[..at].iter().any(|other| other.name == source.name) {
-            bail!("params.sources: `{}` comes twice", source.name);
-        }
         if let Some(model) = &source.model {
             let (_, config) = pretrained::describe(model).with_context(told)?;
             if config.n_layers < 2 {
@@ -64,6 +63,10 @@ pub struct Subject {
     pub name: String,
     /// The model.
     pub model: Decoder,
+    /// Its embedding, `[d_vocab, d_model]`.
+    pub embedding: Tensor,
+    /// Its unembedding, `[d_model, d_vocab]`, where that is not the embedding transposed.
+    pub unembedding: Option<Tensor>,
     tokenizer: Tokenizer,
     toy: bool,
 }
@@ -88,7 +91,11 @@ impl Subject {
             }
         };
         let model = if source.untrained { untrained(run, model.config())? } else { model };
-        Ok(Self { name, model: model.frozen(), tokenizer, toy })
+        let model = model.frozen();
+        let mut weights = model.weights();
+        let (embedding, unembedding) = (weights.remove("embed.W_E"), weights.remove("unembed.W_U"));
+        let embedding = embedding.context("every model has an embedding")?;
+        Ok(Self { name, model, embedding, unembedding, tokenizer, toy })
     }
 
     /// A text in tokens.

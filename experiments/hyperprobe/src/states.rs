@@ -19,7 +19,7 @@ use weights::Named;
 
 use crate::documents::{Documents, Sample, Set};
 use crate::ingestion::{self, Judge, Next, Seen};
-use crate::layers::{Pooling, Starts, sizes};
+use crate::layers::{Pooling, Starts, sizes, states_of};
 use crate::lens::{NextToken, Plain, Spelt};
 use crate::source::{Source, Subject};
 use crate::store::{self, Contents, Shelf};
@@ -47,19 +47,9 @@ pub struct Params {
     pub studied: usize,
 }
 
-impl Params {
-    /// The parameters of finished states.
-    pub fn of(need: &Needed) -> Result<Self> {
-        let of = &need.manifest().config;
-        serde_json::from_value(serde_json::to_value(&of.body.params)?).with_context(|| {
-            format!("{}/{} was run with parameters of another version; run it again", of.paper, of.experiment)
-        })
-    }
-}
-
 /// The documents whose states were read.
 pub fn documents(need: &Needed) -> Result<Documents> {
-    let mut sample = Params::of(need)?.corpus;
+    let mut sample = need.params::<Params>()?.corpus;
     if need.manifest().rehearsal {
         sample = rehearsed(sample, |count| count.min(REHEARSED));
     }
@@ -133,9 +123,8 @@ fn ingest(
     (plain, provenance): (&Plain, &str),
     tables: &mut Tables,
 ) -> Result<Shelf> {
-    let prompts: Vec<String> = documents.iter().map(|one| set.prompt(one)).collect();
     let hash = store::hash(set, documents);
-    let tokens = prompts.iter().map(|prompt| subject.encode(prompt)).collect::<Result<Vec<_>>>()?;
+    let tokens = documents.iter().map(|one| subject.encode(&set.prompt(one))).collect::<Result<Vec<_>>>()?;
     let mut task = run.task(&format!("{} {}", subject.name, set.name()), documents.len() as u64, "documents");
     let mut shelf = Shelf { documents: documents.len(), shards: Vec::new(), prompts: hash.clone() };
     let mut norms = Vec::new();
@@ -144,16 +133,18 @@ fn ingest(
         let file = store::shard_file(&subject.name, set, number);
         let path = run.output(&file);
         let identity = format!("{provenance} {} {} {hash} {number}", subject.name, set.name());
-        if !store::is_there(&path, &identity) {
+        let make = || -> Result<(Named, String)> {
             let of = &documents[places[0]..=places[places.len() - 1]];
             let ids = &tokens[places[0]..=places[places.len() - 1]];
             let judge = |place: usize, next: &Next| told(subject, plain, (&of[place], &ids[place]), next);
             let judge: Option<Judge<'_, Told>> = (set == Set::Words).then_some(&judge);
             let seen = ingestion::read(subject, ids, params.batch, judge)?;
             let told: Vec<&Told> = seen.iter().filter_map(|seen| seen.next.as_ref()).collect();
-            store::write(&path, &identity, &serde_json::to_string(&told)?, &tensors(&seen, starts)?)?;
-        }
-        let (tensors, told) = store::load(&path)?;
+            let (tensors, told) = (tensors(&seen, starts)?, serde_json::to_string(&told)?);
+            store::write(&path, &identity, &told, &tensors)?;
+            Ok((tensors, told))
+        };
+        let (tensors, told) = store::load(&path, &identity).map_or_else(make, Ok)?;
         let told: Vec<Told> = serde_json::from_str(&told).with_context(|| format!("{} is damaged", path.display()))?;
         for (told, place) in told.iter().zip(places) {
             tables.next(subject, *place, told)?;
@@ -311,8 +302,7 @@ fn lens_map(subject: &Subject, plain: &Plain, documents: &[Analogy], tables: &mu
     let Some(analogy) = documents.first() else { return Ok(()) };
     let ids = subject.encode(&Set::Words.prompt(analogy))?;
     let judge = |_: usize, next: &Next| next.lens.clone();
-    let (states, _) = sizes(subject.model.n_layers(), 5);
-    let first = subject.model.n_layers() + 1 - states;
+    let first = subject.model.n_layers() + 1 - states_of(subject.model.n_layers());
     // the state of a place depends on what stands before it alone, so each place is the last of its own prefix
     for end in 1..=ids.len() {
         let seen = ingestion::read(subject, &[ids[..end].to_vec()], 1, Some(&judge))?;

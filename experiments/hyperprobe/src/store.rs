@@ -72,23 +72,18 @@ pub fn shard_file(source: &str, set: Set, number: usize) -> String {
     format!("artifacts/{source}/{}-{number:05}.safetensors", set.name())
 }
 
-/// Whether a whole shard of this identity is there.
-pub fn is_there(path: &Path, identity: &str) -> bool {
-    // one that is damaged, cut short or of another configuration is simply made again
-    weights::load(path, &Device::Cpu).is_ok_and(|file| file.metadata.get("identity").is_some_and(|of| of == identity))
-}
-
 /// Writes a shard, with what the model says next as JSON.
 pub fn write(path: &Path, identity: &str, told: &str, tensors: &Named) -> Result<()> {
     let entry = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     Ok(weights::save(path, &BTreeMap::from([entry("identity", identity), entry("told", told)]), tensors)?)
 }
 
-/// Reads a shard and what the model says next.
-pub fn load(path: &Path) -> Result<(Named, String)> {
-    let mut file = weights::load(path, &Device::Cpu)?;
-    let told = file.metadata.remove("told").with_context(|| format!("{} is no shard", path.display()))?;
-    Ok((file.tensors, told))
+/// A shard of this identity and what the model says next, if it is there and whole: one that is damaged, cut short or of
+/// another configuration is simply made again.
+pub fn load(path: &Path, identity: &str) -> Option<(Named, String)> {
+    let mut file = weights::load(path, &Device::Cpu).ok()?;
+    let told = file.metadata.remove("told")?;
+    (file.metadata.get("identity")? == identity).then_some((file.tensors, told))
 }
 
 /// One tensor of a set of documents, all shards after each other, f32 on the CPU.
@@ -133,14 +128,14 @@ mod tests {
     fn shards_say_whose_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(shard_file("toy", Set::Words, 3));
-        assert!(path.ends_with("artifacts/toy/words-00003.safetensors") && !is_there(&path, "a"));
+        assert!(path.ends_with("artifacts/toy/words-00003.safetensors") && load(&path, "a").is_none());
         let tensors =
             Named::from([("last_layer".to_owned(), Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())]);
         write(&path, "a", "[]", &tensors).unwrap();
-        assert!(is_there(&path, "a") && !is_there(&path, "b") && load(&path).unwrap().1 == "[]");
+        assert!(load(&path, "a").unwrap().1 == "[]" && load(&path, "b").is_none());
         let mut bytes = std::fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(!is_there(&path, "a"), "a damaged shard is made again");
+        assert!(load(&path, "a").is_none(), "a damaged shard is made again");
     }
 }

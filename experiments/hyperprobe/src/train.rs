@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
 use datasets::analogies::{Analogy, Part};
-use experiment::{Interrupted, Needed, Run};
+use experiment::{Interrupted, Needed, Run, distinct};
 use probes::mean;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore};
@@ -24,7 +24,7 @@ use vsa::{Bipolar, Codebook, Vector};
 
 use crate::documents::{Documents, Set, Targets, Ties, seed_of};
 use crate::layers::Pooling;
-use crate::readout::{Found, Query, Readout, Words};
+use crate::readout::{Found, Query, READOUTS, Readout, Words};
 use crate::states;
 use crate::store;
 use encoder::{Encoder, Loss, Shape};
@@ -203,8 +203,7 @@ impl Ready {
     /// A finished encoder by its name, on the CPU.
     pub fn open(need: &Needed, states: &Needed, documents: &Documents, name: &str) -> Result<Self> {
         let of = &need.manifest().config;
-        let params: Params = serde_json::from_value(serde_json::to_value(&of.body.params)?)
-            .with_context(|| format!("{}/{} was run with parameters of another version", of.paper, of.experiment))?;
+        let params: Params = need.params()?;
         let known: Vec<&str> = params.variants.iter().map(|variant| variant.name.as_str()).collect();
         let variant = params.variants.iter().find(|variant| variant.name == name);
         let variant = variant.with_context(|| {
@@ -224,11 +223,7 @@ impl Ready {
 /// Trains all encoders, as many at a time as there are threads, and hands in the tables.
 pub fn run(run: &Run, mut params: Params) -> Result<()> {
     params.training.evaluated = run.samples(params.training.evaluated);
-    for (at, variant) in params.variants.iter().enumerate() {
-        if params.variants[..at].iter().any(|other| other.name == variant.name) {
-            bail!("params.variants: `{}` comes twice", variant.name);
-        }
-    }
+    distinct("params.variants", params.variants.iter().map(|variant| variant.name.as_str()))?;
     let need = needed(run, "states")?;
     let documents = states::documents(&need)?;
     let outcomes = run.side_by_side(&params.variants, |variant| {
@@ -297,11 +292,13 @@ struct Swap<'a> {
 impl<'a> Swap<'a> {
     /// Every word stands for the next in a drawn circle.
     fn new(book: &'a Codebook<Bipolar>, wanted: bool, rng: &mut ChaCha12Rng) -> Self {
-        let mut order: Vec<&String> = book.names().iter().collect();
-        order.shuffle(rng);
-        let next = order.iter().cycle().skip(1);
-        let pairs = order.iter().zip(next).map(|(from, to)| ((*from).clone(), (*to).clone()));
-        Self { book, to: wanted.then(|| pairs.collect()) }
+        let circle = || {
+            let mut order: Vec<&String> = book.names().iter().collect();
+            order.shuffle(rng);
+            let next = order.iter().cycle().skip(1);
+            order.iter().zip(next).map(|(from, to)| ((*from).clone(), (*to).clone())).collect()
+        };
+        Self { book, to: wanted.then(circle) }
     }
 
     fn of(&self, analogy: &Analogy) -> Analogy {
@@ -402,7 +399,7 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
     let rows = Rows::new(documents, setting.documents, setting.split, &mut run.rng("split"))?;
     let (encoder, history) = fit(run, &params.training, &setting, &variant.name, &symbols, &rows)?;
     let parameters = encoder.n_parameters();
-    weights::save(&run.output(&weights_file(&variant.name)), &std::collections::BTreeMap::new(), &encoder.weights())?;
+    weights::save(&run.output(&weights_file(&variant.name)), &Default::default(), &encoder.weights())?;
     let mut judge = Judge {
         encoder: &encoder,
         book: &book,
@@ -514,16 +511,24 @@ impl Judge<'_> {
         rows.chunks(256).map(chunk).collect()
     }
 
-    fn score(&mut self, material: &Material, set: &str, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<()> {
+    /// Scores a set, and gives the outputs.
+    fn score(
+        &mut self,
+        material: &Material,
+        set: &str,
+        rows: &[usize],
+        permuted: Option<&ChaCha12Rng>,
+    ) -> Result<Vec<Tensor>> {
         let rows = &rows[..rows.len().min(self.most)];
+        let outputs = self.outputs(material, rows, permuted)?;
         let mut met = Vec::new();
-        for (o, rows) in self.outputs(material, rows, permuted)?.iter().zip(rows.chunks(256)) {
+        for (o, rows) in outputs.iter().zip(rows.chunks(256)) {
             met.extend(encoder::agreement(o, &material.targets(rows))?);
         }
         let (cosines, shares): (Vec<f64>, Vec<f64>) = met.into_iter().unzip();
         let (cosine, accuracy) = (mean(&cosines), mean(&shares));
         self.scores.push(Score { set: set.to_owned(), documents: rows.len(), cosine, accuracy });
-        Ok(())
+        Ok(outputs)
     }
 
     fn read(&mut self, material: &Material, set: &str, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<()> {
@@ -531,17 +536,10 @@ impl Judge<'_> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.score(material, set, rows, permuted)?;
-        let vectors = self.vectors(material, rows, permuted)?;
+        let vectors = signs(&self.score(material, set, rows, permuted)?)?;
         let readout = Readout::new(self.book);
-        let all: Vec<[Found; 3]> = vectors
-            .par_iter()
-            .zip(rows)
-            .map(|(v, row)| {
-                let words = &material.words[*row];
-                [readout.published(v, words, true), readout.blind(v, words), readout.key(v, words, true)]
-            })
-            .collect();
+        let all: Vec<[Found; 3]> =
+            vectors.par_iter().zip(rows).map(|(v, row)| readout.compare(v, &material.words[*row]).all()).collect();
         for (which, name) in READOUTS.into_iter().enumerate() {
             let share = |is: &dyn Fn(&Found, usize) -> bool| {
                 let hit = |(found, row): (&[Found; 3], &usize)| is(&found[which], material.words[*row].target);
@@ -556,16 +554,11 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn vectors(&self, material: &Material, rows: &[usize], permuted: Option<&ChaCha12Rng>) -> Result<Vec<Bipolar>> {
-        let outputs = self.outputs(material, rows, permuted)?;
-        Ok(outputs.iter().map(encoder::signs).collect::<candle_core::Result<Vec<_>>>()?.concat())
-    }
-
     /// Unbinding with four drawn words at once, which have nothing to do with the document: how often one of its own words is
     /// among the most similar items.
     fn random_keys(&mut self, material: &Material, rows: &[usize], rng: &ChaCha12Rng) -> Result<()> {
         let rows = &rows[..rows.len().min(self.most)];
-        let vectors = self.vectors(material, rows, None)?;
+        let vectors = signs(&self.outputs(material, rows, None)?)?;
         let hits = |first: usize| {
             let hit = |(v, row): (&Bipolar, &usize)| {
                 let mut rng = datasets::at(rng, *row as u64);
@@ -585,7 +578,10 @@ impl Judge<'_> {
     }
 }
 
-const READOUTS: [&str; 3] = ["published", "blind", "key"];
+/// The hypervectors of some outputs.
+fn signs(outputs: &[Tensor]) -> Result<Vec<Bipolar>> {
+    Ok(outputs.iter().map(encoder::signs).collect::<candle_core::Result<Vec<_>>>()?.concat())
+}
 
 /// One evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -650,7 +646,7 @@ impl Lesson<'_> {
         let [validation, cosine, accuracy] = self.evaluate()?;
         self.history.rows.push(Row { epoch, train, validation, cosine, accuracy });
         if self.setting.keep_last || self.history.best.is_none_or(|(_, best)| cosine > best) {
-            weights::save(&self.best, &std::collections::BTreeMap::new(), &self.encoder.weights())?;
+            weights::save(&self.best, &Default::default(), &self.encoder.weights())?;
             self.history.best = Some((epoch, cosine));
         }
         tracing::info!("{} epoch {epoch:.0}: validation cosine {cosine:.3}, accuracy {accuracy:.3}", self.label);

@@ -1,7 +1,5 @@
 //! Questions as a model reads them: tokens, the part that each plays, and which token would be which answer.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use datasets::mcq::{Part, Question, Separators, Style, text};
@@ -153,14 +151,7 @@ impl Asker {
 
 /// Which prompts go through the model together: at most `most`, all of one length; every prompt once.
 pub fn batches(prompts: &[Prompt], most: usize) -> Vec<Vec<usize>> {
-    let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (index, prompt) in prompts.iter().enumerate() {
-        by_length.entry(prompt.tokens.len()).or_default().push(index);
-    }
-    by_length
-        .into_values()
-        .flat_map(|same| same.chunks(most.max(1)).map(<[usize]>::to_vec).collect::<Vec<_>>())
-        .collect()
+    tokens::of_one_length(prompts.iter().map(|prompt| prompt.tokens.len()), most)
 }
 
 /// Tokens of some prompts of one length, `[batch, seq]`.

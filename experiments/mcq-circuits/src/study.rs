@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
-use experiment::Run;
+use experiment::{Run, distinct};
 use hooks::Site;
 use patching::{Node, Writes, direct_effects, run_nodes};
 use probes::mean;
@@ -202,11 +202,7 @@ impl Study {
 
 /// A study of every subject, one after the other.
 pub fn each(run: &Run, common: &Common, mut of: impl FnMut(&Study) -> Result<()>) -> Result<()> {
-    for (at, source) in common.subjects.iter().enumerate() {
-        if common.subjects[..at].iter().any(|other| other.name == source.name) {
-            bail!("params.subjects: `{}` comes twice", source.name);
-        }
-    }
+    distinct("params.subjects", common.subjects.iter().map(|source| source.name.as_str()))?;
     let mut task = run.task("subjects", common.subjects.len() as u64, "models");
     let mut done = 0;
     for source in &common.subjects {

@@ -428,9 +428,7 @@ impl Pool {
 
 /// The world that a toy was trained on, its orders, and a question of it.
 fn toy_world(need: &Needed, name: &str) -> Result<(World, Vec<Order>, Question)> {
-    let params = &need.manifest().config.body.params;
-    let params: train::Params = serde_json::from_value(serde_json::to_value(params)?)
-        .with_context(|| format!("{TRAIN} was run with parameters of another version; run it again"))?;
+    let params: train::Params = need.params()?;
     let known: Vec<&str> = params.toys.iter().map(|toy| toy.name.as_str()).collect();
     let toy = params.toys.iter().find(|toy| toy.name == name);
     let toy = toy.with_context(|| format!("{TRAIN} has no toy `{name}`; it has {}", known.join(", ")))?;

@@ -8,10 +8,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use candle_core::Tensor;
 use datasets::mcq::{Mutation, Order, Question, Style, Toy, World};
-use experiment::{Interrupted, Run};
+use experiment::{Interrupted, Run, distinct};
 use models::{Activation, Config, Decoder, Initialisation, Step};
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
@@ -157,10 +157,8 @@ const SETS: [(&str, Option<Mutation>); 6] = [
 
 /// Trains every toy, as many at a time as there are threads, and hands in the tables.
 pub fn run(run: &Run, mut params: Params) -> Result<()> {
-    for (at, toy) in params.toys.iter().enumerate() {
-        if params.toys[..at].iter().any(|other| other.name == toy.name) {
-            bail!("params.toys: `{}` comes twice", toy.name);
-        }
+    distinct("params.toys", params.toys.iter().map(|toy| toy.name.as_str()))?;
+    for toy in &params.toys {
         let questions = params.questions(toy);
         questions.check().map_err(|words| anyhow!("params.questions.{words}"))?;
         params.config(toy, &questions).check().with_context(|| format!("params.model, for {}", toy.name))?;
