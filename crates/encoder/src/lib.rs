@@ -130,7 +130,7 @@ impl Encoder {
     /// What is trained.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {
-        self.parameters.iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect()
+        Parameter::all(&self.parameters)
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {

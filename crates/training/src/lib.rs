@@ -13,5 +13,5 @@ mod schedule;
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use error::Error;
 pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
-pub use run::{Ended, Objective, Observer, Parameter, Plan, train};
+pub use run::{Ended, MeanLoss, Objective, Observer, Parameter, Plan, train};
 pub use schedule::Schedule;

@@ -16,6 +16,12 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// All of a model's, by their names.
+    #[must_use]
+    pub fn all(named: &[(String, Var)]) -> Vec<Self> {
+        named.iter().map(|(name, var)| Self { name: name.clone(), var: var.clone() }).collect()
+    }
+
     /// Matrices decay; gains and biases do not.
     fn decays(&self) -> bool {
         self.var.dims().len() > 1
@@ -44,6 +50,26 @@ pub struct Plan {
     /// Whether blocks are computed again in the backward pass instead of being kept: less memory, more time, same bytes.
     #[serde(default)]
     pub recompute: bool,
+}
+
+/// Mean of the losses since it was last asked for: sum and count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeanLoss(f64, u64);
+
+impl MeanLoss {
+    /// Takes the loss of a step, if there was one.
+    pub fn add(&mut self, loss: Option<f64>) {
+        if let Some(loss) = loss {
+            self.0 += loss;
+            self.1 += 1;
+        }
+    }
+
+    /// The mean, and from here on none.
+    pub fn take(&mut self) -> Option<f64> {
+        let Self(sum, count) = std::mem::take(self);
+        (count > 0).then(|| sum / count as f64)
+    }
 }
 
 /// What is trained: losses by step, and what is looked at on the way.

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 use tokens::{Bos, Tokenizer};
-use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
+use training::{Checkpoints, Ended, Error, MeanLoss, Objective, Parameter, Plan};
 
 use crate::documents::Relations;
 use crate::source::spaced;
@@ -135,8 +135,7 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
         batches: run.rng("batches"),
         history: History::default(),
     };
-    let parameters: Vec<Parameter> =
-        model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect();
+    let parameters: Vec<Parameter> = Parameter::all(model.parameters());
     let checkpoints = Checkpoints::new(&run.work("language"), &run.identity());
     let mut task = run.task("language", steps, "steps");
     if training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task)? == Ended::Interrupted {
@@ -207,7 +206,7 @@ struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct History {
     rows: Vec<Row>,
-    since: (f64, u64),
+    since: MeanLoss,
 }
 
 struct Lesson<'a> {
@@ -274,13 +273,9 @@ impl Objective for Lesson<'_> {
     }
 
     fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        if let Some(loss) = loss {
-            self.history.since.0 += loss;
-            self.history.since.1 += 1;
-        }
+        self.history.since.add(loss);
         if done.is_multiple_of(self.params.evaluate_every) || done == self.steps {
-            let (sum, count) = std::mem::take(&mut self.history.since);
-            let train = (count > 0).then(|| sum / count as f64);
+            let train = self.history.since.take();
             let right = self.judge().map_err(Error::objective)?;
             let told: Vec<String> = right.iter().map(|(part, share)| format!("{part} {share:.2}")).collect();
             tracing::info!("language step {done}: {}", told.join(", "));

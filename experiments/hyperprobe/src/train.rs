@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
-use training::{AdamWConfig, Checkpoints, Ended, Error, Objective, Plan, Schedule};
+use training::{AdamWConfig, Checkpoints, Ended, Error, MeanLoss, Objective, Plan, Schedule};
 use vsa::{Bipolar, Codebook, Vector};
 
 use crate::documents::{Documents, Set, Targets, Ties, seed_of};
@@ -603,7 +603,7 @@ pub struct Row {
 pub struct History {
     /// Evaluations.
     pub rows: Vec<Row>,
-    since: (f64, u64),
+    since: MeanLoss,
     /// Epoch and cosine of the weights that are kept.
     pub best: Option<(f64, f64)>,
 }
@@ -675,13 +675,10 @@ impl Objective for Lesson<'_> {
     }
 
     fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        if let Some(loss) = loss {
-            self.history.since.0 += loss;
-            self.history.since.1 += 1;
-        }
+        self.history.since.add(loss);
         if done.is_multiple_of(self.training.evaluate_every * self.per_epoch) || done == self.steps {
-            let (sum, count) = std::mem::take(&mut self.history.since);
-            self.keep(done, (count > 0).then(|| sum / count as f64)).map_err(Error::objective)?;
+            let train = self.history.since.take();
+            self.keep(done, train).map_err(Error::objective)?;
         }
         Ok(())
     }

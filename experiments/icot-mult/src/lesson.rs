@@ -7,7 +7,7 @@ use models::{Decoder, Losses, Step};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
-use training::{Error, Objective, Parameter};
+use training::{Error, MeanLoss, Objective, Parameter};
 
 use crate::batch::{Batch, encode, kept_positions};
 use crate::evaluation::{Format, digit_gradients, score};
@@ -22,7 +22,7 @@ pub struct History {
     /// Gradient measurements.
     pub gradients: Vec<GradientRow>,
     /// Sum and count of the training loss since the last evaluation.
-    since: (f64, u64),
+    since: MeanLoss,
 }
 
 /// What of a lesson is part of every checkpoint.
@@ -108,10 +108,9 @@ impl<'a> Lesson<'a> {
 
     /// Everything that is trained.
     pub fn parameters(&self) -> Vec<Parameter> {
-        let model =
-            self.model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() });
-        let regressor = self.regressor.iter().map(|var| Parameter { name: "aux.w".to_owned(), var: var.clone() });
-        model.chain(regressor).collect()
+        let mut all = Parameter::all(self.model.parameters());
+        all.extend(self.regressor.iter().map(|var| Parameter { name: "aux.w".to_owned(), var: var.clone() }));
+        all
     }
 
     /// How much working is gone when.
@@ -198,8 +197,7 @@ impl<'a> Lesson<'a> {
         if scores {
             let chosen = &problems[..evaluation.problems.min(problems.len())];
             let scores = score(&model, chosen, removed, evaluation.generated, self.format())?;
-            let (sum, count) = std::mem::take(&mut self.history.since);
-            let train_loss = (count > 0).then(|| sum / count as f64);
+            let train_loss = self.history.since.take();
             let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
             let label = self.label;
             tracing::info!(
@@ -267,9 +265,8 @@ impl Objective for Lesson<'_> {
     }
 
     fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
+        self.history.since.add(loss);
         if let Some(loss) = loss {
-            self.history.since.0 += loss;
-            self.history.since.1 += 1;
             self.removal.after(done, loss);
         }
         self.evaluate(done).map_err(Error::objective)

@@ -17,7 +17,7 @@ use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
-use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
+use training::{Checkpoints, Ended, Error, MeanLoss, Objective, Parameter, Plan};
 
 use crate::corpus::{Corpus, Documents, vocabulary, windows};
 
@@ -104,8 +104,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         judged: run.rng("validation"),
         history: History::default(),
     };
-    let parameters: Vec<Parameter> =
-        model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect();
+    let parameters: Vec<Parameter> = Parameter::all(model.parameters());
     let plan = Plan { steps: run.steps(params.training.steps), ..params.training.clone() };
     let checkpoints = Checkpoints::new(&run.work("toy"), &run.identity());
     let mut task = run.task("toy", plan.steps, "steps");
@@ -182,7 +181,7 @@ struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct History {
     rows: Vec<Row>,
-    since: (f64, u64),
+    since: MeanLoss,
 }
 
 struct Lesson<'a> {
@@ -219,13 +218,9 @@ impl Objective for Lesson<'_> {
     }
 
     fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        if let Some(loss) = loss {
-            self.history.since.0 += loss;
-            self.history.since.1 += 1;
-        }
+        self.history.since.add(loss);
         if done.is_multiple_of(self.params.evaluate_every) || done == self.params.training.steps {
-            let (sum, count) = std::mem::take(&mut self.history.since);
-            let train = (count > 0).then(|| sum / count as f64);
+            let train = self.history.since.take();
             let validation = self.validation().map_err(Error::objective)?;
             tracing::info!("step {done}: {validation:.3} nats on held-out documents");
             self.history.rows.push(Row { step: done, train, validation });

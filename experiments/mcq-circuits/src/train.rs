@@ -17,7 +17,7 @@ use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
-use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
+use training::{Checkpoints, Ended, Error, MeanLoss, Objective, Parameter, Plan};
 
 use crate::letters::Summary;
 use crate::prompts::{Asker, Prompt};
@@ -218,8 +218,7 @@ fn train(run: &Run, params: &Params, toy: &Variant) -> Result<Outcome> {
         label: &toy.name,
         history: History::default(),
     };
-    let parameters: Vec<Parameter> =
-        model.parameters().iter().map(|(name, var)| Parameter { name: name.clone(), var: var.clone() }).collect();
+    let parameters: Vec<Parameter> = Parameter::all(model.parameters());
     let checkpoints = Checkpoints::new(&folder, &format!("{} {}", run.identity(), toy.name));
     let mut task = run.task(&toy.name, steps, "steps");
     let ended = training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task)
@@ -308,7 +307,7 @@ struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct History {
     rows: Vec<Row>,
-    since: (f64, u64),
+    since: MeanLoss,
     /// Step of the early checkpoint.
     early: Option<u64>,
     /// Step of the middle checkpoint, and its accuracy's distance from the middle.
@@ -378,13 +377,9 @@ impl Objective for Lesson<'_> {
     }
 
     fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        if let Some(loss) = loss {
-            self.history.since.0 += loss;
-            self.history.since.1 += 1;
-        }
+        self.history.since.add(loss);
         if done.is_multiple_of(self.params.evaluate_every) || done == self.steps {
-            let (sum, count) = std::mem::take(&mut self.history.since);
-            let train = (count > 0).then(|| sum / count as f64);
+            let train = self.history.since.take();
             let sets = judge(self.model, &self.small).map_err(Error::objective)?;
             self.stages(done, &sets).map_err(Error::objective)?;
             let told: Vec<String> =
