@@ -8,6 +8,7 @@ use serde_json::Value;
 use weights::{Checkpoint, Named};
 
 use crate::family::{Rule, Turn, gguf_config, gguf_name, unpermuted};
+use crate::form::{EXPORT_EPSILON, NormPath, QkNorm};
 use crate::{Config, Decoder, Error, Family, Fields};
 
 /// A model from a folder as on the hub (`config.json` beside safetensors), or from a GGUF file.
@@ -66,12 +67,16 @@ pub fn describe_config(file: &Path) -> Result<(Family, Config), Error> {
 
 /// Writes a model as a folder that transformers loads: `config.json` and `model.safetensors`.
 ///
+/// A model without norms (all of them fixed) gets an epsilon of 1e12, and gains that undo its root and divide by the fixed
+/// numbers (arXiv 2507.02559, section 2.6 of its code): in f32 the same to 1e-7, in f16 infinite.
+///
 /// # Errors
-/// When the model's form is not the family's, or writing fails; nothing half-written is left.
+/// When the model's form is not the family's, some norms are fixed and others not, or writing fails; nothing half-written
+/// is left.
 pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Error> {
-    let config = model.config();
+    let (config, ours) = plain_norms(model)?;
+    let config = &config;
     let described = family.describe(config)?;
-    let ours = model.weights();
     let mut theirs = Named::new();
     for rule in family.rules(config) {
         let parts = rule.ours.iter().map(|name| find(&ours, name)).collect::<Result<Vec<_>, _>>()?;
@@ -87,6 +92,36 @@ pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Erro
         }
     }
     Ok(weights::export(folder, &described, &theirs)?)
+}
+
+/// The model with norms that the hub's formats can say.
+fn plain_norms(model: &Decoder) -> Result<(Config, Named), Error> {
+    let (mut config, mut named) = (model.config().clone(), model.weights());
+    let fixed = std::mem::take(&mut config.form.fixed);
+    if fixed.is_empty() {
+        return Ok((config, named));
+    }
+    let wrong = |words: &str| Err(Error::Config(format!("no checkpoint of the hub can say it: {words}")));
+    if !fixed.is_complete(config.n_layers) {
+        return wrong("some norms are fixed and others are not");
+    }
+    if fixed.ln1_qk != fixed.ln1_v {
+        return wrong("a norm that divides by one number for queries and keys and by another for values");
+    }
+    if config.form.qk_norm != QkNorm::None {
+        return wrong("fixed norms beside norms of queries and keys, which share their epsilon");
+    }
+    config.norm_eps = EXPORT_EPSILON;
+    let blocks = (0..config.n_layers).flat_map(|layer| {
+        let paths = [("ln1", NormPath::QueriesKeys(layer)), ("ln2", NormPath::Mlp(layer))];
+        paths.map(|(name, path)| (format!("blocks.{layer}.{name}.w"), path))
+    });
+    for (name, path) in blocks.chain([("ln_final.w".to_owned(), NormPath::Final)]) {
+        let gain = find(&named, &name)?;
+        let factor = EXPORT_EPSILON.sqrt() / fixed.get(path).unwrap_or(1.);
+        named.insert(name, (gain.detach() * factor)?);
+    }
+    Ok((config, named))
 }
 
 fn find(named: &Named, name: &str) -> Result<Tensor, Error> {

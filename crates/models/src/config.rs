@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::form::{Biases, Form, NormPlace, Positions, QkNorm};
+use crate::form::{Biases, FixedScales, Form, NormPlace, Positions, QkNorm, USUAL_EPSILON};
 
 /// Sizes and variations of a decoder. Without a [`Form`] of its own it belongs to the GPT-2 family: learned positions,
 /// LayerNorm before attention and MLP, serial blocks.
@@ -153,10 +153,19 @@ impl Config {
         if let Positions::Rotary(rotary) = &self.form.positions {
             rotary.check(self.d_head())?;
         }
+        self.form.fixed.check(self.n_layers, self.form.norm_place)?;
         if self.form.parallel && self.form.norm_place == NormPlace::After {
             return wrong("a parallel block has its norms before attention and MLP".to_owned());
         }
         Ok(())
+    }
+
+    /// Says with fixed norms what a checkpoint without norms says with an epsilon.
+    pub(crate) fn fix_large_epsilon(&mut self) {
+        if let Some(fixed) = FixedScales::of_epsilon(self.norm_eps, self.n_layers, self.form.norm_place) {
+            self.form.fixed = fixed;
+            self.norm_eps = USUAL_EPSILON;
+        }
     }
 
     /// Number of trainable numbers.

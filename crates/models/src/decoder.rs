@@ -15,8 +15,8 @@ use ops::{
 use rand::Rng;
 use weights::Named;
 
-use crate::direct::{Direct, Pass, Want};
-use crate::form::{NormKind, NormPlace, Positions, QkNorm};
+use crate::direct::{Direct, How, Pass, Want};
+use crate::form::{FixedScales, NormKind, NormPath, NormPlace, Positions, QkNorm};
 use crate::pass::{Affine, BlockPlaces, Drop};
 use crate::{Activation, Config, Error, init, pass};
 
@@ -96,6 +96,20 @@ pub struct Losses {
     pub losses: Tensor,
     /// Outputs of the heads of each block that was asked for, `[batch, seq, n_heads, d_head]`.
     pub z: Vec<Tensor>,
+    /// Scales of what the norms read, if they were asked for.
+    pub spread: Option<Spread>,
+}
+
+/// Scales of what the norms read: `sqrt(var + eps)` of each token before LayerNorms, `sqrt(mean(x^2) + eps)` before
+/// RMSNorms, whether or not the norm divides by it.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    /// Mean over all tokens before attention, by block.
+    pub ln1: Vec<f64>,
+    /// Mean over all tokens before the MLP, by block.
+    pub ln2: Vec<f64>,
+    /// Of each token before the final norm, `[batch, seq]`; gradients flow through it.
+    pub ln_final: Tensor,
 }
 
 /// How a training step runs through the decoder.
@@ -108,6 +122,8 @@ pub struct Step<'a> {
     pub recompute: bool,
     /// The learned position of every token, row after row; without, they count from 0 in each row.
     pub positions: Option<&'a [u32]>,
+    /// Whether the scales of what the norms read are wanted.
+    pub spread: bool,
 }
 
 impl Decoder {
@@ -175,6 +191,16 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Fixes what norms divide by, or frees them; weights and their variables stay.
+    ///
+    /// # Errors
+    /// When there is no such norm, or a number is not positive.
+    pub fn set_fixed_scales(&mut self, fixed: FixedScales) -> std::result::Result<(), Error> {
+        fixed.check(self.config.n_layers, self.config.form.norm_place)?;
+        self.config.form.fixed = fixed;
+        Ok(())
     }
 
     /// Where the weights are.
@@ -253,14 +279,29 @@ impl Decoder {
         let counted = targets.iter().filter(|target| **target != ops::IGNORED).count();
         if let Some(direct) = self.direct() {
             let blocks = taps.iter().map(|layer| layer.0).collect();
-            let want = Want::Losses { targets, recompute: step.recompute, taps: blocks };
+            let want = Want::Losses { targets, recompute: step.recompute, taps: blocks, spread: step.spread };
             let out = self.pass(direct, tokens, step.positions, drop, want)?;
             let (h, e) = (self.config.n_heads, self.config.d_head());
             let each = batch * seq * h * e;
             let z = (0..taps.len()).map(|i| out.narrow(0, counted + i * each, each)?.reshape((batch, seq, h, e)));
-            return Ok(Losses { losses: out.narrow(0, 0, counted)?, z: z.collect::<Result<_>>()? });
+            let spread = step.spread.then(|| {
+                let first = counted + taps.len() * each;
+                let ln_final = out.narrow(0, first, batch * seq)?.reshape((batch, seq))?;
+                let means = out.narrow(0, first + batch * seq, 2 * self.config.n_layers)?.detach();
+                let means = means.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+                let (ln1, ln2) = means.split_at(self.config.n_layers);
+                Ok::<_, candle_core::Error>(Spread { ln1: ln1.to_vec(), ln2: ln2.to_vec(), ln_final })
+            });
+            return Ok(Losses {
+                losses: out.narrow(0, 0, counted)?,
+                z: z.collect::<Result<_>>()?,
+                spread: spread.transpose()?,
+            });
         }
-        let sites = taps.iter().map(|layer| Site::Block(*layer, Point::Z)).collect();
+        let mut sites: Vec<Site> = taps.iter().map(|layer| Site::Block(*layer, Point::Z)).collect();
+        if step.spread {
+            sites.extend(self.read_by_norms().into_iter().flatten());
+        }
         let mut hook = Taps { sites, seen: Vec::new() };
         let mut masks = Masks { drop, used: 0 };
         let resid = self.embed(tokens, step.positions, &mut masks, &mut hook)?;
@@ -269,7 +310,42 @@ impl Decoder {
         let chosen: Vec<u32> = rows.iter().map(|row| targets[*row as usize]).collect();
         let device = tokens.device();
         let logits = logits.reshape((batch * seq, v))?.index_select(&Tensor::new(rows, device)?, 0)?;
-        Ok(Losses { losses: ops::token_losses(&logits, &Tensor::new(chosen, device)?)?, z: hook.in_order(taps) })
+        let spread = step.spread.then(|| self.spread(&hook)).transpose()?;
+        Ok(Losses {
+            losses: ops::token_losses(&logits, &Tensor::new(chosen, device)?)?,
+            z: hook.in_order(taps),
+            spread,
+        })
+    }
+
+    /// The streams that norms read: before attention and before the MLP of each block, and, last, before the final norm.
+    fn read_by_norms(&self) -> Vec<[Site; 2]> {
+        let middle = if self.config.form.parallel { Point::ResidPre } else { Point::ResidMid };
+        let block = |layer| [Point::ResidPre, middle].map(|point| Site::Block(Layer(layer), point));
+        let last = Site::Block(Layer(self.config.n_layers - 1), Point::ResidPost);
+        (0..self.config.n_layers).map(block).chain([[last, last]]).collect()
+    }
+
+    fn spread(&self, seen: &Taps) -> Result<Spread> {
+        let (kind, eps) = (self.config.form.norm, self.config.norm_eps);
+        let scale = |site: &Site| {
+            let x = seen.seen.iter().find(|(at, _)| at == site).map(|(_, x)| x);
+            let Some(x) = x else { candle_core::bail!("{site} was not visited") };
+            let parts = match kind {
+                NormKind::Layer => ops::layer_norm_parts(x, eps)?,
+                NormKind::Rms => ops::rms_norm_parts(x, eps)?,
+            };
+            parts.scale.squeeze(candle_core::D::Minus1)
+        };
+        let mean = |site: &Site| scale(site)?.detach().to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>();
+        let mut sites = self.read_by_norms();
+        let last = sites.pop().map(|[last, _]| last);
+        let Some(last) = last else { candle_core::bail!("a decoder without blocks") };
+        Ok(Spread {
+            ln1: sites.iter().map(|[pre, _]| mean(pre)).collect::<Result<_>>()?,
+            ln2: sites.iter().map(|[_, mid]| mean(mid)).collect::<Result<_>>()?,
+            ln_final: scale(&last)?,
+        })
     }
 
     /// The decoder's own pass, where it can take these weights.
@@ -294,9 +370,10 @@ impl Decoder {
         }
         let (handle, weights) = (self.handle.as_tensor(), &self.parameters);
         let tokens = (tokens, positions.map(<[u32]>::to_vec));
+        let how = How { drop, fixed: self.config.form.fixed.clone() };
         match self.embed.dtype() {
-            DType::F64 => handle.apply_op1(Pass::<f64>::new(direct, weights, tokens, seq, drop, want)),
-            _ => handle.apply_op1(Pass::<f32>::new(direct, weights, tokens, seq, drop, want)),
+            DType::F64 => handle.apply_op1(Pass::<f64>::new(direct, weights, tokens, seq, how, want)),
+            _ => handle.apply_op1(Pass::<f32>::new(direct, weights, tokens, seq, how, want)),
         }
     }
 
@@ -377,7 +454,8 @@ impl Decoder {
             End::LastLogits(count) => resid = resid.narrow(1, seq - count, count)?,
             End::Logits => {}
         }
-        let x = self.norm(&self.ln_final, &resid, [Site::FinalScale, Site::FinalNormalized], hook)?;
+        let sites = [Site::FinalScale, Site::FinalNormalized];
+        let x = self.norm(&self.ln_final, self.config.form.fixed.get(NormPath::Final), &resid, sites, hook)?;
         visit(hook, Site::Logits, self.unembed(&x)?) // [b, t, v]
     }
 
@@ -440,16 +518,21 @@ impl Decoder {
     ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
         let form = &self.config.form;
-        let before = |x: &Tensor, norm, sites, place, hook: &mut dyn Hook| match form.norm_place == place {
-            true => self.norm(norm, x, sites, hook),
+        let fixed = |path| form.fixed.get(path);
+        let [for_qk, for_v, for_mlp] =
+            [NormPath::QueriesKeys(layer.0), NormPath::Values(layer.0), NormPath::Mlp(layer.0)].map(fixed);
+        let before = |x: &Tensor, norm, fixed, sites, place, hook: &mut dyn Hook| match form.norm_place == place {
+            true => self.norm(norm, fixed, x, sites, hook),
             false => Ok(x.clone()),
         };
         let ln1 = [at(Point::Ln1Scale), at(Point::Ln1Normalized)];
         let ln2 = [at(Point::Ln2Scale), at(Point::Ln2Normalized)];
         let resid = visit(hook, at(Point::ResidPre), resid)?;
-        let x = before(&resid, &block.ln1, ln1, NormPlace::Before, hook)?;
-        let attn_out = self.attention(block, layer, &x, places, drop, hook)?;
-        let attn_out = before(&attn_out, &block.ln1, ln1, NormPlace::After, hook)?;
+        let x = before(&resid, &block.ln1, for_qk, ln1, NormPlace::Before, hook)?;
+        // where values have another norm than queries and keys, hooks see the latter's
+        let for_values = (for_qk != for_v).then(|| self.norm(&block.ln1, for_v, &resid, ln1, &mut hooks::NoHook));
+        let attn_out = self.attention(block, layer, (&x, for_values.transpose()?.as_ref()), places, drop, hook)?;
+        let attn_out = before(&attn_out, &block.ln1, None, ln1, NormPlace::After, hook)?;
         let attn_out = drop.apply(visit(hook, at(Point::AttnOut), attn_out)?)?;
         // a parallel block's MLP reads what attention read
         let (seen, mid) = match form.parallel {
@@ -459,9 +542,9 @@ impl Decoder {
                 (mid.clone(), mid)
             }
         };
-        let x = before(&seen, &block.ln2, ln2, NormPlace::Before, hook)?;
+        let x = before(&seen, &block.ln2, for_mlp, ln2, NormPlace::Before, hook)?;
         let mlp_out = self.mlp(block, layer, &x, hook)?;
-        let mlp_out = before(&mlp_out, &block.ln2, ln2, NormPlace::After, hook)?;
+        let mlp_out = before(&mlp_out, &block.ln2, None, ln2, NormPlace::After, hook)?;
         let mlp_out = drop.apply(visit(hook, at(Point::MlpOut), mlp_out)?)?;
         visit(hook, at(Point::ResidPost), (mid + mlp_out)?)
     }
@@ -470,7 +553,7 @@ impl Decoder {
         &self,
         block: &Block,
         layer: Layer,
-        x: &Tensor,
+        (x, for_values): (&Tensor, Option<&Tensor>),
         places: Places<'_>,
         drop: &mut Masks,
         hook: &mut dyn Hook,
@@ -481,7 +564,18 @@ impl Decoder {
         let Places { rotation, past } = places;
         let before = past.map_or(Ok(0), |[k, _]| k.dim(1))?;
         let window = self.config.window(layer.0).filter(|window| *window < before + t);
-        let qkv = linear(x, &block.qkv.w, block.qkv.b.as_ref())?.reshape((b, t, h + 2 * kv, e))?;
+        let qkv = match for_values {
+            None => linear(x, &block.qkv.w, block.qkv.b.as_ref())?,
+            Some(for_values) => {
+                let part = |x: &Tensor, first: usize, count: usize| {
+                    let w = block.qkv.w.narrow(1, first * e, count * e)?.contiguous()?;
+                    let b = block.qkv.b.as_ref().map(|b| b.narrow(0, first * e, count * e)?.contiguous());
+                    linear(x, &w, b.transpose()?.as_ref())
+                };
+                Tensor::cat(&[part(x, 0, h + kv)?, part(for_values, h + kv, kv)?], 2)?
+            }
+        };
+        let qkv = qkv.reshape((b, t, h + 2 * kv, e))?;
         let looks = |points: &[Point]| points.iter().any(|point| hook.wants(at(*point)));
         let inside = looks(&[Point::AttnScores, Point::Pattern]) || window.is_some() || drop.drop.p > 0.;
         let parts = looks(&[Point::Q, Point::K, Point::V, Point::RotQ, Point::RotK]);
@@ -579,18 +673,27 @@ impl Decoder {
         }
     }
 
-    fn norm(&self, norm: &Norm, x: &Tensor, sites: [Site; 2], hook: &mut dyn Hook) -> Result<Tensor> {
+    fn norm(
+        &self,
+        norm: &Norm,
+        fixed: Option<f64>,
+        x: &Tensor,
+        sites: [Site; 2],
+        hook: &mut dyn Hook,
+    ) -> Result<Tensor> {
         let [scale, normalized] = sites;
         let (kind, eps) = (self.config.form.norm, self.config.norm_eps);
         if !hook.wants(scale) && !hook.wants(normalized) {
-            return match kind {
-                NormKind::Layer => ops::layer_norm(x, &norm.w, norm.b.as_ref(), eps),
-                NormKind::Rms => ops::rms_norm(x, &norm.w, eps),
+            return match (fixed, kind) {
+                (Some(fixed), kind) => ops::fixed_norm(kind.kernel(), x, &norm.w, norm.b.as_ref(), fixed),
+                (None, NormKind::Layer) => ops::layer_norm(x, &norm.w, norm.b.as_ref(), eps),
+                (None, NormKind::Rms) => ops::rms_norm(x, &norm.w, eps),
             };
         }
-        let NormParts { scale: divisor, normalized: mut y } = match kind {
-            NormKind::Layer => ops::layer_norm_parts(x, eps)?,
-            NormKind::Rms => ops::rms_norm_parts(x, eps)?,
+        let NormParts { scale: divisor, normalized: mut y } = match (fixed, kind) {
+            (Some(fixed), kind) => ops::fixed_norm_parts(kind.kernel(), x, fixed)?,
+            (None, NormKind::Layer) => ops::layer_norm_parts(x, eps)?,
+            (None, NormKind::Rms) => ops::rms_norm_parts(x, eps)?,
         };
         if hook.wants(scale) {
             // what the hook gives back becomes the divisor, so a frozen scale can be patched in
@@ -737,7 +840,14 @@ mod tests {
 
     fn variants() -> Vec<Config> {
         let erf = Config { activation: Activation::GeluErf, biases: false, tied: false, ..tiny() };
-        vec![tiny(), Config { initialisation: crate::Initialisation::UniformFanIn, ..erf }]
+        let fixed = FixedScales {
+            ln1_qk: vec![Some(0.7), Some(0.4)],
+            ln1_v: vec![None, Some(0.4)],
+            ln2: vec![None, Some(0.9)],
+            ln_final: Some(1.1),
+        };
+        let some = Config { form: crate::Form { fixed, ..tiny().form }, ..tiny() };
+        vec![tiny(), Config { initialisation: crate::Initialisation::UniformFanIn, ..erf }, some]
     }
 
     /// Weights with irregular entries, so that gains, biases and attention all matter.
@@ -762,8 +872,10 @@ mod tests {
     fn step(model: &Decoder, direct: bool, recompute: bool) -> Vec<(String, Tensor)> {
         let (tokens, targets) = batch(6, 7);
         let taps = [Layer(1), Layer(0)];
-        let Losses { losses, z } = if direct {
-            model.losses(&tokens, &targets, &taps, Step { dropout: Some(9), recompute, positions: None }).unwrap()
+        let scale = |x: &Tensor| ops::layer_norm_parts(x, 1e-5).unwrap().scale;
+        let Losses { losses, z, spread } = if direct {
+            let step = Step { dropout: Some(9), recompute, spread: true, ..Step::default() };
+            model.losses(&tokens, &targets, &taps, step).unwrap()
         } else {
             let mut probe = Probe::default();
             let mut masks = Masks::new(model.config.dropout, 9);
@@ -772,16 +884,34 @@ mod tests {
             let losses = ops::token_losses(&logits, &targets.flatten_all().unwrap()).unwrap();
             let counted: Vec<u32> = (0..42u32).filter(|row| row % 3 != 0).collect();
             let losses = losses.index_select(&Tensor::new(counted, &Device::Cpu).unwrap(), 0).unwrap();
-            Losses { losses, z: taps.map(|l| probe.seen[&format!("blocks.{}.attn.hook_z", l.0)].clone()).to_vec() }
+            let mean = |layer: usize, site: &str| {
+                let scales = scale(&probe.seen[&format!("blocks.{layer}.{site}")]).to_dtype(DType::F64).unwrap();
+                scales.mean_all().unwrap().to_scalar::<f64>().unwrap()
+            };
+            let spread = Some(Spread {
+                ln1: vec![mean(0, "hook_resid_pre"), mean(1, "hook_resid_pre")],
+                ln2: vec![mean(0, "hook_resid_mid"), mean(1, "hook_resid_mid")],
+                ln_final: scale(&probe.seen["blocks.1.hook_resid_post"]).squeeze(2).unwrap(),
+            });
+            Losses {
+                spread,
+                losses,
+                z: taps.map(|l| probe.seen[&format!("blocks.{}.attn.hook_z", l.0)].clone()).to_vec(),
+            }
         };
         let sum = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap();
+        let spread = spread.unwrap();
         let total = (sum(&losses) + (sum(&z[0]) + sum(&z[1])).unwrap()).unwrap();
+        let total = (total + sum(&spread.ln_final)).unwrap();
+        let means =
+            Tensor::new([spread.ln1, spread.ln2].concat(), &Device::Cpu).unwrap().to_dtype(losses.dtype()).unwrap();
         let store = ops::backward(&total).unwrap();
         let gradients = model.parameters.iter().map(|(name, var)| {
             (name.clone(), store.get(var).unwrap_or_else(|| panic!("no gradient for {name}")).clone())
         });
         let seen = [("losses".to_owned(), losses), ("z1".to_owned(), z[0].clone()), ("z0".to_owned(), z[1].clone())];
-        seen.into_iter().chain(gradients).collect()
+        let scales = [("scales".to_owned(), spread.ln_final), ("mean scales".to_owned(), means)];
+        seen.into_iter().chain(scales).chain(gradients).collect()
     }
 
     #[test]
@@ -803,6 +933,61 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Queries and keys alone change when their norm is fixed (spec of arXiv 2507.02559, U4).
+    #[test]
+    fn values_are_untouched_while_their_norm_is_free() {
+        let mut model = irregular(&tiny(), DType::F32);
+        let seen = |model: &Decoder| {
+            let mut probe = Probe::default();
+            model.forward(&tokens(), &mut probe).unwrap();
+            probe.seen
+        };
+        let free = seen(&model);
+        let mut fixed = FixedScales::default();
+        fixed.set(NormPath::QueriesKeys(0), Some(0.3));
+        model.set_fixed_scales(fixed.clone()).unwrap();
+        let now = seen(&model);
+        assert!(distance(&free["blocks.0.attn.hook_v"], &now["blocks.0.attn.hook_v"]) < 1e-6);
+        assert!(distance(&free["blocks.0.attn.hook_q"], &now["blocks.0.attn.hook_q"]) > 1e-3);
+        assert!(distance(&free["blocks.0.attn.hook_k"], &now["blocks.0.attn.hook_k"]) > 1e-3);
+        fixed.set(NormPath::Mlp(1), Some(-1.));
+        assert!(model.set_fixed_scales(fixed).unwrap_err().to_string().contains("mlp1"));
+        let many = FixedScales { ln2: vec![None; 3], ln_final: Some(1.), ..FixedScales::default() };
+        assert!(model.set_fixed_scales(many).unwrap_err().to_string().contains("3 norms"));
+    }
+
+    /// Fixed norms, the same folded away, and the same as a checkpoint with a large epsilon (U8).
+    #[test]
+    fn without_norms_folded_and_exported_are_the_same_model() {
+        let fixed = FixedScales {
+            ln1_qk: vec![Some(0.7), Some(2.4)],
+            ln1_v: vec![Some(0.7), Some(2.4)],
+            ln2: vec![Some(1.7), Some(0.9)],
+            ln_final: Some(3.1),
+        };
+        let config = Config { form: crate::Form { fixed, ..tiny().form }, ..tiny() };
+        let model = irregular(&config, DType::F32);
+        let logits = model.forward(&tokens(), &mut NoHook).unwrap();
+        let transforms = [crate::Transform::FoldNorms, crate::Transform::CentreWriting];
+        let folded = model.transformed(&transforms).unwrap();
+        assert_eq!(folded.config.form.fixed, FixedScales::all(2, 1.));
+        assert!(distance(&logits, &folded.forward(&tokens(), &mut NoHook).unwrap()) < 1e-3);
+        let folder = tempfile::tempdir().unwrap();
+        crate::export(folder.path(), &model, crate::Family::Gpt2).unwrap();
+        let (again, _) = crate::open(folder.path(), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(again.config.form.fixed, FixedScales::all(2, 1e6));
+        assert!(distance(&logits, &again.forward(&tokens(), &mut NoHook).unwrap()) < 1e-3);
+        // and with the epsilon itself, as PyTorch computes it
+        let weights = again.weights();
+        let plain = Config { norm_eps: 1e12, form: crate::Form::default(), ..config.clone() };
+        let plain = Decoder::new(&plain, weights, &Device::Cpu).unwrap();
+        assert!(distance(&logits, &plain.forward(&tokens(), &mut NoHook).unwrap()) < 1e-3);
+        let mut some = model.clone();
+        some.set_fixed_scales(FixedScales { ln_final: None, ..config.form.fixed }).unwrap();
+        let refused = crate::export(folder.path(), &some, crate::Family::Gpt2).unwrap_err().to_string();
+        assert!(refused.contains("others are not"), "{refused}");
     }
 
     #[test]

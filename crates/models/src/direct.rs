@@ -8,8 +8,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor,
 use ops::kernel::Real;
 use ops::kernel::activation::Activation;
 
-use crate::Config;
 use crate::pass::{self, Drop, Keep, Model, Places, Shard, Upstream};
+use crate::{Config, FixedScales, Form};
 
 /// Shards of finished passes, for their buffers.
 type Spare<T> = Mutex<Vec<Vec<Shard<T>>>>;
@@ -43,7 +43,9 @@ impl Pooled for f64 {
 impl Direct {
     /// `None` when the direct pass does not know the model's form.
     pub(crate) fn new(config: &Config, places: Places) -> Option<Self> {
-        let activation = config.activation.kernel().filter(|_| config.form.is_gpt2())?;
+        // whichever norms are fixed, and whenever
+        let form = Form { fixed: FixedScales::default(), ..config.form.clone() };
+        let activation = config.activation.kernel().filter(|_| form.is_gpt2())?;
         let spare = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         Some(Self { config: config.clone(), places, activation, spare })
     }
@@ -68,8 +70,15 @@ impl Direct {
 pub(crate) enum Want {
     /// Logits of every token, `[batch, seq, d_vocab]`; a backward pass would compute them again.
     Logits,
-    /// Losses of the targets that count, then the outputs of the heads of some blocks, all in one row.
-    Losses { targets: Vec<u32>, recompute: bool, taps: Vec<usize> },
+    /// Losses of the targets that count, then the outputs of the heads of some blocks, then, if wanted, the scale of every
+    /// row of the final stream and the mean scales before attention and MLP of every block, all in one row.
+    Losses { targets: Vec<u32>, recompute: bool, taps: Vec<usize>, spread: bool },
+}
+
+/// What may change from pass to pass.
+pub(crate) struct How {
+    pub(crate) drop: Drop,
+    pub(crate) fixed: FixedScales,
 }
 
 /// One pass over one batch.
@@ -81,7 +90,7 @@ pub(crate) struct Pass<T: Pooled> {
     /// Row of the position embedding for each token; counted from 0 in each sequence when left out.
     positions: Option<Vec<u32>>,
     seq: usize,
-    drop: Drop,
+    how: How,
     want: Want,
     kept: Mutex<Option<Vec<Shard<T>>>>,
 }
@@ -92,11 +101,11 @@ impl<T: Pooled> Pass<T> {
         weights: &[(String, Var)],
         (tokens, positions): (Vec<u32>, Option<Vec<u32>>),
         seq: usize,
-        drop: Drop,
+        how: How,
         want: Want,
     ) -> Self {
         let weights = weights.iter().map(|(_, var)| var.as_tensor().clone()).collect();
-        Self { direct: direct.clone(), weights, tokens, positions, seq, drop, want, kept: Mutex::new(None) }
+        Self { direct: direct.clone(), weights, tokens, positions, seq, how, want, kept: Mutex::new(None) }
     }
 
     /// Runs `run` on the numbers of all weights.
@@ -111,12 +120,13 @@ impl<T: Pooled> Pass<T> {
     }
 
     fn model<'a>(&'a self, weights: &'a [&'a [T]]) -> Model<'a, T> {
-        let taps = match &self.want {
-            Want::Logits => [].as_slice(),
-            Want::Losses { taps, .. } => taps,
+        let (taps, spread) = match &self.want {
+            Want::Logits => ([].as_slice(), false),
+            Want::Losses { taps, spread, .. } => (taps.as_slice(), *spread),
         };
         let Direct { config, places, activation, .. } = &*self.direct;
-        Model { config, places, activation: *activation, weights, drop: self.drop, taps }
+        let How { drop, fixed } = &self.how;
+        Model { config, places, activation: *activation, weights, drop: *drop, fixed, taps, spread }
     }
 
     fn forward(&self, model: &Model<'_, T>) -> Vec<T> {
@@ -127,9 +137,13 @@ impl<T: Pooled> Pass<T> {
                 self.direct.give_back(shards);
                 logits
             }
-            Want::Losses { targets, recompute, taps } => {
+            Want::Losses { targets, recompute, taps, spread } => {
                 let mut out = pass::losses(model, &mut shards, targets, keep(*recompute));
                 (0..taps.len()).for_each(|tap| out.extend(pass::tapped(&shards, tap)));
+                if *spread {
+                    out.extend(pass::final_scales(&shards));
+                    out.extend(pass::mean_scales(&shards, self.direct.config.n_layers));
+                }
                 if let Ok(mut kept) = self.kept.lock() {
                     *kept = Some(shards);
                 }
@@ -147,14 +161,18 @@ impl<T: Pooled> Pass<T> {
                 pass::again(model, &mut shards);
                 pass::backward(model, &mut shards, Upstream::Logits(upstream), &[])
             }
-            Want::Losses { targets, recompute, taps } => {
+            Want::Losses { targets, recompute, taps, spread } => {
                 if again {
                     pass::losses(model, &mut shards, targets, keep(*recompute));
                 }
-                let each = self.tokens.len() * self.direct.config.d_model;
+                let (rows, blocks) = (self.tokens.len(), 2 * self.direct.config.n_layers);
+                let behind = if *spread { rows + blocks } else { 0 };
+                let (upstream, scales) = upstream.split_at(upstream.len() - behind);
+                let each = rows * self.direct.config.d_model;
                 let (losses, rest) = upstream.split_at(upstream.len() - taps.len() * each);
                 let dz: Vec<&[T]> = rest.chunks_exact(each.max(1)).collect();
-                pass::backward(model, &mut shards, Upstream::Losses(losses), &dz)
+                let scales = scales.split_at(scales.len().min(rows)).0;
+                pass::backward(model, &mut shards, Upstream::Losses { losses, scales }, &dz)
             }
         };
         self.direct.give_back(shards);

@@ -82,11 +82,12 @@ impl Family {
     /// # Errors
     /// When a size is missing, of the wrong kind, or contradicts another; when a variation is not supported.
     pub fn config(self, fields: &Fields<'_>) -> Result<Config, Error> {
-        let config = match self {
+        let mut config = match self {
             Self::Gpt2 => gpt2::config(fields),
             Self::GptNeox => gpt_neox::config(fields),
             _ => llama::config(self, fields),
         }?;
+        config.fix_large_epsilon();
         config.check().map_err(|error| fields.wrong("", &error.to_string()))?;
         Ok(config)
     }

@@ -31,6 +31,9 @@ pub struct Form {
     /// For each block, how many keys a query sees, itself included (arXiv 2310.06825); nothing, or no entry: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Option<usize>>,
+    /// Norms that divide by a fixed number.
+    #[serde(skip_serializing_if = "FixedScales::is_empty")]
+    pub fixed: FixedScales,
 }
 
 impl Form {
@@ -38,6 +41,140 @@ impl Form {
     #[must_use]
     pub fn is_gpt2(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// A norm as one of its readers sees it: queries and keys, values, an MLP, or the unembedding.
+///
+/// Prints as `qk3`, `v3`, `mlp3` and `final`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NormPath {
+    /// Norm before attention, as queries and keys of this block see it.
+    QueriesKeys(usize),
+    /// The same norm, as values of this block see it.
+    Values(usize),
+    /// Norm before this block's MLP.
+    Mlp(usize),
+    /// Norm before the unembedding.
+    Final,
+}
+
+impl NormPath {
+    /// All of a decoder's: three for each block, and the last.
+    pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
+        let blocks = (0..n_layers).flat_map(|layer| [Self::QueriesKeys(layer), Self::Values(layer), Self::Mlp(layer)]);
+        blocks.chain([Self::Final])
+    }
+}
+
+impl std::fmt::Display for NormPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::QueriesKeys(layer) => write!(f, "qk{layer}"),
+            Self::Values(layer) => write!(f, "v{layer}"),
+            Self::Mlp(layer) => write!(f, "mlp{layer}"),
+            Self::Final => write!(f, "final"),
+        }
+    }
+}
+
+/// An epsilon from which on variances of activations do not matter beside it.
+const LARGE_EPSILON: f64 = 1e9;
+/// The epsilon of checkpoints without norms, as the published ones have it: variances are to it as 1 to 1e12.
+pub(crate) const EXPORT_EPSILON: f64 = 1e12;
+/// What norms that are fixed would have, were they freed.
+pub(crate) const USUAL_EPSILON: f64 = 1e-5;
+
+/// Norms that divide by a fixed number in place of their input's own scale (FakeLN, arXiv 2507.02559, section 2): the mean
+/// is still taken out by LayerNorms, gain and bias stay, so the norm is an affine map.
+///
+/// Lists go by block; nothing, or no entry: the norm divides by its input's scale.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FixedScales {
+    /// Norms before attention, for queries and keys.
+    pub ln1_qk: Vec<Option<f64>>,
+    /// Norms before attention, for values.
+    pub ln1_v: Vec<Option<f64>>,
+    /// Norms before MLPs.
+    pub ln2: Vec<Option<f64>>,
+    /// The final norm.
+    pub ln_final: Option<f64>,
+}
+
+impl FixedScales {
+    /// The same number for every norm of a decoder.
+    #[must_use]
+    pub fn all(n_layers: usize, scale: f64) -> Self {
+        let mut fixed = Self::default();
+        NormPath::all(n_layers).for_each(|path| fixed.set(path, Some(scale)));
+        fixed
+    }
+
+    /// Whether every norm divides by its input's scale.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let lists = [&self.ln1_qk, &self.ln1_v, &self.ln2];
+        self.ln_final.is_none() && lists.iter().all(|list| list.iter().all(Option::is_none))
+    }
+
+    /// Whether no norm of a decoder of so many blocks divides by its input's scale.
+    #[must_use]
+    pub fn is_complete(&self, n_layers: usize) -> bool {
+        NormPath::all(n_layers).all(|path| self.get(path).is_some())
+    }
+
+    /// The number that a norm divides by, if it is fixed.
+    #[must_use]
+    pub fn get(&self, path: NormPath) -> Option<f64> {
+        let of = |list: &[Option<f64>], layer: usize| list.get(layer).copied().flatten();
+        match path {
+            NormPath::QueriesKeys(layer) => of(&self.ln1_qk, layer),
+            NormPath::Values(layer) => of(&self.ln1_v, layer),
+            NormPath::Mlp(layer) => of(&self.ln2, layer),
+            NormPath::Final => self.ln_final,
+        }
+    }
+
+    /// Fixes a norm, or frees it.
+    pub fn set(&mut self, path: NormPath, scale: Option<f64>) {
+        let (list, layer) = match path {
+            NormPath::QueriesKeys(layer) => (&mut self.ln1_qk, layer),
+            NormPath::Values(layer) => (&mut self.ln1_v, layer),
+            NormPath::Mlp(layer) => (&mut self.ln2, layer),
+            NormPath::Final => {
+                self.ln_final = scale;
+                return;
+            }
+        };
+        if list.len() <= layer {
+            list.resize(layer + 1, None);
+        }
+        list[layer] = scale;
+    }
+
+    /// The norms of a model with this epsilon: where it is so large that no input matters beside it, every norm divides by
+    /// its root. Checkpoints without norms are written so, because no other key of the hub says it (arXiv 2507.02559).
+    pub(crate) fn of_epsilon(eps: f64, n_layers: usize, place: NormPlace) -> Option<Self> {
+        (eps >= LARGE_EPSILON && place == NormPlace::Before).then(|| Self::all(n_layers, eps.sqrt()))
+    }
+
+    pub(crate) fn check(&self, n_layers: usize, place: NormPlace) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        if place == NormPlace::After {
+            return Err(Error::Config("fixed: only norms before attention and MLP can be fixed".to_owned()));
+        }
+        let lists = [&self.ln1_qk, &self.ln1_v, &self.ln2];
+        if let Some(list) = lists.iter().find(|list| list.len() > n_layers) {
+            return Err(Error::Config(format!("fixed: {} norms in a decoder of {n_layers} blocks", list.len())));
+        }
+        let wrong = NormPath::all(n_layers).find_map(|path| {
+            let scale = self.get(path).filter(|scale| !(scale.is_finite() && *scale > 0.))?;
+            Some(format!("fixed: the norm {path} cannot divide by {scale}"))
+        });
+        wrong.map_or(Ok(()), |words| Err(Error::Config(words)))
     }
 }
 
@@ -50,6 +187,15 @@ pub enum NormKind {
     Layer,
     /// RMSNorm (arXiv 1910.07467).
     Rms,
+}
+
+impl NormKind {
+    pub(crate) fn kernel(self) -> ops::kernel::norm::Kind {
+        match self {
+            Self::Layer => ops::kernel::norm::Kind::Layer,
+            Self::Rms => ops::kernel::norm::Kind::Rms,
+        }
+    }
 }
 
 /// Where in a block the norms stand.

@@ -19,10 +19,10 @@ mod transform;
 
 pub use checkpoint::{describe_checkpoint, describe_config, export, open, read};
 pub use config::{Activation, Config, Initialisation};
-pub use decoder::{Decoder, Losses, Step};
+pub use decoder::{Decoder, Losses, Spread, Step};
 pub use error::Error;
 pub use family::{Family, Fields};
 pub use file::{load, save};
-pub use form::{Biases, Form, NormKind, NormPlace, Positions, QkNorm, Rotary, Scaling};
+pub use form::{Biases, FixedScales, Form, NormKind, NormPath, NormPlace, Positions, QkNorm, Rotary, Scaling};
 pub use padding::forward_left_padded;
 pub use transform::Transform;

@@ -6,17 +6,19 @@
 //!
 //! Letters in shapes: r rows (tokens of a shard), d `d_model`, h heads, e `d_head`, m `d_mlp`, v vocabulary.
 
+use std::ops::Range;
+
 use ops::kernel::activation::{self, Activation};
 use ops::kernel::attention::{self, Heads, Scratch};
 use ops::kernel::loss::IGNORED;
-use ops::kernel::norm::{self, Kind};
+use ops::kernel::norm::{self, Divisor, Kind};
 use ops::kernel::product::{Into, Matrix, product};
 use ops::kernel::random::Mask;
 use ops::kernel::{Real, loss, rows};
 use ops::tile_rows;
 use rayon::prelude::*;
 
-use crate::Config;
+use crate::{Config, FixedScales, NormPath};
 
 /// Rows that a shard aims at: enough for the products, few enough for the cache.
 const SHARD_ROWS: usize = 256;
@@ -98,8 +100,11 @@ pub(crate) struct Model<'a, T> {
     /// In the order of [`Config::shapes`].
     pub(crate) weights: &'a [&'a [T]],
     pub(crate) drop: Drop,
+    pub(crate) fixed: &'a FixedScales,
     /// Blocks whose heads' outputs are wanted.
     pub(crate) taps: &'a [usize],
+    /// Whether the scales of what the norms read are wanted.
+    pub(crate) spread: bool,
 }
 
 /// Dropout of one step: a probability, and a key from which every mask gets its own.
@@ -133,6 +138,28 @@ impl<'a, T: Real> Model<'a, T> {
     fn heads(&self, seq: usize) -> Heads {
         let n_heads = self.config.n_heads;
         Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head() }
+    }
+
+    fn own(&self) -> Divisor {
+        Divisor::Own { eps: self.config.norm_eps }
+    }
+
+    /// What a norm divides by.
+    fn divisor(&self, path: NormPath) -> Divisor {
+        self.fixed.get(path).map_or(self.own(), Divisor::Fixed)
+    }
+
+    /// What the norm before attention divides by for queries and keys, and for values where that is something else.
+    fn before_attention(&self, layer: usize) -> (Divisor, Option<Divisor>) {
+        let [qk, v] = [NormPath::QueriesKeys(layer), NormPath::Values(layer)].map(|path| self.divisor(path));
+        (qk, (v != qk).then_some(v))
+    }
+
+    /// Sum of the scales of some rows, whatever the norm behind them divides by.
+    fn sum_of_scales(&self, x: &[T]) -> f64 {
+        let mut stats = vec![[T::zero(); 2]; x.len() / self.config.d_model];
+        norm::statistics_of(Kind::Layer, x, self.config.d_model, self.own(), &mut stats);
+        stats.iter().map(|[_, inverse]| 1. / inverse.wide()).sum()
     }
 
     /// `out = before + x w + b`, with dropout on what is added: a mask, and the place of these rows in the whole batch.
@@ -171,10 +198,30 @@ impl<'a, T: Real> Model<'a, T> {
         product(out, d_out, how, x, w, T::one());
     }
 
+    /// `out = x w + b` for some columns of w.
+    fn affine_columns(&self, at: Affine, x: &[T], (d_in, d_out): (usize, usize), columns: Range<usize>, out: &mut [T]) {
+        let (first, count) = (columns.start, x.len() / d_in);
+        if let Some(bias) = self.bias(at.b) {
+            out.chunks_exact_mut(d_out).for_each(|row| row[columns.clone()].copy_from_slice(&bias[columns.clone()]));
+        }
+        let how = if at.b.is_some() { Into::Add } else { Into::Replace };
+        let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
+        product(&mut out[first..], d_out, how, Matrix::new(x, count, d_in), w, T::one());
+    }
+
     /// `dx = dy w^T`.
     fn through(&self, at: Affine, dy: &[T], sizes: (usize, usize), dx: &mut [T]) {
-        let (d_in, d_out) = sizes;
-        let (dy, w) = (Matrix::new(dy, dx.len() / d_in, d_out), Matrix::new(self.w(at.w), d_in, d_out));
+        self.through_columns(at, dy, sizes, 0..sizes.1, dx);
+    }
+
+    /// `dx = dy w^T` for some columns of dy and w.
+    fn through_columns(&self, at: Affine, dy: &[T], sizes: (usize, usize), columns: Range<usize>, dx: &mut [T]) {
+        let ((d_in, d_out), first) = (sizes, columns.start);
+        if dx.is_empty() {
+            return;
+        }
+        let dy = Matrix::strided(&dy[first..], dx.len() / d_in, columns.len(), d_out);
+        let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
         product(dx, d_in, Into::Replace, dy, w.t(), T::one());
     }
 
@@ -205,6 +252,8 @@ pub(crate) enum Keep {
 struct Inside<T> {
     ln1: Vec<T>, // [r, d]
     stats1: Vec<[T; 2]>,
+    ln1_v: Vec<T>, // [r, d], for values, where their norm is another
+    stats1_v: Vec<[T; 2]>,
     qkv: Vec<T>,  // [r, 3d]
     logs: Vec<T>, // [sequences, h, t]
     z: Vec<T>,    // [r, d]
@@ -220,6 +269,8 @@ impl<T> Default for Inside<T> {
         Self {
             ln1: Vec::new(),
             stats1: Vec::new(),
+            ln1_v: Vec::new(),
+            stats1_v: Vec::new(),
             qkv: Vec::new(),
             logs: Vec::new(),
             z: Vec::new(),
@@ -290,6 +341,10 @@ pub(crate) struct Shard<T> {
     logits: Vec<T>,
     logs: Vec<T>,
     losses: Vec<T>,
+    /// Of every row of the final stream, if wanted.
+    final_stats: Vec<[T; 2]>,
+    /// Sum of the rows' scales before attention and before the MLP of each block, if wanted.
+    scales: Vec<[f64; 2]>,
     back: Back<T>,
     scratch: Scratch<T>,
 }
@@ -313,6 +368,8 @@ impl<T> Default for Shard<T> {
             logits: Vec::new(),
             logs: Vec::new(),
             losses: Vec::new(),
+            final_stats: Vec::new(),
+            scales: Vec::new(),
             back: Back::default(),
             scratch: Scratch::default(),
         }
@@ -381,6 +438,8 @@ impl<T: Real> Shard<T> {
         self.stream.resize_with(n_streams, Vec::new);
         self.tapped.resize_with(model.taps.len(), Vec::new);
         self.inside.resize_with(if keep == Keep::All { config.n_layers } else { 1 }, Inside::default);
+        self.scales.clear();
+        self.scales.resize(if model.spread { config.n_layers } else { 0 }, [0.; 2]);
         let (embed, pos_embed) = (model.w(places.embed), model.bias(places.pos_embed));
         let place = self.place(d);
         let stream = sized(&mut self.stream[0], count * d, T::zero());
@@ -422,8 +481,19 @@ impl<T: Real> Shard<T> {
 
         let ln1 = sized(&mut inside.ln1, count * d, zero);
         let stats = sized(&mut inside.stats1, count, [zero; 2]);
-        norm::forward(Kind::Layer, stream, model.w(at.ln1.w), model.bias(at.ln1.b), config.norm_eps, ln1, stats);
-        model.affine(at.qkv, ln1, (d, 3 * d), false, sized(&mut inside.qkv, count * 3 * d, zero));
+        let (by, for_values) = model.before_attention(layer);
+        norm::forward(Kind::Layer, stream, model.w(at.ln1.w), model.bias(at.ln1.b), by, ln1, stats);
+        let qkv = sized(&mut inside.qkv, count * 3 * d, zero);
+        match for_values {
+            None => model.affine(at.qkv, ln1, (d, 3 * d), false, qkv),
+            Some(by) => {
+                let ln1_v = sized(&mut inside.ln1_v, count * d, zero);
+                let stats = sized(&mut inside.stats1_v, count, [zero; 2]);
+                norm::forward(Kind::Layer, stream, model.w(at.ln1.w), model.bias(at.ln1.b), by, ln1_v, stats);
+                model.affine_columns(at.qkv, ln1, (d, 3 * d), 0..2 * d, qkv);
+                model.affine_columns(at.qkv, ln1_v, (d, 3 * d), 2 * d..3 * d, qkv);
+            }
+        }
         let heads = model.heads(seq);
         let z = sized(&mut inside.z, count * d, zero);
         let logs = sized(&mut inside.logs, count * heads.heads, zero);
@@ -436,7 +506,11 @@ impl<T: Real> Shard<T> {
         model.write(at.out, z, d, (model.drop.mask(number + 1), place), stream, mid);
         let ln2 = sized(&mut inside.ln2, count * d, zero);
         let stats = sized(&mut inside.stats2, count, [zero; 2]);
-        norm::forward(Kind::Layer, mid, model.w(at.ln2.w), model.bias(at.ln2.b), config.norm_eps, ln2, stats);
+        let by = model.divisor(NormPath::Mlp(layer));
+        norm::forward(Kind::Layer, mid, model.w(at.ln2.w), model.bias(at.ln2.b), by, ln2, stats);
+        if model.spread {
+            self.scales[layer] = [model.sum_of_scales(stream), model.sum_of_scales(mid)];
+        }
         let pre = sized(&mut inside.pre, count * m, zero);
         model.affine(at.mlp_in, ln2, (d, m), false, pre);
         let post = sized(&mut inside.post, count * m, zero);
@@ -448,15 +522,16 @@ impl<T: Real> Shard<T> {
 
     /// Final norm of the chosen rows.
     fn finish(&mut self, model: &Model<'_, T>, last: usize) {
-        let (config, at) = (model.config, model.places.ln_final);
-        let d = config.d_model;
+        let at = model.places.ln_final;
+        let d = model.config.d_model;
         self.last.clear();
         for row in &self.chosen {
             self.last.extend_from_slice(&self.stream[last][row * d..][..d]);
         }
         let normalized = sized(&mut self.normalized, self.last.len(), T::zero());
         let stats = sized(&mut self.stats, self.chosen.len(), [T::zero(); 2]);
-        norm::forward(Kind::Layer, &self.last, model.w(at.w), model.bias(at.b), config.norm_eps, normalized, stats);
+        let by = model.divisor(NormPath::Final);
+        norm::forward(Kind::Layer, &self.last, model.w(at.w), model.bias(at.b), by, normalized, stats);
     }
 
     /// Losses of the rows whose targets count.
@@ -465,6 +540,10 @@ impl<T: Real> Shard<T> {
         self.targets.clear();
         self.targets.extend(self.chosen.iter().map(|row| targets[*row]));
         let last = self.stream(model, keep);
+        if model.spread {
+            let stats = sized(&mut self.final_stats, self.tokens.len(), [T::zero(); 2]);
+            norm::statistics_of(Kind::Layer, &self.stream[last], model.config.d_model, model.own(), stats);
+        }
         self.finish(model, last);
         let (v, count, zero) = (model.config.d_vocab, self.chosen.len(), T::zero());
         let logits = sized(&mut self.logits, count * v, zero);
@@ -479,8 +558,9 @@ impl<T: Real> Shard<T> {
         self.chosen.extend((0..rows).filter(|row| counts(*row)));
     }
 
-    /// From the gradient of the logits of the chosen rows, in `self.logits`, to that of the final stream.
-    fn start_back(&mut self, model: &Model<'_, T>) {
+    /// From the gradient of the logits of the chosen rows, in `self.logits`, and that of the final stream's scales, to that
+    /// of the final stream.
+    fn start_back(&mut self, model: &Model<'_, T>, dscales: &[T]) {
         let (config, at) = (model.config, model.places.ln_final);
         let (d, v, count) = (config.d_model, config.d_vocab, self.chosen.len());
         let back = &mut self.back;
@@ -494,12 +574,23 @@ impl<T: Real> Shard<T> {
         zeroed(&mut dlast, count * d);
         back.ln_final.iter_mut().for_each(|sums| zeroed(sums, d));
         let [gain, bias] = &mut back.ln_final;
-        norm::backward(Kind::Layer, &self.last, &self.stats, model.w(at.w), dx, &mut dlast, gain, Some(bias));
+        let by = model.divisor(NormPath::Final);
+        norm::backward(Kind::Layer, by, &self.last, &self.stats, model.w(at.w), dx, &mut dlast, gain, Some(bias));
         zeroed(&mut back.resid, self.tokens.len() * d);
         for (row, from) in self.chosen.iter().zip(dlast.chunks_exact(d)) {
             back.resid[row * d..][..d].copy_from_slice(from);
         }
         back.z = dlast;
+        // d scale / d x = (x - mean) / (d scale)
+        let n = T::of(d as f64);
+        let stream = self.stream.last().map_or(&[][..], |stream| stream.as_slice());
+        let rows = stream.chunks_exact(d).zip(&self.final_stats).zip(dscales);
+        for (resid, ((x, [mean, inverse]), dscale)) in back.resid.chunks_exact_mut(d).zip(rows) {
+            let factor = *dscale * *inverse / n;
+            for (resid, x) in resid.iter_mut().zip(x) {
+                *resid += factor * (*x - *mean);
+            }
+        }
     }
 
     /// Backward through one block; `dz` is what the block's tapped heads get from outside.
@@ -535,7 +626,8 @@ impl<T: Real> Shard<T> {
         model.through(at.mlp_in, dpre, (d, m), dx);
         let [gain, bias] = &mut back.ln2;
         let w = model.w(at.ln2.w);
-        norm::backward(Kind::Layer, &inside.mid, &inside.stats2, w, dx, &mut back.resid, gain, Some(bias));
+        let by = model.divisor(NormPath::Mlp(layer));
+        norm::backward(Kind::Layer, by, &inside.mid, &inside.stats2, w, dx, &mut back.resid, gain, Some(bias));
 
         masked(&back.resid, &mut back.attn_out, number + 1);
         let z = sized(&mut back.z, count * d, zero);
@@ -551,11 +643,16 @@ impl<T: Real> Shard<T> {
             let drop = pattern_drop(model.drop, number, first + i, &heads);
             attention::backward(heads, qkv, logs, dz, dqkv, &drop, &mut self.scratch);
         }
-        let dx = sized(&mut back.x, count * d, zero);
-        model.through(at.qkv, &back.qkv, (d, 3 * d), dx);
-        let [gain, bias] = &mut back.ln1;
-        let w = model.w(at.ln1.w);
-        norm::backward(Kind::Layer, stream, &inside.stats1, w, dx, &mut back.resid, gain, Some(bias));
+        let (by, for_values) = model.before_attention(layer);
+        let both = [(by, &inside.stats1, 0), (for_values.unwrap_or(by), &inside.stats1_v, 2 * d)];
+        for (i, (by, stats, first)) in both.into_iter().enumerate().take(if for_values.is_some() { 2 } else { 1 }) {
+            let end = if i == 0 && for_values.is_some() { 2 * d } else { 3 * d };
+            let dx = sized(&mut back.x, count * d, zero);
+            model.through_columns(at.qkv, &back.qkv, (d, 3 * d), first..end, dx);
+            let [gain, bias] = &mut back.ln1;
+            let w = model.w(at.ln1.w);
+            norm::backward(Kind::Layer, by, stream, stats, w, dx, &mut back.resid, gain, Some(bias));
+        }
     }
 }
 
@@ -590,6 +687,24 @@ pub(crate) fn tapped<T: Real>(shards: &[Shard<T>], tap: usize) -> impl Iterator<
     shards.iter().flat_map(move |shard| shard.tapped[tap].iter().copied())
 }
 
+/// Scale of every row of the final stream, `[rows]`.
+pub(crate) fn final_scales<T: Real>(shards: &[Shard<T>]) -> impl Iterator<Item = T> {
+    shards.iter().flat_map(|shard| shard.final_stats.iter().map(|[_, inverse]| T::one() / *inverse))
+}
+
+/// Mean scale of all rows before attention, block by block, then before the MLPs.
+pub(crate) fn mean_scales<T: Real>(shards: &[Shard<T>], n_layers: usize) -> Vec<T> {
+    let rows: usize = shards.iter().map(Shard::rows).sum();
+    let mean = |which: usize, layer: usize| {
+        let sum: f64 = shards.iter().map(|shard| shard.scales[layer][which]).sum();
+        T::of(sum / rows as f64)
+    };
+    (0..2)
+        .flat_map(|which| (0..n_layers).map(move |layer| (which, layer)))
+        .map(|(which, layer)| mean(which, layer))
+        .collect()
+}
+
 /// The pass that [`logits`] does not keep, again and kept.
 pub(crate) fn again<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>]) {
     shards.par_iter_mut().for_each(|shard| {
@@ -602,8 +717,8 @@ pub(crate) fn again<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>]) {
 /// What comes back from outside.
 #[derive(Clone, Copy)]
 pub(crate) enum Upstream<'a, T> {
-    /// Gradient of [`losses`].
-    Losses(&'a [T]),
+    /// Gradient of [`losses`], and of [`final_scales`] where they were wanted.
+    Losses { losses: &'a [T], scales: &'a [T] },
     /// Gradient of [`logits`], after [`again`].
     Logits(&'a [T]),
 }
@@ -634,15 +749,17 @@ pub(crate) fn backward<T: Real>(
     shards.par_iter_mut().zip(offsets).for_each(|(shard, offset)| {
         let count = shard.chosen.len();
         match upstream {
-            Upstream::Losses(d) => {
+            Upstream::Losses { losses: d, scales } => {
                 loss::backward(&mut shard.logits, v, &shard.targets, &d[offset..][..count], &shard.logs);
+                let first = shard.first * shard.seq;
+                shard.start_back(model, scales.get(first..first + shard.tokens.len()).unwrap_or_default());
             }
             Upstream::Logits(d) => {
                 shard.logits.clear();
                 shard.logits.extend_from_slice(&d[offset * v..][..count * v]);
+                shard.start_back(model, &[]);
             }
         }
-        shard.start_back(model);
     });
     let mut tiles = Tiles::default();
     match places.unembed {
@@ -671,6 +788,9 @@ pub(crate) fn backward<T: Real>(
         affine(at.mlp_in, m, Pick::Ln2(index), Pick::Pre);
         affine(at.out, d, Pick::Z(index), Pick::AttnOut);
         affine(at.qkv, 3 * d, Pick::Ln1(index), Pick::Qkv);
+        if model.before_attention(layer).1.is_some() {
+            tiles.from_column(2 * d, Pick::Ln1Values(index), Pick::Qkv);
+        }
         tiles.run(shards);
         sum_norm(&mut slots, at.ln1, shards, |back| &back.ln1);
         sum_norm(&mut slots, at.ln2, shards, |back| &back.ln2);
@@ -680,11 +800,12 @@ pub(crate) fn backward<T: Real>(
 }
 
 /// One activation or gradient of a shard.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Pick {
     Normalized,
     Logits,
     Ln1(usize),
+    Ln1Values(usize),
     Z(usize),
     Ln2(usize),
     Post(usize),
@@ -700,6 +821,7 @@ impl Pick {
             Self::Normalized => &shard.normalized,
             Self::Logits => &shard.logits,
             Self::Ln1(index) => &shard.inside[index].ln1,
+            Self::Ln1Values(index) => &shard.inside[index].ln1_v,
             Self::Z(index) => &shard.inside[index].z,
             Self::Ln2(index) => &shard.inside[index].ln2,
             Self::Post(index) => &shard.inside[index].post,
@@ -728,6 +850,8 @@ struct Job<'a, T> {
     dy: Pick,
     /// `x`, its width, the first of its columns that belong to this tile, and the width of `dy`.
     x: Option<(Pick, usize, usize, usize)>,
+    /// A column of `dy`, and what stands for `x` from it on.
+    late: Option<(usize, Pick)>,
 }
 
 impl<'a, T: Real> Tiles<'a, T> {
@@ -736,16 +860,22 @@ impl<'a, T: Real> Tiles<'a, T> {
         let d_in = out.len() / d_out;
         let tile = tile_rows(d_in);
         for (i, out) in out.chunks_mut(tile * d_out).enumerate() {
-            self.jobs.push(Job { out, dy, x: Some((x, d_in, i * tile, d_out)) });
+            self.jobs.push(Job { out, dy, x: Some((x, d_in, i * tile, d_out)), late: None });
         }
     }
 
     fn columns(&mut self, out: Option<&'a mut [T]>, dy: Pick) {
-        self.jobs.extend(out.map(|out| Job { out, dy, x: None }));
+        self.jobs.extend(out.map(|out| Job { out, dy, x: None, late: None }));
+    }
+
+    /// In all products with this `dy`, another `x` from a column of it on.
+    fn from_column(&mut self, column: usize, x: Pick, dy: Pick) {
+        let products = self.jobs.iter_mut().filter(|job| job.dy == dy && job.x.is_some());
+        products.for_each(|job| job.late = Some((column, x)));
     }
 
     fn run(self, shards: &[Shard<T>]) {
-        self.jobs.into_par_iter().with_max_len(1).for_each(|Job { out, dy, x }| {
+        self.jobs.into_par_iter().with_max_len(1).for_each(|Job { out, dy, x, late }| {
             for (i, shard) in shards.iter().enumerate() {
                 let dy = dy.of(shard);
                 let Some((x, d_in, first, d_out)) = x else {
@@ -756,9 +886,14 @@ impl<'a, T: Real> Tiles<'a, T> {
                 if count == 0 {
                     continue;
                 }
-                let x = Matrix::strided(&x.of(shard)[first..], count, out.len() / d_out, d_in);
                 let how = if i == 0 { Into::Replace } else { Into::Add };
-                product(out, d_out, how, x.t(), Matrix::new(dy, count, d_out), T::one());
+                let (tile, split) = (out.len() / d_out, late.map_or(d_out, |(column, _)| column));
+                let parts = [Some((0, split, x)), late.map(|(column, x)| (column, d_out, x))];
+                for (begin, end, x) in parts.into_iter().flatten() {
+                    let x = Matrix::strided(&x.of(shard)[first..], count, tile, d_in);
+                    let dy = Matrix::strided(&dy[begin..], count, end - begin, d_out);
+                    product(&mut out[begin..], d_out, how, x.t(), dy, T::one());
+                }
             }
         });
     }

@@ -6,14 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weights::Named;
 
-use crate::{Config, Decoder, Error, NormKind, NormPlace, Positions};
+use crate::{Config, Decoder, Error, NormKind, NormPath, NormPlace, Positions};
 
 /// An exact change of a model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// Gains and biases of norms go into the maps that read them; the norms keep ones and zeros. Norms after attention and
-    /// MLP stay as they are: what reads them is the stream.
+    /// Gains and biases of norms go into the maps that read them; the norms keep ones and zeros, and fixed ones divide by 1.
+    /// Norms after attention and MLP stay as they are: what reads them is the stream.
     FoldNorms,
     /// What writes to the stream writes no mean, which LayerNorms take away again. LayerNorm models only.
     CentreWriting,
@@ -98,13 +98,29 @@ impl Work {
         }
         for layer in 0..self.config.n_layers {
             if before {
+                self.absorb(&[NormPath::QueriesKeys(layer), NormPath::Values(layer)], &format!("blocks.{layer}.ln1"))?;
+                self.absorb(&[NormPath::Mlp(layer)], &format!("blocks.{layer}.ln2"))?;
                 self.fold(&format!("blocks.{layer}.ln1"), &[&format!("blocks.{layer}.attn._QKV")])?;
                 let mlp = [format!("blocks.{layer}.mlp._in"), format!("blocks.{layer}.mlp._gate")];
                 let reading: Vec<&str> = mlp.iter().map(String::as_str).take(if gated { 2 } else { 1 }).collect();
                 self.fold(&format!("blocks.{layer}.ln2"), &reading)?;
             }
         }
+        self.absorb(&[NormPath::Final], "ln_final")?;
         self.fold("ln_final", &["unembed._U"])
+    }
+
+    /// What a norm divides by goes into its gain, where it is one number for all who read it.
+    fn absorb(&mut self, paths: &[NormPath], norm: &str) -> Result<(), Error> {
+        let fixed = &mut self.config.form.fixed;
+        let Some(scale) = fixed.get(paths[0]).filter(|scale| paths.iter().all(|path| fixed.get(*path) == Some(*scale)))
+        else {
+            return Ok(());
+        };
+        paths.iter().for_each(|path| fixed.set(*path, Some(1.)));
+        let gain = self.get(&format!("{norm}.w"))?;
+        self.set(format!("{norm}.w"), (gain / scale)?);
+        Ok(())
     }
 
     /// `(x g + b) W + c = x (g W) + (b W + c)`; maps are named without their W or b.

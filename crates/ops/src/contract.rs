@@ -5,9 +5,10 @@
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor, Var};
 
 use crate::gradcheck::{check_gradient, filled};
+use crate::kernel::norm::Kind;
 use crate::{
-    IGNORED, Pairs, Rotation, attention_pattern, attention_scores, causal_attention, dropout, embedding, gelu_erf,
-    gelu_tanh, layer_norm, layer_norm_parts, linear, mix_values, rms_norm, silu_gate, token_losses,
+    IGNORED, Pairs, Rotation, attention_pattern, attention_scores, causal_attention, dropout, embedding, fixed_norm,
+    gelu_erf, gelu_tanh, layer_norm, layer_norm_parts, linear, mix_values, rms_norm, silu_gate, token_losses,
 };
 
 const SIZES: [usize; 5] = [1, 3, 17, 63, 65];
@@ -70,6 +71,15 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
             |t| {
                 let scale = (t[0].sqr()?.mean_keepdim(D::Minus1)? + 1e-3)?.sqrt()?;
                 t[0].broadcast_div(&scale)?.broadcast_mul(&t[1])
+            },
+        ),
+        case(
+            "fixed_norm",
+            &[&[rows, n], &[n], &[n]],
+            |t| fixed_norm(Kind::Layer, &t[0], &t[1], Some(&t[2]), 0.6),
+            |t| {
+                let centred = t[0].broadcast_sub(&t[0].mean_keepdim(D::Minus1)?)?;
+                (centred / 0.6)?.broadcast_mul(&t[1])?.broadcast_add(&t[2])
             },
         ),
         case("gelu_tanh", &[&[rows, n]], |t| gelu_tanh(&t[0]), |t| t[0].gelu()),

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::kernel::activation::Activation;
 use crate::kernel::attention::{self, Heads, Scratch};
-use crate::kernel::norm::Kind;
+use crate::kernel::norm::{Divisor, Kind};
 use crate::kernel::product::{Into, Matrix, product};
 use crate::kernel::random::Mask;
 use crate::kernel::rotary::Pairs;
@@ -306,7 +306,7 @@ impl CustomOp3 for Linear {
 /// A norm over the last axis, with gain, and a bias when there is a third operand.
 pub(crate) struct Norm {
     pub(crate) kind: Kind,
-    pub(crate) eps: f64,
+    pub(crate) by: Divisor,
 }
 
 impl Norm {
@@ -317,7 +317,7 @@ impl Norm {
         let mut out = vec![T::zero(); x.len()];
         over_rows(&mut out, d, |first, out| {
             let x = &x[first * d..][..out.len()];
-            norm::forward(self.kind, x, gain, bias, self.eps, out, &mut vec![[T::zero(); 2]; out.len() / d]);
+            norm::forward(self.kind, x, gain, bias, self.by, out, &mut vec![[T::zero(); 2]; out.len() / d]);
         });
         Ok(storage(out))
     }
@@ -329,8 +329,8 @@ impl Norm {
             with(gain, |gain: &[T]| {
                 with(dy, |dy: &[T]| {
                     let mut stats = vec![[T::zero(); 2]; x.len() / d.max(1)];
-                    norm::statistics_of(self.kind, x, d, self.eps, &mut stats);
-                    norm::backward(self.kind, x, &stats, gain, dy, &mut dx, &mut dgain, Some(&mut dbias));
+                    norm::statistics_of(self.kind, x, d, self.by, &mut stats);
+                    norm::backward(self.kind, self.by, x, &stats, gain, dy, &mut dx, &mut dgain, Some(&mut dbias));
                     Ok(())
                 })
             })

@@ -1,9 +1,9 @@
-//! LayerNorm (arXiv 1607.06450), with the biased variance.
+//! LayerNorm (arXiv 1607.06450) with the biased variance, RMSNorm (arXiv 1910.07467), and both with a fixed divisor.
 
 use candle_core::{D, Result, Tensor};
 
 use crate::custom::{self, Norm};
-use crate::kernel::norm::Kind;
+use crate::kernel::norm::{Divisor, Kind};
 
 /// What a norm computes on the way, each for those who look.
 #[derive(Clone, Debug)]
@@ -37,17 +37,56 @@ pub fn layer_norm_parts(x: &Tensor, eps: f64) -> Result<NormParts> {
 /// When the shapes do not fit.
 pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
     if custom::takes(x) {
-        let (x, gain, norm) = (x.contiguous()?, gain.contiguous()?, Norm { kind: Kind::Layer, eps });
-        return match bias {
-            Some(bias) => x.apply_op3(&gain, &bias.contiguous()?, norm),
-            None => x.apply_op2(&gain, norm),
-        };
+        return fused(x, gain, bias, Norm { kind: Kind::Layer, by: Divisor::Own { eps } });
     }
-    let y = layer_norm_parts(x, eps)?.normalized.broadcast_mul(gain)?;
+    affine(layer_norm_parts(x, eps)?.normalized, gain, bias)
+}
+
+fn fused(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, norm: Norm) -> Result<Tensor> {
+    let (x, gain) = (x.contiguous()?, gain.contiguous()?);
+    match bias {
+        Some(bias) => x.apply_op3(&gain, &bias.contiguous()?, norm),
+        None => x.apply_op2(&gain, norm),
+    }
+}
+
+fn affine(normalized: Tensor, gain: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = normalized.broadcast_mul(gain)?;
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
     }
+}
+
+/// A norm whose divisor is one number for all rows: `gain * (x - mean) / scale + bias` of a LayerNorm, without the mean of
+/// an RMSNorm. An affine map (FakeLN, arXiv 2507.02559, section 2).
+///
+/// # Shapes
+/// `x` `[.., d_model]`, `gain` and `bias` `[d_model]`, output `[.., d_model]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn fixed_norm(kind: Kind, x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
+    if custom::takes(x) {
+        return fused(x, gain, bias, Norm { kind, by: Divisor::Fixed(scale) });
+    }
+    affine(fixed_norm_parts(kind, x, scale)?.normalized, gain, bias)
+}
+
+/// What [`fixed_norm`] computes on the way: the scale of every row, and the rows divided by it.
+///
+/// # Shapes
+/// `x` `[.., d_model]` to scale `[.., 1]` and normalized `[.., d_model]`.
+///
+/// # Errors
+/// When candle fails.
+pub fn fixed_norm_parts(kind: Kind, x: &Tensor, scale: f64) -> Result<NormParts> {
+    let mean = x.mean_keepdim(D::Minus1)?;
+    let centred = match kind {
+        Kind::Layer => x.broadcast_sub(&mean)?,
+        Kind::Rms => x.clone(),
+    };
+    Ok(NormParts { scale: mean.ones_like()?.detach().affine(scale, 0.)?, normalized: (centred / scale)? })
 }
 
 /// RMSNorm over the last axis, `gain * x / sqrt(mean(x^2) + eps)` (arXiv 1910.07467).
@@ -59,9 +98,9 @@ pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, eps: f64) ->
 /// When the shapes do not fit.
 pub fn rms_norm(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
     if custom::takes(x) {
-        return x.contiguous()?.apply_op2(&gain.contiguous()?, Norm { kind: Kind::Rms, eps });
+        return fused(x, gain, None, Norm { kind: Kind::Rms, by: Divisor::Own { eps } });
     }
-    rms_norm_parts(x, eps)?.normalized.broadcast_mul(gain)
+    affine(rms_norm_parts(x, eps)?.normalized, gain, None)
 }
 
 /// Scale and normalised input of an RMSNorm over the last axis.
@@ -100,6 +139,35 @@ mod tests {
         let composed = composed.broadcast_add(&b).unwrap();
         let difference = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
         assert!(difference < 1e-12);
+    }
+
+    /// LN(x) and FakeLN(x) are the same where the fixed number is the row's own (spec of arXiv 2507.02559, U1), and FakeLN is
+    /// affine (U2).
+    #[test]
+    fn a_fixed_norm_is_the_norm_at_its_own_scale_and_affine() {
+        let (w, b) = (filled(&[9], 2), filled(&[9], 3));
+        for row in 0..5 {
+            let x = filled(&[5, 9], 1).narrow(0, row, 1).unwrap();
+            for (kind, parts) in [(Kind::Layer, layer_norm_parts(&x, 1e-5)), (Kind::Rms, rms_norm_parts(&x, 1e-5))] {
+                let scale = parts.unwrap().scale.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
+                let own = match kind {
+                    Kind::Layer => layer_norm(&x, &w, Some(&b), 1e-5).unwrap(),
+                    Kind::Rms => rms_norm(&x, &w, 1e-5).unwrap().broadcast_add(&b).unwrap(),
+                };
+                let fixed = fixed_norm(kind, &x, &w, Some(&b), scale).unwrap();
+                let parts = fixed_norm_parts(kind, &x, scale).unwrap();
+                let composed = affine(parts.normalized, &w, Some(&b)).unwrap();
+                assert!(distance(&own, &fixed) < 1e-6 && distance(&fixed, &composed) < 1e-12);
+                let (y, at) = (filled(&[1, 9], 7), |x: &Tensor| fixed_norm(kind, x, &w, Some(&b), 0.7).unwrap());
+                let mixed = ((&x * 0.3).unwrap() + (&y * 0.7).unwrap()).unwrap();
+                let apart = ((at(&x) * 0.3).unwrap() + (at(&y) * 0.7).unwrap()).unwrap();
+                assert!(distance(&at(&mixed), &apart) < 1e-10);
+            }
+        }
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     }
 
     #[test]

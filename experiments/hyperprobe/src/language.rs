@@ -268,7 +268,7 @@ impl Objective for Lesson<'_> {
         let position = step * u64::from(self.params.training.accumulate) + u64::from(micro);
         let [inputs, targets] = self.batch(position).map_err(Error::objective)?;
         let dropout = Some(datasets::at(&self.batches, position).random());
-        let how = Step { dropout, recompute: self.params.training.recompute, positions: None };
+        let how = Step { dropout, recompute: self.params.training.recompute, ..Step::default() };
         Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
     }
 

@@ -22,16 +22,13 @@ use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
 use patching::{Metric, Patch, activation_patching, attribution_patching, each_head, each_position};
-use pretrained::Pretrained;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 use tokens::{Bos, Tokenizer};
 
 use crate::labels::labels;
-
-/// The experiment whose toy may be among the models.
-const TOY: &str = "ln-removal/pretrain";
+use crate::subjects::Source;
 
 /// Below this share of the largest, a prompt's effect is too small to divide by.
 const NO_EFFECT: f64 = 1e-4;
@@ -54,18 +51,6 @@ pub struct Params {
     /// Pairs of prompts in a batch.
     #[schemars(range(min = 1))]
     pub batch_pairs: usize,
-}
-
-/// A checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// What tables and figures call it.
-    #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
-    pub name: String,
-    /// A folder as on the hub, a .gguf file, a repository such as openai-community/gpt2 or its revision gpt2@607a30d, or
-    /// `toy`: what ln-removal/pretrain made.
-    pub model: String,
 }
 
 /// Two of the models by name.
@@ -112,19 +97,15 @@ struct Outcome {
 
 /// Patches every model and hands in the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
-    let places = params.models.iter().map(|source| place(run, &source.model)).collect::<Result<Vec<_>>>()?;
-    let tokenizers = places.iter().zip(&params.models).map(|(place, source)| tokenizer(place, source));
-    let tokenizers = tokenizers.collect::<Result<Vec<_>>>()?;
+    let tokenizers = params.models.iter().map(|source| source.tokenizer(run)).collect::<Result<Vec<_>>>()?;
     let sentences = shared_words(&params.sentences, &tokenizers)?;
     let pairs = sentences.pairs(run.samples(params.draws), &mut run.rng("prompts")).context("params.sentences")?;
     let prompts: Vec<Prompt> = pairs.into_iter().flatten().collect();
     record_prompts(run, &sentences, &prompts)?;
     let mut outcomes = Vec::new();
-    for ((source, place), tokenizer) in params.models.iter().zip(&places).zip(&tokenizers) {
+    for (source, tokenizer) in params.models.iter().zip(&tokenizers) {
         let asked = ask(&sentences, &prompts, tokenizer, &source.name)?;
-        let opened = Pretrained::open(place, run.device(), pretrained::free_memory())
-            .with_context(|| format!("params.models: {}", source.name))?;
-        let model = opened.model.frozen();
+        let model = source.open(run)?;
         outcomes.push(patch(run, &model, &source.name, asked, params.batch_pairs)?);
     }
     maps(run, &outcomes)?;
@@ -132,20 +113,6 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     errors(run, &outcomes)?;
     behaviour(run, &outcomes)?;
     improvement(run, &params, &outcomes)
-}
-
-/// The path or repository that a model's name stands for.
-fn place(run: &Run, model: &str) -> Result<String> {
-    if model != "toy" {
-        return Ok(model.to_owned());
-    }
-    let folder = run.need(TOY)?.output_folder("models/toy")?;
-    folder.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{} is no UTF-8", path.display()))
-}
-
-fn tokenizer(place: &str, source: &Source) -> Result<Tokenizer> {
-    let told = || format!("params.models: {}", source.name);
-    pretrained::tokenizer(place).with_context(told)?.with_context(told)
 }
 
 /// The sentences with those names, places and objects that are one token for every model, with a space before them.

@@ -4,6 +4,7 @@ mod corpus;
 mod ioi;
 mod labels;
 mod pretrain;
+mod subjects;
 
 use std::process::ExitCode;
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 use training::{Checkpoints, Ended, Error, MeanLoss, Objective, Parameter, Plan};
 
-use crate::corpus::{Corpus, Documents, vocabulary, windows};
+use crate::corpus::{Documents, first_tokens, vocabulary, windows};
 
 /// Parameters of `pretrain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -87,12 +87,15 @@ impl Shape {
 /// Trains the toy and hands it in.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let making = run.work("folder");
-    if params.documents == (Kinds { stories: 0, reports: 0, dialogues: 0, inventories: 0, lists: 0 }) {
+    if params.documents.is_empty() {
         bail!("params.documents: all weights are zero, so there is nothing to read");
     }
     let documents = Documents { kinds: params.documents, stream: run.rng("documents") };
     let tokenizer = vocabulary(&making.join("tokenizer"), &documents, params.model.d_vocab)?;
-    let corpus = Corpus::new(&tokenizer, &documents, params.train_tokens, params.validation_tokens)?;
+    let corpus = Corpus {
+        train: first_tokens(documents.training(&tokenizer)?, params.train_tokens)?,
+        validation: first_tokens(documents.held_out(&tokenizer)?, params.validation_tokens)?,
+    };
     let config = params.model.config(tokenizer.d_vocab());
     let model = Decoder::fresh(&config, &mut run.rng("init"), run.device())?;
     let mut lesson = Lesson {
@@ -184,6 +187,12 @@ struct History {
     since: MeanLoss,
 }
 
+/// Tokens to train on, and to be judged by.
+struct Corpus {
+    train: Vec<u32>,
+    validation: Vec<u32>,
+}
+
 struct Lesson<'a> {
     model: &'a Decoder,
     params: &'a Params,
@@ -213,7 +222,7 @@ impl Objective for Lesson<'_> {
         let windows = windows(&self.corpus.train, rows, seq, &mut rng, &self.model.device());
         let [inputs, targets] = windows.map_err(Error::objective)?;
         let key = datasets::at(&self.dropout, position).next_u64();
-        let how = Step { dropout: Some(key), recompute: self.params.training.recompute, positions: None };
+        let how = Step { dropout: Some(key), recompute: self.params.training.recompute, ..Step::default() };
         Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
     }
 

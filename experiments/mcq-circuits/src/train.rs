@@ -372,7 +372,7 @@ impl Objective for Lesson<'_> {
     fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
         let position = step * u64::from(self.params.training.accumulate) + u64::from(micro);
         let [inputs, targets] = self.batch(position).map_err(Error::objective)?;
-        let how = Step { dropout: None, recompute: self.params.training.recompute, positions: None };
+        let how = Step { dropout: None, recompute: self.params.training.recompute, ..Step::default() };
         Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
     }
 

@@ -40,7 +40,7 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
         }
     };
     let turned = optional("rope.dimension_count")?.unwrap_or(d_head);
-    let config = Config {
+    let mut config = Config {
         n_layers: size("block_count")?,
         n_heads,
         d_model,
@@ -64,6 +64,7 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
             ..Form::default()
         },
     };
+    config.fix_large_epsilon();
     config.check().map_err(|error| Error::Checkpoint(format!("{}: {error}", gguf.path().display())))?;
     Ok((family, config))
 }

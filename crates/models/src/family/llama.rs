@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::fields::describe as describe_scaling;
 use super::{Family, Fields, Rule, Turn, foreign_form};
-use crate::{Activation, Biases, Config, Error, Form, Initialisation, NormKind, NormPlace, Positions, QkNorm};
+use crate::{
+    Activation, Biases, Config, Error, FixedScales, Form, Initialisation, NormKind, NormPlace, Positions, QkNorm,
+};
 
 pub(super) fn config(family: Family, fields: &Fields<'_>) -> Result<Config, Error> {
     let (d_model, n_heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
@@ -44,6 +46,7 @@ pub(super) fn config(family: Family, fields: &Fields<'_>) -> Result<Config, Erro
             },
             biases: Some(biases(family, fields)?),
             windows: windows(family, fields, n_layers)?,
+            fixed: FixedScales::default(),
         },
     })
 }

@@ -12,29 +12,47 @@ pub enum Kind {
     Rms,
 }
 
+/// What a norm divides by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Divisor {
+    /// `sqrt(v + eps)`, where v is the row's variance or mean square.
+    Own {
+        /// Added to v.
+        eps: f64,
+    },
+    /// The same number for every row (FakeLN, arXiv 2507.02559, section 2).
+    Fixed(f64),
+}
+
 /// Shift and inverse scale of one row: its normalised entries are `(x - shift) * inverse`.
 #[inline(always)]
-fn statistics<T: Real>(kind: Kind, row: &[T], eps: T) -> [T; 2] {
+fn statistics<T: Real>(kind: Kind, row: &[T], by: Divisor) -> [T; 2] {
     let n = T::of(row.len() as f64);
     let shift = match kind {
         Kind::Layer => sum(row, |x| x) / n,
         Kind::Rms => T::zero(),
     };
-    let variance = sum(row, |x| (x - shift) * (x - shift)) / n;
-    [shift, T::one() / (variance + eps).sqrt()]
+    let inverse = match by {
+        Divisor::Own { eps } => {
+            let variance = sum(row, |x| (x - shift) * (x - shift)) / n;
+            T::one() / (variance + T::of(eps)).sqrt()
+        }
+        Divisor::Fixed(scale) => T::of(1. / scale),
+    };
+    [shift, inverse]
 }
 
 /// Shift and inverse scale of each row of width `d`, without the norm itself.
 ///
 /// # Panics
 /// When the lengths do not fit.
-pub fn statistics_of<T: Real>(kind: Kind, x: &[T], d: usize, eps: f64, stats: &mut [[T; 2]]) {
+pub fn statistics_of<T: Real>(kind: Kind, x: &[T], d: usize, by: Divisor, stats: &mut [[T; 2]]) {
     assert_eq!(x.len(), stats.len() * d, "sizes of a norm");
     vectorised(
         #[inline(always)]
         || {
             for (x, stats) in x.chunks_exact(d).zip(stats) {
-                *stats = statistics(kind, x, T::of(eps));
+                *stats = statistics(kind, x, by);
             }
         },
     );
@@ -49,7 +67,7 @@ pub fn forward<T: Real>(
     x: &[T],
     gain: &[T],
     bias: Option<&[T]>,
-    eps: f64,
+    by: Divisor,
     out: &mut [T],
     stats: &mut [[T; 2]],
 ) {
@@ -59,7 +77,7 @@ pub fn forward<T: Real>(
         #[inline(always)]
         || {
             for ((x, out), stats) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)).zip(stats) {
-                let [shift, inverse] = statistics(kind, x, T::of(eps));
+                let [shift, inverse] = statistics(kind, x, by);
                 *stats = [shift, inverse];
                 match bias {
                     Some(bias) => {
@@ -85,6 +103,7 @@ pub fn forward<T: Real>(
 #[expect(clippy::too_many_arguments, reason = "a kernel takes its operands one by one")]
 pub fn backward<T: Real>(
     kind: Kind,
+    by: Divisor,
     x: &[T],
     stats: &[[T; 2]],
     gain: &[T],
@@ -118,7 +137,10 @@ pub fn backward<T: Real>(
                     Kind::Layer => sum(&scaled, |s| s) / n,
                     Kind::Rms => T::zero(),
                 };
-                let along = sum_pairs(&scaled, &normalized, |s, x| s * x) / n;
+                let along = match by {
+                    Divisor::Own { .. } => sum_pairs(&scaled, &normalized, |s, x| s * x) / n,
+                    Divisor::Fixed(_) => T::zero(),
+                };
                 for i in 0..d {
                     dx[i] += inverse * (scaled[i] - mean - normalized[i] * along);
                 }

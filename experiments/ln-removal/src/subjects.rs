@@ -1,0 +1,144 @@
+//! The checkpoints that are looked at, and what they read.
+
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use datasets::prose::Kinds;
+use experiment::Run;
+use models::{Decoder, Transform};
+use pretrained::Pretrained;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokens::Tokenizer;
+
+use crate::corpus::{Documents, first_tokens};
+use crate::pretrain;
+
+/// The experiment that makes the toy, from which its vocabulary and documents are.
+pub const PRETRAIN: &str = "ln-removal/pretrain";
+/// Tokens of the training text that decide which tokens the toy has seen.
+const SEEN: usize = 1_000_000;
+
+/// A checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// What tables and figures call it; `vanilla-2` is the second draw of `vanilla`.
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
+    pub name: String,
+    /// A folder as on the hub, a .gguf file, a repository such as openai-community/gpt2 or its revision gpt2@607a30d, or
+    /// what an experiment that is needed has made: `ln-removal/removal:ln_free`.
+    pub model: String,
+}
+
+impl Source {
+    /// Name without the number of the draw, and that number, from 1.
+    pub fn draw(&self) -> (&str, usize) {
+        let numbered = self.name.rsplit_once('-').and_then(|(name, draw)| Some((name, draw.parse().ok()?)));
+        numbered.filter(|(_, draw)| *draw > 1).unwrap_or((&self.name, 1))
+    }
+
+    /// Hands in a number of this draw under the model's name.
+    pub fn measure(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
+        let (name, draw) = self.draw();
+        run.measure_draw(draw, &format!("{name}.{what}"), value, unit);
+    }
+
+    /// The path or repository that `model` stands for.
+    pub fn place(&self, run: &Run) -> Result<String> {
+        let told = || format!("params.models: {}", self.name);
+        let Some((need, model)) = self.model.split_once(':').filter(|(need, _)| need.contains('/')) else {
+            return Ok(self.model.clone());
+        };
+        let folder = run.need(need).with_context(told)?.output_folder(&format!("models/{model}")).with_context(told)?;
+        folder.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{} is no UTF-8", path.display()))
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self, run: &Run) -> Result<Tokenizer> {
+        let told = || format!("params.models: {}", self.name);
+        pretrained::tokenizer(&self.place(run)?).with_context(told)?.with_context(told)
+    }
+
+    /// The model as it is, with weights that take no gradient.
+    pub fn open(&self, run: &Run) -> Result<Decoder> {
+        let opened = Pretrained::open(&self.place(run)?, run.device(), pretrained::free_memory())
+            .with_context(|| format!("params.models: {}", self.name))?;
+        Ok(opened.model.frozen())
+    }
+
+    /// The same model with nothing between the stream and what reads it but the norms' statistics: gains and biases
+    /// folded, writers centred, the unembedding centred (arXiv 2507.02559, appendix; the same log-probabilities).
+    pub fn open_folded(&self, run: &Run) -> Result<Decoder> {
+        folded(&self.open(run)?)
+    }
+}
+
+/// See [`Source::open_folded`].
+pub fn folded(model: &Decoder) -> Result<Decoder> {
+    let mut transforms = vec![Transform::FoldNorms];
+    if model.config().form.norm == models::NormKind::Layer {
+        transforms.push(Transform::CentreWriting);
+    }
+    transforms.push(Transform::CentreUnembed);
+    Ok(model.transformed(&transforms)?.frozen())
+}
+
+/// Checks that all models have one vocabulary, and gives it.
+pub fn shared_tokenizer(run: &Run, models: &[Source]) -> Result<Tokenizer> {
+    experiment::distinct("params.models", models.iter().map(|source| source.name.as_str()))?;
+    let (first, others) = models.split_first().context("params.models: none")?;
+    let tokenizer = first.tokenizer(run)?;
+    let probe = "On Monday, Mary gave a ring to John; 3 are left.\n\tA table";
+    let ids = |tokenizer: &Tokenizer| tokenizer.encode(probe, tokens::Bos::Never).map(|encoded| encoded.ids);
+    for source in others {
+        let other = source.tokenizer(run)?;
+        if other.d_vocab() != tokenizer.d_vocab() || ids(&other)? != ids(&tokenizer)? {
+            bail!(
+                "params.models: {} and {} have different vocabularies and cannot read the same tokens",
+                first.name,
+                source.name
+            );
+        }
+    }
+    Ok(tokenizer)
+}
+
+/// A text to read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Text {
+    /// Documents of these kinds, drawn from the toy's seed, none of which it has trained on.
+    Generated(Kinds),
+    /// The same, but only those all of whose tokens occur in the first million tokens that the toy was trained on.
+    GeneratedSeen(Kinds),
+}
+
+impl Text {
+    /// `count` sequences of `length` tokens, one behind the other in the text.
+    pub fn sequences(&self, run: &Run, tokenizer: &Tokenizer, count: usize, length: usize) -> Result<Vec<Vec<u32>>> {
+        let needed = count * length;
+        let tokens = match self {
+            Self::Generated(kinds) => first_tokens(documents(run, *kinds)?.held_out(tokenizer)?, needed)?,
+            Self::GeneratedSeen(kinds) => {
+                let trained: pretrain::Params = run.need(PRETRAIN)?.params()?;
+                let seen = first_tokens(documents(run, trained.documents)?.training(tokenizer)?, SEEN)?;
+                let seen: std::collections::BTreeSet<u32> = seen.into_iter().collect();
+                let rows = documents(run, *kinds)?.held_out(tokenizer)?;
+                let known = rows.filter(|row| row.as_ref().map_or(true, |row| row.iter().all(|id| seen.contains(id))));
+                first_tokens(known.take(100 * needed), needed)?
+            }
+        };
+        Ok(tokens.chunks_exact(length).map(<[u32]>::to_vec).collect())
+    }
+}
+
+/// Documents from the stream that the toy's were drawn from.
+pub fn documents(run: &Run, kinds: Kinds) -> Result<Documents> {
+    Ok(Documents { kinds, stream: run.need(PRETRAIN)?.rng("documents") })
+}
+
+/// Rows of tokens as a batch, `[rows, length]`.
+pub fn batch(run: &Run, rows: &[Vec<u32>]) -> Result<Tensor> {
+    let length = rows.first().map_or(0, Vec::len);
+    Ok(Tensor::from_vec(rows.concat(), (rows.len(), length), run.device())?)
+}
