@@ -250,8 +250,8 @@ impl Objective for Lesson<'_> {
         let key = datasets::at(&self.streams.dropout, step).next_u64().wrapping_add(u64::from(micro) << 32);
         let taps: Vec<Layer> = self.regressor.iter().map(|_| Layer(self.model.n_layers() - 1)).collect();
         let positions = self.params.icot.keep_positions.then_some(batch.kept_positions.as_slice());
-        let how = Step { dropout: Some(key), recompute: self.params.training.recompute, positions };
-        let Losses { losses, z } = self.model.losses(&batch.inputs, &batch.targets, &taps, how)?;
+        let how = Step { dropout: Some(key), recompute: self.params.training.recompute, positions, ..Step::default() };
+        let Losses { losses, z, .. } = self.model.losses(&batch.inputs, &batch.targets, &taps, how)?;
         let cross_entropy = losses.mean_all()?;
         let (Some(regressor), Some(z)) = (&self.regressor, z.first()) else {
             return Ok(cross_entropy);

@@ -1,9 +1,13 @@
 //! Transformers without LayerNorm: the experiments of arXiv 2507.02559.
 
 mod corpus;
+mod evaluation;
 mod ioi;
 mod labels;
 mod pretrain;
+mod removal;
+mod scales;
+mod schedule;
 mod subjects;
 
 use std::process::ExitCode;
@@ -15,5 +19,13 @@ use experiment::Experiment;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    experiment::main("ln-removal", &[Experiment::new("pretrain", pretrain::run), Experiment::new("ioi", ioi::run)])
+    experiment::main(
+        "ln-removal",
+        &[
+            Experiment::new("pretrain", pretrain::run),
+            Experiment::new("removal", removal::run),
+            Experiment::new("evaluation", evaluation::run),
+            Experiment::new("ioi", ioi::run),
+        ],
+    )
 }

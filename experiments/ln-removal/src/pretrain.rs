@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::prose::Kinds;
 use experiment::{Interrupted, Run};
-use models::{Config, Decoder, Family, Step};
+use models::{Activation, Biases, Config, Decoder, Family, Form, NormKind, Positions, Rotary, Step};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
@@ -43,9 +43,30 @@ pub struct Params {
     /// Steps between evaluations.
     #[schemars(range(min = 1))]
     pub evaluate_every: u64,
+    /// Independent repetitions, each with its own fresh weights and batches; the second is handed in as `toy-2`.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 9))]
+    pub draws: usize,
 }
 
-/// Sizes of a GPT-2-shaped decoder.
+fn one() -> usize {
+    1
+}
+
+/// Which family the toy is shaped after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Shaped {
+    /// LayerNorm, learned positions, GELU.
+    #[default]
+    Gpt2,
+    /// RMSNorm, rotary positions, gated MLPs, no biases.
+    Llama,
+    /// LayerNorm, rotary positions, attention and MLP side by side.
+    GptNeox,
+}
+
+/// Sizes of the toy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
@@ -67,10 +88,54 @@ pub struct Shape {
     /// Dropout probability in training.
     #[schemars(range(min = 0, max = 0.99))]
     pub dropout: f64,
+    /// Which family it is shaped after.
+    #[serde(default)]
+    pub family: Shaped,
 }
 
 impl Shape {
     fn config(&self, d_vocab: usize) -> Config {
+        let gpt2 = self.gpt2(d_vocab);
+        let turned = |of: usize| (self.d_model / self.n_heads.max(1) / of).next_multiple_of(2);
+        let rotary = |turned| {
+            Positions::Rotary(Rotary { turned, base: 10_000., scaling: models::Scaling::None, neighbours: false })
+        };
+        match self.family {
+            Shaped::Gpt2 => gpt2,
+            Shaped::Llama => Config {
+                // as many weights as an MLP four times as wide without a gate
+                d_mlp: (8 * self.d_model / 3).next_multiple_of(8),
+                activation: Activation::Silu,
+                biases: false,
+                form: Form {
+                    n_key_value_heads: Some(self.n_heads),
+                    d_head: Some(self.d_model / self.n_heads.max(1)),
+                    norm: NormKind::Rms,
+                    positions: rotary(turned(1)),
+                    gated: true,
+                    biases: Some(Biases::all(false)),
+                    ..Form::default()
+                },
+                ..gpt2
+            },
+            Shaped::GptNeox => Config {
+                activation: Activation::GeluErf,
+                tied: false,
+                form: Form { positions: rotary(turned(4)), parallel: true, ..Form::default() },
+                ..gpt2
+            },
+        }
+    }
+
+    fn hub(&self) -> Family {
+        match self.family {
+            Shaped::Gpt2 => Family::Gpt2,
+            Shaped::Llama => Family::Llama,
+            Shaped::GptNeox => Family::GptNeox,
+        }
+    }
+
+    fn gpt2(&self, d_vocab: usize) -> Config {
         Config {
             n_layers: self.n_layers,
             n_heads: self.n_heads,
@@ -97,31 +162,10 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         validation: first_tokens(documents.held_out(&tokenizer)?, params.validation_tokens)?,
     };
     let config = params.model.config(tokenizer.d_vocab());
-    let model = Decoder::fresh(&config, &mut run.rng("init"), run.device())?;
-    let mut lesson = Lesson {
-        model: &model,
-        params: &params,
-        corpus: &corpus,
-        batches: run.rng("batches"),
-        dropout: run.rng("dropout"),
-        judged: run.rng("validation"),
-        history: History::default(),
-    };
-    let parameters: Vec<Parameter> = Parameter::all(model.parameters());
-    let plan = Plan { steps: run.steps(params.training.steps), ..params.training.clone() };
-    let checkpoints = Checkpoints::new(&run.work("toy"), &run.identity());
-    let mut task = run.task("toy", plan.steps, "steps");
-    let ended =
-        training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task).context("training the toy")?;
-    if ended == Ended::Interrupted {
-        return Err(Interrupted.into());
-    }
-    let loss = lesson.validation()?;
-    run.measure("validation_loss", loss, "nats");
     run.measure("uniform_guess", (config.d_vocab as f64).ln(), "nats");
-    let history = lesson.history;
-    hand_in(run, &model, &making)?;
-    curves(run, &params, &history)?;
+    let draws: Vec<usize> = (1..=params.draws).collect();
+    let histories = run.side_by_side(&draws, |draw| pretrain(run, &params, &config, &corpus, &making, *draw))?;
+    curves(run, &params, &histories)?;
     let mut table = Builder::new(
         Schema::new("corpus", "one part of the toy's text")
             .text("part", "what it is for")
@@ -135,35 +179,75 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
-/// Puts model and tokenizer into one folder of the results, as transformers has them.
-fn hand_in(run: &Run, model: &Decoder, making: &Path) -> Result<()> {
-    let model_folder = making.join("model");
-    if model_folder.exists() {
-        std::fs::remove_dir_all(&model_folder).with_context(|| format!("cannot remove {}", model_folder.display()))?;
+/// Trains one toy from fresh weights and hands it in.
+fn pretrain(
+    run: &Run,
+    params: &Params,
+    config: &Config,
+    corpus: &Corpus,
+    making: &Path,
+    draw: usize,
+) -> Result<(String, History)> {
+    let numbered =
+        |name: &str, between: &str| if draw > 1 { format!("{name}{between}{draw}") } else { name.to_owned() };
+    let (label, stream) = (numbered("toy", "-"), |name: &str| run.rng(&numbered(name, " ")));
+    let model = Decoder::fresh(config, &mut stream("init"), run.device())?;
+    let mut lesson = Lesson {
+        model: &model,
+        params,
+        corpus,
+        batches: stream("batches"),
+        dropout: stream("dropout"),
+        judged: run.rng("validation"),
+        history: History::default(),
+    };
+    let parameters: Vec<Parameter> = Parameter::all(model.parameters());
+    let plan = Plan { steps: run.steps(params.training.steps), ..params.training.clone() };
+    let checkpoints = Checkpoints::new(&run.work(&label), &format!("{} {label}", run.identity()));
+    let mut task = run.task(&label, plan.steps, "steps");
+    let ended = training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task)
+        .with_context(|| format!("training {label}"))?;
+    if ended == Ended::Interrupted {
+        return Err(Interrupted.into());
     }
-    models::export(&model_folder, model, Family::Gpt2)?;
-    let parts = [("model", "config.json"), ("model", "model.safetensors")];
-    let parts = parts.into_iter().chain([("tokenizer", "tokenizer.json"), ("tokenizer", "tokenizer_config.json")]);
-    for (part, file) in parts {
-        let bytes = storage::read(&making.join(part).join(file))?;
-        storage::write_atomic(&run.output(&format!("models/toy/{file}")), &bytes)?;
+    run.measure_draw(draw, "validation_loss", lesson.validation()?, "nats");
+    let history = lesson.history;
+    hand_in(run, &model, params.model.hub(), Some(&making.join("tokenizer")), &label)?;
+    Ok((label, history))
+}
+
+/// Puts a model, with its tokenizer if it lies in a folder, into a folder of the results, as transformers has them.
+pub fn hand_in(run: &Run, model: &Decoder, family: Family, tokenizer: Option<&Path>, label: &str) -> Result<()> {
+    let making = run.work(&format!("export-{label}"));
+    if making.exists() {
+        std::fs::remove_dir_all(&making).with_context(|| format!("cannot remove {}", making.display()))?;
+    }
+    models::export(&making, model, family)?;
+    let model_files = ["config.json", "model.safetensors"].map(|file| making.join(file));
+    let vocabulary = tokenizer.map(|folder| ["tokenizer.json", "tokenizer_config.json"].map(|file| folder.join(file)));
+    for path in model_files.into_iter().chain(vocabulary.into_iter().flatten().filter(|path| path.exists())) {
+        let file = path.file_name().and_then(|name| name.to_str()).context("a file has a name")?;
+        storage::write_atomic(&run.output(&format!("models/{label}/{file}")), &storage::read(&path)?)?;
     }
     Ok(())
 }
 
-fn curves(run: &Run, params: &Params, history: &History) -> Result<()> {
+fn curves(run: &Run, params: &Params, histories: &[(String, History)]) -> Result<()> {
     let per_step = u64::from(params.training.accumulate) * (params.batch_size * params.model.n_positions) as u64;
     let mut table = Builder::new(
-        Schema::new("curves", "one part of the text at one time of the training")
+        Schema::new("curves", "one toy on one part of the text at one time of its training")
+            .text("model", "the toy, or a further draw of it")
             .int("step", "optimiser steps done")
             .int("tokens", "tokens seen")
             .text("part", "which documents")
             .float("loss", "mean cross-entropy", "nats"),
     );
-    for Row { step, train, validation } in &history.rows {
-        for (part, loss) in [("train", *train), ("validation", Some(*validation))] {
-            if let Some(loss) = loss {
-                table.push(row![*step, step * per_step, part, loss])?;
+    for (label, history) in histories {
+        for Row { step, train, validation } in &history.rows {
+            for (part, loss) in [("train", *train), ("validation", Some(*validation))] {
+                if let Some(loss) = loss {
+                    table.push(row![&**label, *step, step * per_step, part, loss])?;
+                }
             }
         }
     }

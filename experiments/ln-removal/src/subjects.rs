@@ -107,14 +107,23 @@ pub fn shared_tokenizer(run: &Run, models: &[Source]) -> Result<Tokenizer> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Text {
-    /// Documents of these kinds, drawn from the toy's seed, none of which it has trained on.
+    /// Documents of these kinds, drawn from the toy's seed; what models are judged by, none of them was trained on.
     Generated(Kinds),
     /// The same, but only those all of whose tokens occur in the first million tokens that the toy was trained on.
     GeneratedSeen(Kinds),
 }
 
 impl Text {
-    /// `count` sequences of `length` tokens, one behind the other in the text.
+    /// The first `count` tokens to train on.
+    pub fn training(&self, run: &Run, tokenizer: &Tokenizer, count: usize) -> Result<Vec<u32>> {
+        match self {
+            Self::Generated(kinds) | Self::GeneratedSeen(kinds) => {
+                first_tokens(documents(run, *kinds)?.training(tokenizer)?, count)
+            }
+        }
+    }
+
+    /// `count` sequences of `length` tokens that nobody trains on, one behind the other in the text.
     pub fn sequences(&self, run: &Run, tokenizer: &Tokenizer, count: usize, length: usize) -> Result<Vec<Vec<u32>>> {
         let needed = count * length;
         let tokens = match self {
@@ -124,17 +133,24 @@ impl Text {
                 let seen = first_tokens(documents(run, trained.documents)?.training(tokenizer)?, SEEN)?;
                 let seen: std::collections::BTreeSet<u32> = seen.into_iter().collect();
                 let rows = documents(run, *kinds)?.held_out(tokenizer)?;
-                let known = rows.filter(|row| row.as_ref().map_or(true, |row| row.iter().all(|id| seen.contains(id))));
-                first_tokens(known.take(100 * needed), needed)?
+                let known = rows
+                    .take(100 * needed)
+                    .filter(|row| row.as_ref().map_or(true, |row| row.iter().all(|id| seen.contains(id))));
+                first_tokens(known, needed)?
             }
         };
         Ok(tokens.chunks_exact(length).map(<[u32]>::to_vec).collect())
     }
 }
 
-/// Documents from the stream that the toy's were drawn from.
-pub fn documents(run: &Run, kinds: Kinds) -> Result<Documents> {
-    Ok(Documents { kinds, stream: run.need(PRETRAIN)?.rng("documents") })
+/// Documents from the stream that the toy's were drawn from, where the toy is needed; from one of their own elsewhere.
+fn documents(run: &Run, kinds: Kinds) -> Result<Documents> {
+    let toy = run.config().body.needs.iter().find(|need| need.ends_with("pretrain"));
+    let stream = match toy {
+        Some(need) => run.need(need)?.rng("documents"),
+        None => run.rng("documents"),
+    };
+    Ok(Documents { kinds, stream })
 }
 
 /// Rows of tokens as a batch, `[rows, length]`.
