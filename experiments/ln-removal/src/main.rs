@@ -1,9 +1,11 @@
 //! Transformers without LayerNorm: the experiments of arXiv 2507.02559.
 
 mod corpus;
+mod direct;
 mod evaluation;
 mod ioi;
 mod labels;
+mod norms;
 mod pretrain;
 mod removal;
 mod scales;
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
             Experiment::new("removal", removal::run),
             Experiment::new("evaluation", evaluation::run),
             Experiment::new("ioi", ioi::run),
+            Experiment::new("direct", direct::run),
+            Experiment::new("norms", norms::run),
         ],
     )
 }

@@ -1,0 +1,269 @@
+//! Direct logit attribution of attention heads against their direct effect (arXiv 2507.02559, section 5.1 and figure 5).
+//!
+//! With r the final stream at one place, c what a head wrote there, u the unembedding of the target and N the final norm:
+//!
+//! ```text
+//! DE  = N(r)·u - N(r - c)·u            the norm's statistics computed again without the head
+//! DLA = (c - mean c) / std(r) · u      the statistics of r kept
+//! NMAE of a head = 100 · mean |DLA - DE| / mean |DE|, over sequences; pooled: over sequences and heads at once
+//! ```
+//!
+//! Without norms N is affine, so the two are the same. Two targets: `last_input`, the last token that was read, at its own
+//! place, which is what the published code does; and `next_token`, the last token at the place before it.
+//!
+//! Tables: `heads`, `summary`.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use capture::{Keep, capture};
+use experiment::Run;
+use hooks::{Layer, Point, Site};
+use models::{Decoder, NormKind, NormPath};
+use rand::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tables::{Builder, Schema, row};
+
+use crate::evaluation::percentile;
+use crate::subjects::{Source, Text, batch, shared_tokenizer};
+
+/// Parameters of `direct`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// The checkpoints.
+    #[schemars(length(min = 1))]
+    pub models: Vec<Source>,
+    /// What they read.
+    pub text: Text,
+    /// Sequences.
+    #[schemars(range(min = 2))]
+    pub sequences: usize,
+    /// Tokens in a sequence.
+    #[schemars(range(min = 3))]
+    pub length: usize,
+    /// Sequences in a batch.
+    #[schemars(range(min = 1))]
+    pub batch: usize,
+    /// Resamples of the bootstrap, over heads and sequences.
+    #[schemars(range(min = 10))]
+    pub resamples: usize,
+}
+
+/// Names of the two targets, and at which place from the end the logit is read.
+const TARGETS: [(&str, usize); 2] = [("last_input", 1), ("next_token", 2)];
+
+/// Effects of one model for one target, `[sequence][layer * n_heads + head]`.
+struct Effects {
+    direct: Vec<Vec<f64>>,
+    errors: Vec<Vec<f64>>,
+}
+
+impl Effects {
+    fn nmae(&self, head: usize) -> f64 {
+        let sum = |of: &[Vec<f64>]| of.iter().map(|row| row[head].abs()).sum::<f64>();
+        100. * sum(&self.errors) / sum(&self.direct)
+    }
+
+    fn pooled(&self) -> f64 {
+        let sum = |of: &[Vec<f64>]| of.iter().flatten().map(|x| x.abs()).sum::<f64>();
+        100. * sum(&self.errors) / sum(&self.direct)
+    }
+
+    /// 95 % of the pooled value when sequences and heads are drawn again with replacement.
+    fn interval(&self, resamples: usize, rng: &mut impl Rng) -> [f64; 2] {
+        let (rows, heads) = (self.direct.len(), self.direct.first().map_or(0, Vec::len));
+        let mut values: Vec<f64> = (0..resamples)
+            .map(|_| {
+                let chosen: Vec<usize> = (0..heads).map(|_| rng.random_range(0..heads)).collect();
+                let (mut error, mut direct) = (0., 0.);
+                for _ in 0..rows {
+                    let row = rng.random_range(0..rows);
+                    for head in &chosen {
+                        error += self.errors[row][*head].abs();
+                        direct += self.direct[row][*head].abs();
+                    }
+                }
+                100. * error / direct
+            })
+            .collect();
+        values.sort_by(f64::total_cmp);
+        [percentile(&values, 0.025), percentile(&values, 0.975)]
+    }
+}
+
+/// Measures all models and hands in the tables.
+pub fn run(run: &Run, params: Params) -> Result<()> {
+    let tokenizer = shared_tokenizer(run, &params.models)?;
+    let count = run.samples(params.sequences);
+    let sequences = params.text.sequences(run, &tokenizer, count, params.length).context("params.text")?;
+    let mut heads = Builder::new(
+        Schema::new("heads", "one attention head")
+            .text("model", "checkpoint")
+            .text("target", "last_input or next_token")
+            .int("layer", "block")
+            .int("head", "its number in the block")
+            .float("nmae", "mean |DLA - DE| over mean |DE|", "%")
+            .float("direct_effect", "mean |DE|", "logits")
+            .float("median_error", "median |DLA - DE|", "logits"),
+    );
+    let mut summary = Builder::new(
+        Schema::new("summary", "one model")
+            .text("model", "checkpoint")
+            .text("target", "last_input or next_token")
+            .float("pooled", "sum of |DLA - DE| over sum of |DE|, over heads and sequences", "%")
+            .float("ci_lower", "95 % bootstrap over heads and sequences", "%")
+            .float("ci_upper", "95 % bootstrap over heads and sequences", "%")
+            .float("mean_of_heads", "mean over heads of their NMAE", "%")
+            .float("largest", "largest NMAE of a head", "%"),
+    );
+    let mut rng = run.rng("bootstrap");
+    for source in &params.models {
+        let model = source.open_folded(run)?;
+        let n_heads = model.config().n_heads;
+        let both = effects(run, &model, &sequences, params.batch, &source.name)?;
+        for ((target, _), effects) in TARGETS.iter().zip(both) {
+            let all: Vec<f64> = (0..model.config().n_layers * n_heads).map(|head| effects.nmae(head)).collect();
+            for (head, nmae) in all.iter().enumerate() {
+                let column = |of: &[Vec<f64>]| of.iter().map(|row| row[head].abs()).collect::<Vec<f64>>();
+                let direct = probes::mean(&column(&effects.direct));
+                let median = probes::median(&column(&effects.errors));
+                heads.push(row![&*source.name, *target, head / n_heads, head % n_heads, *nmae, direct, median])?;
+            }
+            let (pooled, mean) = (effects.pooled(), probes::mean(&all));
+            let [lower, upper] = effects.interval(params.resamples, &mut rng);
+            let largest = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            summary.push(row![&*source.name, *target, pooled, lower, upper, mean, largest])?;
+            source.measure(run, &format!("{target}.pooled_nmae"), pooled, "%");
+            source.measure(run, &format!("{target}.mean_nmae"), mean, "%");
+        }
+    }
+    run.record(heads.finish()?);
+    run.record(summary.finish()?);
+    Ok(())
+}
+
+fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], rows: usize, name: &str) -> Result<[Effects; 2]> {
+    let config = model.config();
+    let (layers, heads, d) = (config.n_layers, config.n_heads, config.d_model);
+    let last = Site::Block(Layer(layers - 1), Point::ResidPost);
+    let sites: Vec<Site> = (0..layers).map(|layer| Site::Block(Layer(layer), Point::Z)).chain([last]).collect();
+    let keep = Keep { positions: Some(TARGETS.map(|(_, from_end)| -(from_end as isize)).to_vec()), heads: None };
+    let weights = model.weights();
+    let weight = |name: &str| weights.get(name).cloned().with_context(|| format!("weight `{name}` is missing"));
+    let unembed = weight("unembed.W_U")?;
+    let writes = (0..layers)
+        .map(|layer| {
+            let w = weight(&format!("blocks.{layer}.attn.W_O"))?;
+            Ok(w.reshape((heads, config.d_head(), d))?)
+        })
+        .collect::<Result<Vec<Tensor>>>()?;
+    let norm =
+        FinalNorm { kind: config.form.norm, fixed: config.form.fixed.get(NormPath::Final), eps: config.norm_eps };
+    let mut out = [(); 2].map(|()| Effects { direct: Vec::new(), errors: Vec::new() });
+    let mut task = run.task(name, sequences.len() as u64, "sequences");
+    for (number, part) in sequences.chunks(rows).enumerate() {
+        run.go_on()?;
+        let seen = capture(model, &batch(run, part)?, &sites, &keep)?;
+        let targets: Vec<u32> = part.iter().filter_map(|row| row.last().copied()).collect();
+        let targets = Tensor::new(targets, run.device())?;
+        let directions = numbers(&unembed.index_select(&targets, 1)?.t()?)?; // [rows, d]
+        let streams = seen.get(last)?; // [rows, 2, d]
+        // what each head wrote, [rows, 2, heads, d] by layer
+        let written = (0..layers)
+            .map(|layer| {
+                let z = seen.get(sites[layer])?.transpose(1, 2)?.transpose(0, 1)?.contiguous()?; // [heads, rows, 2, e]
+                let shape = (heads, part.len() * 2, config.d_head());
+                let each = z.reshape(shape)?.matmul(&writes[layer])?; // [heads, rows * 2, d]
+                numbers(&each.transpose(0, 1)?.contiguous()?.reshape((part.len() * 2 * heads, d))?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for (place, effects) in out.iter_mut().enumerate() {
+            let streams = numbers(&streams.narrow(1, place, 1)?.squeeze(1)?)?;
+            for (i, (stream, direction)) in streams.iter().zip(&directions).enumerate() {
+                let mut direct = Vec::with_capacity(layers * heads);
+                let mut errors = Vec::with_capacity(layers * heads);
+                for written in &written {
+                    for head in 0..heads {
+                        let c = &written[(i * 2 + place) * heads + head];
+                        let [effect, attribution] = norm.effects(stream, c, direction);
+                        direct.push(effect);
+                        errors.push(attribution - effect);
+                    }
+                }
+                effects.direct.push(direct);
+                effects.errors.push(errors);
+            }
+        }
+        task.at((number * rows + part.len()) as u64, name);
+    }
+    Ok(out)
+}
+
+fn numbers(x: &Tensor) -> Result<Vec<Vec<f64>>> {
+    Ok(x.to_dtype(DType::F64)?.to_device(&Device::Cpu)?.to_vec2()?)
+}
+
+/// The final norm without gain and bias.
+#[derive(Clone, Copy)]
+struct FinalNorm {
+    kind: NormKind,
+    fixed: Option<f64>,
+    eps: f64,
+}
+
+impl FinalNorm {
+    fn mean(self, x: &[f64]) -> f64 {
+        match self.kind {
+            NormKind::Layer => probes::mean(x),
+            NormKind::Rms => 0.,
+        }
+    }
+
+    fn scale(self, x: &[f64]) -> f64 {
+        let mean = self.mean(x);
+        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / x.len() as f64;
+        self.fixed.unwrap_or((variance + self.eps).sqrt())
+    }
+
+    /// `N(x)·u`, dividing by `scale`.
+    fn along(self, x: &[f64], scale: f64, u: &[f64]) -> f64 {
+        let mean = self.mean(x);
+        x.iter().zip(u).map(|(x, u)| (x - mean) * u).sum::<f64>() / scale
+    }
+
+    /// Direct effect and direct logit attribution of what a component wrote into the stream r.
+    fn effects(self, r: &[f64], c: &[f64], u: &[f64]) -> [f64; 2] {
+        let without: Vec<f64> = r.iter().zip(c).map(|(r, c)| r - c).collect();
+        let scale = self.scale(r);
+        let effect = self.along(r, scale, u) - self.along(&without, self.scale(&without), u);
+        [effect, self.along(c, scale, u)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_norm_attribution_is_the_effect() {
+        let (r, c, u) = ([1., 4., -2., 0.5], [0.3, -1., 2., 0.1], [0.2, 0.5, -0.7, 1.]);
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            let [effect, attribution] = FinalNorm { kind, fixed: Some(1.7), eps: 1e-5 }.effects(&r, &c, &u);
+            assert!((effect - attribution).abs() < 1e-12);
+            let [effect, attribution] = FinalNorm { kind, fixed: None, eps: 1e-5 }.effects(&r, &c, &u);
+            assert!((effect - attribution).abs() > 1e-2);
+        }
+        // by hand: r = (2, 0), c = (1, 0): N(r) = (1, -1) / 1, N(r - c) = (0.5, -0.5) / 0.5
+        let norm = FinalNorm { kind: NormKind::Layer, fixed: None, eps: 0. };
+        let [effect, attribution] = norm.effects(&[2., 0.], &[1., 0.], &[1., 0.]);
+        assert!(effect.abs() < 1e-12 && (attribution - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn errors_are_pooled_or_by_head() {
+        let effects = Effects { direct: vec![vec![1., 10.], vec![-1., 10.]], errors: vec![vec![1., 0.], vec![0., 1.]] };
+        assert_eq!((effects.nmae(0), effects.nmae(1)), (50., 5.));
+        assert!((effects.pooled() - 100. * 2. / 22.).abs() < 1e-12);
+    }
+}
