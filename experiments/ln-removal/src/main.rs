@@ -2,6 +2,7 @@
 
 mod corpus;
 mod direct;
+mod distributions;
 mod evaluation;
 mod ioi;
 mod labels;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             Experiment::new("ioi", ioi::run),
             Experiment::new("direct", direct::run),
             Experiment::new("norms", norms::run),
+            Experiment::new("distributions", distributions::run),
         ],
     )
 }

@@ -1,5 +1,7 @@
 //! The program as a user meets it.
 
+#[path = "program/distributions.rs"]
+mod distributions;
 #[path = "program/golden.rs"]
 mod golden;
 #[path = "program/mistakes.rs"]
