@@ -136,7 +136,7 @@ impl Decoder {
         Self::new(config, init::fresh(config, rng)?, device)
     }
 
-    /// A decoder with the given weights, named and shaped as [`Config::shapes`] says.
+    /// A decoder with the given weights, named and shaped as [`Config::shapes`] says; those of another decoder are copied.
     ///
     /// # Errors
     /// When a weight is missing or has another shape.
@@ -146,6 +146,10 @@ impl Decoder {
             .shapes()
             .into_iter()
             .map(|(name, shape)| match weights.get(&name) {
+                // another model's variable is updated in place when that model is trained
+                Some(tensor) if tensor.dims() == shape && tensor.is_variable() => {
+                    Ok((name, Var::from_tensor(&tensor.copy()?.detach().to_device(device)?)?))
+                }
                 Some(tensor) if tensor.dims() == shape => Ok((name, Var::from_tensor(&tensor.to_device(device)?)?)),
                 Some(tensor) => {
                     Err(Error::Config(format!("weight `{name}` has shape {:?}, expected {shape:?}", tensor.dims())))
@@ -1059,6 +1063,19 @@ mod tests {
         assert_eq!(one, on(2, false));
         assert_eq!(one, on(4, false));
         assert_eq!(one, on(2, true));
+    }
+
+    #[test]
+    fn models_made_from_one_are_trained_apart() {
+        let model = irregular(&tiny(), DType::F32);
+        let other = Decoder::new(model.config(), model.weights(), &Device::Cpu).unwrap();
+        let (var, same) = (&model.parameters[0].1, other.parameters[0].1.as_tensor());
+        let before = same.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let step = ops::AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0., t: 1, gradient_scale: 1. };
+        let zeros = || var.zeros_like().unwrap().detach();
+        ops::adamw(var.as_tensor(), &var.ones_like().unwrap().detach(), &zeros(), &zeros(), &step).unwrap();
+        assert_ne!(var.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap(), before);
+        assert_eq!(same.flatten_all().unwrap().to_vec1::<f32>().unwrap(), before);
     }
 
     #[test]
