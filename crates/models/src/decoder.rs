@@ -1071,7 +1071,8 @@ mod tests {
         let other = Decoder::new(model.config(), model.weights(), &Device::Cpu).unwrap();
         let (var, same) = (&model.parameters[0].1, other.parameters[0].1.as_tensor());
         let before = same.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let step = ops::AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0., t: 1, gradient_scale: 1. };
+        let step =
+            ops::AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0., t: 1, gradient_scale: 1. };
         let zeros = || var.zeros_like().unwrap().detach();
         ops::adamw(var.as_tensor(), &var.ones_like().unwrap().detach(), &zeros(), &zeros(), &step).unwrap();
         assert_ne!(var.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap(), before);

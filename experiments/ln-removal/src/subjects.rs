@@ -111,6 +111,54 @@ pub enum Text {
     Generated(Kinds),
     /// The same, but only those all of whose tokens occur in the first million tokens that the toy was trained on.
     GeneratedSeen(Kinds),
+    /// A corpus of the hub or of files, tokenised and packed into sequences, kept for the next time.
+    Corpus(Packing),
+}
+
+/// A corpus, and how it is packed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Packing {
+    /// A file, a folder, or `hub:OWNER/NAME@REVISION`.
+    pub source: corpora::Source,
+    /// Its column, of text or of tokens.
+    pub column: corpora::Column,
+    /// Split, shuffling, length of the packed sequences.
+    pub recipe: corpora::Recipe,
+}
+
+/// Where packed corpora are kept, relative to the project.
+const PACKED: &str = "results/.runs/corpora";
+
+impl Packing {
+    /// Packed sequences of the part that is trained on, or of the one that is held out; of all where nothing is.
+    fn split(&self, run: &Run, tokenizer: &Tokenizer, held_out: bool) -> Result<corpora::Packed> {
+        let Self { source, column, recipe } = self;
+        let hub = match source {
+            corpora::Source::Hub { .. } => Some(hub::Hub::from_env()?),
+            corpora::Source::Local(_) => None,
+        };
+        let mut stopped = None;
+        let mut watch = |_: corpora::Step<'_>| match run.go_on() {
+            Ok(()) => std::ops::ControlFlow::Continue(()),
+            Err(error) => {
+                stopped = Some(error);
+                std::ops::ControlFlow::Break(())
+            }
+        };
+        let job = corpora::Job { source, column, tokenizer, recipe };
+        let packed = corpora::pack(std::path::Path::new(PACKED), &job, hub.as_ref(), &mut watch);
+        if let Some(stopped) = stopped {
+            return Err(stopped);
+        }
+        let corpus = packed.with_context(|| format!("{source}"))?;
+        let split = match (&recipe.holdout, held_out) {
+            (None, _) => "all",
+            (Some(_), true) => "validation",
+            (Some(_), false) => "train",
+        };
+        Ok(corpus.split(split)?)
+    }
 }
 
 impl Text {
@@ -119,6 +167,11 @@ impl Text {
         match self {
             Self::Generated(kinds) | Self::GeneratedSeen(kinds) => {
                 first_tokens(documents(run, *kinds)?.training(tokenizer)?, count)
+            }
+            Self::Corpus(packing) => {
+                let packed = packing.split(run, tokenizer, false)?;
+                let chunks = packed.chunks().map(Ok);
+                first_tokens(chunks, count.min(packed.len() * packed.block()))
             }
         }
     }
@@ -137,6 +190,15 @@ impl Text {
                     .take(100 * needed)
                     .filter(|row| row.as_ref().map_or(true, |row| row.iter().all(|id| seen.contains(id))));
                 first_tokens(known, needed)?
+            }
+            Self::Corpus(packing) => {
+                let packed = packing.split(run, tokenizer, true)?;
+                if length > packed.block() {
+                    bail!("sequences of {length} tokens from a corpus packed to {}: set recipe.block", packed.block());
+                }
+                // the first tokens of each packed sequence, as the published code takes them
+                let rows = packed.chunks().take(count).map(|chunk| Ok(chunk[..length].to_vec()));
+                first_tokens(rows, count.min(packed.len()) * length)?
             }
         };
         Ok(tokens.chunks_exact(length).map(<[u32]>::to_vec).collect())
