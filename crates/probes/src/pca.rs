@@ -101,6 +101,22 @@ pub fn spectrum(x: MatrixRef<'_>) -> Result<Vec<f64>, Error> {
     Ok(values.into_iter().rev().map(|value| value.max(0.)).collect())
 }
 
+/// Singular values of x, largest first, and its left singular vectors in rows in the same order, `[rows, rows]`, from the
+/// eigenvectors of x xᵀ. Values below a hundred-millionth of the largest are rounding. Signs of vectors are arbitrary.
+///
+/// # Errors
+/// When a value is not finite.
+pub fn left_singular(x: MatrixRef<'_>) -> Result<(Vec<f64>, Matrix), Error> {
+    finite("the matrix", x)?;
+    let square = x * x.transpose();
+    let eigen = square.self_adjoint_eigen(faer::Side::Lower).map_err(|_| Error::NoConvergence)?;
+    let (vectors, squares) = (eigen.U(), eigen.S().column_vector());
+    let size = vectors.ncols();
+    // eigenvalues come in ascending order
+    let values = (0..size).map(|k| squares[size - 1 - k].max(0.).sqrt()).collect();
+    Ok((values, Matrix::from_fn(size, size, |k, row| vectors[(row, size - 1 - k)])))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +171,26 @@ mod tests {
         let x = Matrix::from_fn(3, 4, |row, f| if row == f { [3., 4., 0.][row] } else { 0. });
         let values = spectrum(x.as_ref()).unwrap();
         assert!(values.iter().zip([16., 9., 0.]).all(|(a, b)| (a - b).abs() < 1e-12), "{values:?}");
+    }
+
+    #[test]
+    fn left_singular_vectors_take_a_matrix_apart() {
+        // [[3, 0, 4], [0, 0, 0]] mixed by a rotation: values 5 and 0, vectors (0.6, 0.8) and (-0.8, 0.6)
+        let row = [3., 0., 4.];
+        let x = Matrix::from_fn(2, 3, |r, c| [0.6, 0.8][r] * row[c]);
+        let (values, vectors) = left_singular(x.as_ref()).unwrap();
+        assert!((values[0] - 5.).abs() < 1e-12 && values[1] < 1e-7, "{values:?}");
+        let sign = vectors[(0, 0)].signum();
+        assert!((sign * vectors[(0, 0)] - 0.6).abs() < 1e-12 && (sign * vectors[(0, 1)] - 0.8).abs() < 1e-12);
+        // and of any matrix, the vectors turn its rows into orthogonal ones as long as the values
+        let x = wavy(4, 7);
+        let (values, vectors) = left_singular(x.as_ref()).unwrap();
+        let turned = &vectors * &x;
+        let products = &turned * turned.transpose();
+        for (i, j) in (0..4).flat_map(|i| (0..4).map(move |j| (i, j))) {
+            let expected = if i == j { values[i] * values[i] } else { 0. };
+            assert!((products[(i, j)] - expected).abs() < 1e-9 * values[0] * values[0], "{i}, {j}");
+        }
+        assert!(values.windows(2).all(|pair| pair[0] >= pair[1]));
     }
 }

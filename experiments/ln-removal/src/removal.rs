@@ -505,7 +505,9 @@ fn initial(run: &Run, settings: &[Setting]) -> Result<()> {
 fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome]) -> Result<()> {
     let mut table = Builder::new(
         Schema::new("summary", "one model on held-out text, before or after fine-tuning")
-            .text("variant", "way of fine-tuning; original: none")
+            .text("variant", "way of fine-tuning, and its draw from the second on; original: none")
+            .text("recipe", "way of fine-tuning")
+            .int("draw", "start and batches")
             .int("parameters", "numbers that are trained")
             .int("steps", "optimiser steps")
             .int("tokens", "tokens seen in fine-tuning")
@@ -545,6 +547,8 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
             let spike = highest(outcome);
             table.push(row![
                 &*outcome.label,
+                &*outcome.name,
+                draw,
                 parameters,
                 steps,
                 steps * per_step,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ema {
-    /// Weight of the past at each update; 0: the last batch's mean alone.
-    #[schemars(range(min = 0, max = 0.999))]
+    /// Weight of the past at each update; 0: the last batch's mean alone; 1: the numbers from before the first step.
+    #[schemars(range(min = 0, max = 1))]
     pub momentum: f64,
     /// Updates of the norms before attention with each batch: the reference evaluates them for queries and keys, for values,
     /// and once more.

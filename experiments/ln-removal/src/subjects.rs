@@ -13,8 +13,6 @@ use tokens::Tokenizer;
 use crate::corpus::{Documents, first_tokens};
 use crate::pretrain;
 
-/// The experiment that makes the toy, from which its vocabulary and documents are.
-pub const PRETRAIN: &str = "ln-removal/pretrain";
 /// Tokens of the training text that decide which tokens the toy has seen.
 const SEEN: usize = 1_000_000;
 
@@ -182,7 +180,8 @@ impl Text {
         let tokens = match self {
             Self::Generated(kinds) => first_tokens(documents(run, *kinds)?.held_out(tokenizer)?, needed)?,
             Self::GeneratedSeen(kinds) => {
-                let trained: pretrain::Params = run.need(PRETRAIN)?.params()?;
+                let toy = toy(run).context("text of tokens that the toy has seen needs the toy's pretraining")?;
+                let trained: pretrain::Params = run.need(toy)?.params()?;
                 let seen = first_tokens(documents(run, trained.documents)?.training(tokenizer)?, SEEN)?;
                 let seen: std::collections::BTreeSet<u32> = seen.into_iter().collect();
                 let rows = documents(run, *kinds)?.held_out(tokenizer)?;
@@ -205,10 +204,14 @@ impl Text {
     }
 }
 
+/// The needed experiment that made the toy, from which vocabulary and documents are.
+fn toy(run: &Run) -> Option<&String> {
+    run.config().body.needs.iter().find(|need| need.contains("/pretrain"))
+}
+
 /// Documents from the stream that the toy's were drawn from, where the toy is needed; from one of their own elsewhere.
 fn documents(run: &Run, kinds: Kinds) -> Result<Documents> {
-    let toy = run.config().body.needs.iter().find(|need| need.ends_with("pretrain"));
-    let stream = match toy {
+    let stream = match toy(run) {
         Some(need) => run.need(need)?.rng("documents"),
         None => run.rng("documents"),
     };

@@ -6,6 +6,8 @@ mod distributions;
 mod golden;
 #[path = "program/mistakes.rs"]
 mod mistakes;
+#[path = "program/neurons.rs"]
+mod neurons;
 #[path = "program/resume.rs"]
 mod resume;
 

@@ -1,0 +1,121 @@
+//! Confidence neurons on the smoke toy, against what must hold whatever the numbers are.
+
+use tables::{Table, Tolerance, Value};
+use trial::{Trial, assert_same};
+
+use crate::PROGRAM;
+
+/// The toy twice: as the original, and as what was fine-tuned from it, so that both must give the same.
+fn trial(pretrain: &Trial, overrides: &[&str]) -> Trial {
+    let toy = pretrain.results().join("models/toy");
+    let toy = toy.display();
+    let models = format!("params.models=[{{name: original, model: {toy}}}, {{name: vanilla, model: {toy}}}]");
+    let first = ["needs=[ln-removal/pretrain]", &models, "params.without_norms=original", "claims=[]"];
+    let trial = PROGRAM.trial("neurons", &[&first, overrides].concat());
+    trial.needing("ln-removal/pretrain", &pretrain.results())
+}
+
+fn pretrained() -> Trial {
+    let pretrain = PROGRAM.trial("pretrain", &[]);
+    pretrain.finish();
+    pretrain
+}
+
+fn measure(folder: &std::path::Path, name: &str) -> f64 {
+    let measures = Table::read(folder, "measures").unwrap();
+    let row = measures.filter("measure", &[Value::from(name)]).unwrap();
+    assert_eq!(row.len(), 1, "{name}");
+    row.floats("value").unwrap()[0]
+}
+
+#[test]
+fn neurons_are_ranked_and_ablated_consistently() {
+    let pretrain = pretrained();
+    let neurons = trial(&pretrain, &[]);
+    neurons.finish();
+    let folder = neurons.results();
+    let table = |name: &str| Table::read(&folder, name).unwrap();
+    of_one(&table("neurons"));
+    // the same weights twice
+    assert_eq!(measure(&folder, "vanilla.top_overlap"), 1.);
+    assert_eq!(measure(&folder, "vanilla.ce_effect_ratio"), 1.);
+    assert!(measure(&folder, "original.entropy_effect") > 0.);
+    for (name, least) in [("neurons", 2), ("null_space", 2), ("ablation", 2), ("quartiles", 2), ("cumulative", 2)] {
+        let both = ["original", "vanilla"].map(|model| table(name).filter("model", &[Value::from(model)]).unwrap());
+        assert!(both[0].len() >= least);
+        for column in both[0].schema().columns.iter().filter(|column| column.name != "model") {
+            assert_eq!(both[0].values(&column.name).unwrap(), both[1].values(&column.name).unwrap(), "{name}");
+        }
+    }
+    ordered(&table("ablation"));
+    // all directions together hold the whole neuron, and the largest singular value is one
+    let original = table("null_space").filter("model", &[Value::from("original")]).unwrap();
+    let curve = |name: &str| original.filter("curve", &[Value::from(name)]).unwrap().floats("value").unwrap();
+    assert!((curve("cosine").iter().map(|cosine| cosine * cosine).sum::<f64>() - 1.).abs() < 1e-9);
+    assert_eq!(curve("singular")[0], 1.);
+    assert!(curve("singular").windows(2).all(|pair| pair[0] >= pair[1]));
+    // nothing ablated is no change; the first of many is the model as it is
+    let cumulative = table("cumulative");
+    let nothing = cumulative.filter("n", &[Value::from(0usize)]).unwrap();
+    assert!(nothing.floats("ce_change").unwrap().iter().all(|change| *change == 0.));
+    let in_order = table("in_order").filter("model", &[Value::from("vanilla")]).unwrap();
+    assert_eq!(in_order.floats("ce").unwrap()[0], measure(&folder, "vanilla.ce"));
+    assert_eq!(in_order.floats("ce").unwrap()[4], measure(&folder, "in_order.ce"));
+    assert_eq!(table("in_order").len(), 5 + 2);
+    // a batch is only a batch
+    let one_by_one = trial(&pretrain, &["params.batch=1"]);
+    one_by_one.finish();
+    for name in ["ablation", "cumulative", "in_order"] {
+        let other = Table::read(&one_by_one.results(), name).unwrap();
+        tables::compare(&table(name), &other, Tolerance { relative: 1e-3, absolute: 1e-4 }).unwrap();
+    }
+}
+
+/// Every neuron once, scores as ranks say, and seven marked.
+fn of_one(neurons: &Table) {
+    let original = neurons.filter("model", &[Value::from("original")]).unwrap();
+    let rank: Vec<i64> = original.ints("rank").unwrap().into_iter().map(Option::unwrap).collect();
+    let score = original.floats("score").unwrap();
+    let mut order: Vec<usize> = (0..rank.len()).collect();
+    order.sort_by_key(|neuron| rank[*neuron]);
+    assert_eq!(order.iter().map(|neuron| rank[*neuron]).collect::<Vec<_>>(), (1..=128).collect::<Vec<i64>>());
+    assert!(order.windows(2).all(|pair| score[pair[0]] >= score[pair[1]]));
+    let (norm, logit_var) = (original.floats("norm").unwrap(), original.floats("logit_var").unwrap());
+    for neuron in 0..rank.len() {
+        assert!((norm[neuron] / logit_var[neuron] / score[neuron] - 1.).abs() < 1e-9);
+    }
+    assert_eq!(original.filter("group", &[Value::from("highest")]).unwrap().len(), 7);
+}
+
+/// Low whisker, quartiles, high whisker.
+fn ordered(ablation: &Table) {
+    let columns = ["low", "q1", "median", "q3", "high"].map(|name| ablation.floats(name).unwrap());
+    assert_eq!(ablation.len(), 2 * 3 * 2);
+    for row in 0..ablation.len() {
+        assert!(columns.windows(2).all(|pair| 0. <= pair[0][row] && pair[0][row] <= pair[1][row]), "row {row}");
+    }
+}
+
+#[test]
+fn neurons_do_not_depend_on_threads() {
+    let pretrain = pretrained();
+    let tables = |threads| {
+        let neurons = trial(&pretrain, &[]).threads(threads);
+        neurons.finish();
+        neurons.tables()
+    };
+    assert_same(&tables(1), &tables(2));
+}
+
+#[test]
+fn neurons_that_are_not_there_are_told() {
+    let pretrain = PROGRAM.trial("pretrain", &["params.training.steps=1"]);
+    pretrain.finish();
+    let refused = |change: &str, words: &[&str]| {
+        trial(&pretrain, &[change]).refused(words);
+    };
+    refused("params.reference=bare", &["params.reference", "`bare`"]);
+    refused("params.top=129", &["params.top", "129 of the 128"]);
+    refused("params.ablated_in_order=200", &["params.ablated_in_order", "vanilla", "128"]);
+    refused("params.cumulative_sequences=11", &["params.cumulative_sequences", "11 of 10"]);
+}
