@@ -45,7 +45,11 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .int("draw", "start and batches")
             .float("parameters", "numbers that are trained", "")
             .float("gone", "tokens until the last norm is fixed", "tokens")
-            .float("tokens", "tokens until the loss stays within the margin of the control's, none if it never does", "tokens"),
+            .float(
+                "tokens",
+                "tokens until the loss stays within the margin of the control's, none if it never does",
+                "tokens",
+            ),
     );
     for point in &points {
         table.push(row![&*point.removal, point.draw, point.parameters, point.gone, point.tokens])?;
@@ -76,19 +80,22 @@ fn read(run: &Run, removal: &str, params: &Params) -> Result<Vec<Point>> {
     let (steps, tokens) = (summary.ints("steps")?, summary.ints("tokens")?);
     let events = need.table("events")?;
     let (event_labels, event_steps) = (texts(&events, "variant")?, events.ints("step")?);
-    let (at_labels, at_steps, gaps) = (texts(&validation, "variant")?, validation.ints("step")?, validation.floats("gap")?);
+    let (at_labels, at_steps, gaps) =
+        (texts(&validation, "variant")?, validation.ints("step")?, validation.floats("gap")?);
     let mut points = Vec::new();
     for row in (0..summary.len()).filter(|row| recipes[*row] == params.variant) {
         let label = &labels[row];
         let steps = steps[row].unwrap_or(1).max(1) as f64;
         let per_step = tokens[row].unwrap_or(0) as f64 / steps;
-        let last = event_labels.iter().zip(&event_steps).filter(|(l, _)| *l == label).filter_map(|(_, step)| *step).max();
+        let last =
+            event_labels.iter().zip(&event_steps).filter(|(l, _)| *l == label).filter_map(|(_, step)| *step).max();
         let Some(last) = last else { bail!("{label} fixes no norm") };
-        let curve = at_labels.iter().zip(at_steps.iter().zip(&gaps)).filter(|(l, (step, _))| {
-            *l == label && step.is_some_and(|step| step >= last)
-        });
+        let curve = at_labels
+            .iter()
+            .zip(at_steps.iter().zip(&gaps))
+            .filter(|(l, (step, _))| *l == label && step.is_some_and(|step| step >= last));
         // from the end: the first step from which on the gap stays within the margin
-        let curve: Vec<(i64, f64)> = curve.filter_map(|(_, (step, gap))| Some(((*step)?, (*gap)?))).collect();
+        let curve: Vec<(i64, f64)> = curve.filter_map(|(_, (step, gap))| Some(((*step)?, *gap))).collect();
         let within = curve.iter().rev().take_while(|(_, gap)| *gap <= params.margin).last();
         points.push(Point {
             removal: removal.to_owned(),
