@@ -75,7 +75,7 @@ struct Asked {
 
 /// What was measured of one model.
 struct Outcome {
-    name: String,
+    source: Source,
     n_layers: usize,
     labels: Vec<String>,
     /// Normalised and averaged over prompts, `[layers * places]`.
@@ -106,7 +106,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     for (source, tokenizer) in params.models.iter().zip(&tokenizers) {
         let asked = ask(&sentences, &prompts, tokenizer, &source.name)?;
         let model = source.open(run)?;
-        outcomes.push(patch(run, &model, &source.name, asked, params.batch_pairs)?);
+        outcomes.push(patch(run, &model, source, asked, params.batch_pairs)?);
     }
     maps(run, &outcomes)?;
     heads(run, &outcomes)?;
@@ -184,7 +184,7 @@ struct Sums {
     errors: Vec<f64>,
 }
 
-fn patch(run: &Run, model: &Decoder, name: &str, asked: Asked, batch_pairs: usize) -> Result<Outcome> {
+fn patch(run: &Run, model: &Decoder, source: &Source, asked: Asked, batch_pairs: usize) -> Result<Outcome> {
     let (layers, places, n_heads) = (model.n_layers(), asked.labels.len(), model.n_heads());
     let sites: Vec<Site> = (0..layers).map(|layer| Site::Block(Layer(layer), Point::ResidPre)).collect();
     let kept: Vec<Site> = (0..layers)
@@ -201,7 +201,7 @@ fn patch(run: &Run, model: &Decoder, name: &str, asked: Asked, batch_pairs: usiz
     };
     let (mut clean, mut counted) = (Vec::new(), 0usize);
     let total = asked.tokens.len();
-    let mut task = run.task(name, total as u64, "prompts");
+    let mut task = run.task(&source.name, total as u64, "prompts");
     for start in (0..total).step_by(2 * batch_pairs) {
         run.go_on()?;
         let batch: Vec<usize> = (start..total.min(start + 2 * batch_pairs)).collect();
@@ -213,11 +213,11 @@ fn patch(run: &Run, model: &Decoder, name: &str, asked: Asked, batch_pairs: usiz
         let (clean_ids, corrupted_ids) = (ids(&|i| i)?, ids(&|i| i ^ 1)?);
         let pick = |from: &[u32]| -> Vec<u32> { batch.iter().map(|i| from[*i]).collect() };
         let metric = Metric::logit_difference(&pick(&asked.right), &pick(&asked.wrong));
-        let source = patching::Run::new(model, &clean_ids, &kept)?;
+        let clean_run = patching::Run::new(model, &clean_ids, &kept)?;
         let base = patching::Run::new(model, &corrupted_ids, &kept)?;
         let positions: Vec<Patch> = each_position(layers, Point::ResidPre, places);
-        let by_place = activation_patching(model, &base, &source, &positions, &metric)?;
-        let by_head = activation_patching(model, &base, &source, &each_head(layers, Point::Z, n_heads), &metric)?;
+        let by_place = activation_patching(model, &base, &clean_run, &positions, &metric)?;
+        let by_head = activation_patching(model, &base, &clean_run, &each_head(layers, Point::Z, n_heads), &metric)?;
         let recorded = capture(model, &clean_ids, &sites, &Keep::default())?;
         let slopes = attribution_patching(model, &corrupted_ids, &recorded, &sites, &metric)?;
         let slopes: Vec<Vec<Vec<f64>>> = sites
@@ -248,11 +248,11 @@ fn patch(run: &Run, model: &Decoder, name: &str, asked: Asked, batch_pairs: usiz
                 }
             }
         }
-        task.at((start + batch.len()) as u64, name);
+        task.at((start + batch.len()) as u64, &source.name);
     }
     let mean = |sums: Vec<f64>, count: usize| -> Vec<f64> { sums.iter().map(|sum| sum / count as f64).collect() };
     Ok(Outcome {
-        name: name.to_owned(),
+        source: source.clone(),
         n_layers: layers,
         n_heads,
         labels: asked.labels,
@@ -299,11 +299,11 @@ fn maps(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             for layer in 0..outcome.n_layers {
                 for (place, label) in outcome.labels.iter().enumerate() {
                     let cell = layer * outcome.labels.len() + place;
-                    table.push(row![&*outcome.name, method, layer, &**label, effects[cell], logits[cell]])?;
+                    table.push(row![&*outcome.source.name, method, layer, &**label, effects[cell], logits[cell]])?;
                 }
             }
         }
-        run.measure(&format!("{}.map_correlation", outcome.name), probes::correlation(&outcome.act, &outcome.attr), "");
+        outcome.source.measure(run, "map_correlation", probes::correlation(&outcome.act, &outcome.attr), "");
     }
     run.record(table.finish()?);
     Ok(())
@@ -319,7 +319,7 @@ fn heads(run: &Run, outcomes: &[Outcome]) -> Result<()> {
     );
     for outcome in outcomes {
         for (cell, effect) in outcome.heads.iter().enumerate() {
-            table.push(row![&*outcome.name, cell / outcome.n_heads, cell % outcome.n_heads, *effect])?;
+            table.push(row![&*outcome.source.name, cell / outcome.n_heads, cell % outcome.n_heads, *effect])?;
         }
     }
     run.record(table.finish()?);
@@ -339,9 +339,9 @@ fn errors(run: &Run, outcomes: &[Outcome]) -> Result<()> {
         for (layer, error) in outcome.errors.iter().enumerate() {
             let row = layer * places..(layer + 1) * places;
             let differ: f64 = row.map(|cell| (outcome.act[cell] - outcome.attr[cell]).abs()).sum();
-            table.push(row![&*outcome.name, layer, *error, differ])?;
+            table.push(row![&*outcome.source.name, layer, *error, differ])?;
         }
-        run.measure(&format!("{}.error", outcome.name), probes::mean(&outcome.errors), "");
+        outcome.source.measure(run, "error", probes::mean(&outcome.errors), "");
     }
     run.record(table.finish()?);
     Ok(())
@@ -356,12 +356,12 @@ fn behaviour(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             .float("accuracy", "prompts whose indirect object has the larger logit", "fraction")
             .float("logit_difference", "indirect object minus subject, mean", "logits"),
     );
-    for Outcome { name, clean, left_out, .. } in outcomes {
+    for Outcome { source, clean, left_out, .. } in outcomes {
         let right = clean.iter().filter(|difference| **difference > 0.).count() as f64 / clean.len() as f64;
         let mean = probes::mean(clean);
-        table.push(row![&**name, clean.len(), *left_out, right, mean])?;
-        run.measure(&format!("{name}.accuracy"), right, "fraction");
-        run.measure(&format!("{name}.logit_difference"), mean, "logits");
+        table.push(row![&*source.name, clean.len(), *left_out, right, mean])?;
+        source.measure(run, "accuracy", right, "fraction");
+        source.measure(run, "logit_difference", mean, "logits");
     }
     run.record(table.finish()?);
     Ok(())
@@ -375,18 +375,24 @@ fn improvement(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
         run.measure("improvement.mean_over_std", None, "");
         return Ok(());
     };
-    let errors = |name: &String| {
-        let found = outcomes.iter().find(|outcome| outcome.name == *name);
-        found.map(|outcome| &outcome.errors).with_context(|| format!("params.compare: no model is called `{name}`"))
-    };
-    let (with, without) = (errors(with_norms)?, errors(without_norms)?);
-    if with.len() != without.len() {
-        bail!("params.compare: {with_norms} has {} blocks, {without_norms} {}", with.len(), without.len());
+    let mut draws: Vec<usize> = outcomes.iter().map(|outcome| outcome.source.draw().1).collect();
+    draws.dedup();
+    for draw in draws {
+        let errors = |name: &String| {
+            let found = outcomes.iter().find(|outcome| outcome.source.draw() == (name, draw));
+            found
+                .map(|outcome| &outcome.errors)
+                .with_context(|| format!("params.compare: no model is called `{name}` in draw {draw}"))
+        };
+        let (with, without) = (errors(with_norms)?, errors(without_norms)?);
+        if with.len() != without.len() {
+            bail!("params.compare: {with_norms} has {} blocks, {without_norms} {}", with.len(), without.len());
+        }
+        let gains: Vec<f64> = with.iter().zip(without).map(|(with, without)| with - without).collect();
+        let (mean, spread) = (probes::mean(&gains), probes::standard_deviation(&gains));
+        run.measure_draw(draw, "improvement.mean", mean, "");
+        run.measure_draw(draw, "improvement.std", spread, "");
+        run.measure_draw(draw, "improvement.mean_over_std", mean.abs() / spread, "");
     }
-    let gains: Vec<f64> = with.iter().zip(without).map(|(with, without)| with - without).collect();
-    let (mean, spread) = (probes::mean(&gains), probes::standard_deviation(&gains));
-    run.measure("improvement.mean", mean, "");
-    run.measure("improvement.std", spread, "");
-    run.measure("improvement.mean_over_std", mean.abs() / spread, "");
     Ok(())
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::prose::Kinds;
 use experiment::{Interrupted, Run};
-use models::{Activation, Biases, Config, Decoder, Family, Form, NormKind, Positions, Rotary, Step};
+use models::{Activation, Biases, Config, Decoder, Family, Form, Initialisation, NormKind, Positions, Rotary, Step};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
@@ -91,6 +91,13 @@ pub struct Shape {
     /// Which family it is shaped after.
     #[serde(default)]
     pub family: Shaped,
+    /// How fresh weights are drawn.
+    #[serde(default = "flat")]
+    pub initialisation: Initialisation,
+}
+
+fn flat() -> Initialisation {
+    Initialisation::Gpt2
 }
 
 impl Shape {
@@ -144,6 +151,7 @@ impl Shape {
             d_vocab,
             n_positions: self.n_positions,
             dropout: self.dropout,
+            initialisation: self.initialisation,
             ..Config::gpt2_small()
         }
     }

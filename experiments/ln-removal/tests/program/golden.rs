@@ -3,29 +3,83 @@
 use std::collections::BTreeMap;
 
 use tables::{Table, Tolerance};
-use trial::assert_same;
+use trial::{Trial, assert_same};
 
 use crate::PROGRAM;
 
 /// Rounding differs between processors and grows over the steps of the smoke run, so numbers have room.
 const ROOM: Tolerance = Tolerance { relative: 2e-2, absolute: 5e-3 };
 
+/// Pre-training and removal of the smoke profile.
+pub fn models(threads: usize) -> [Trial; 2] {
+    let pretrain = PROGRAM.trial("pretrain", &[]).threads(threads);
+    pretrain.finish();
+    let removal = PROGRAM.trial("removal", &[]).needing("ln-removal/pretrain", &pretrain.results()).threads(threads);
+    removal.finish();
+    [pretrain, removal]
+}
+
+fn of(experiment: &'static str, [pretrain, removal]: &[Trial; 2], overrides: &[&str]) -> Trial {
+    let trial = PROGRAM.trial(experiment, overrides).needing("ln-removal/pretrain", &pretrain.results());
+    trial.needing("ln-removal/removal", &removal.results())
+}
+
 #[test]
 fn smoke_tables_are_the_golden_ones_and_the_maps_are_consistent() {
-    let pretrain = PROGRAM.trial("pretrain", &[]);
-    pretrain.finish();
-    PROGRAM.check_golden(&pretrain, &["curves", "corpus"], ROOM);
-    let ioi = PROGRAM.trial("ioi", &[]).needing("ln-removal/pretrain", &pretrain.results());
+    let models = models(1);
+    PROGRAM.check_golden(&models[0], &["curves", "corpus"], ROOM);
+    PROGRAM.check_golden(&models[1], &["losses", "validation", "events", "initial"], ROOM);
+    for (experiment, tables) in [
+        ("evaluation", ["losses", "unseen"].as_slice()),
+        ("direct", &["summary"]),
+        ("norms", &["norms", "sinks"]),
+        ("neurons", &["cumulative"]),
+        ("distributions", &["statistics"]),
+    ] {
+        let trial = of(experiment, &models, &[]);
+        trial.finish();
+        PROGRAM.check_golden(&trial, tables, ROOM);
+    }
+    let ioi = of("ioi", &models, &[]);
     ioi.finish();
     PROGRAM.check_golden(&ioi, &["prompts", "behaviour"], ROOM);
     consistent(&Table::read(&ioi.results(), "maps").unwrap());
     // the toy is a checkpoint like any other, and batches do not matter
-    let toy = pretrain.results().join("models/toy");
-    let models = format!("params.models=[{{name: toy, model: {}}}]", toy.display());
-    let by_path = PROGRAM.trial("ioi", &["needs=[]", &models, "params.batch_pairs=3"]);
+    let folders =
+        [("original", &models[0], "toy"), ("vanilla", &models[1], "vanilla"), ("ln_free", &models[1], "ln_free")];
+    let list = folders.map(|(name, trial, model)| {
+        format!("{{name: {name}, model: {}}}", trial.results().join("models").join(model).display())
+    });
+    let list = format!("params.models=[{}]", list.join(", "));
+    let by_path = PROGRAM.trial("ioi", &["needs=[]", &list, "params.batch_pairs=3"]);
     by_path.finish();
     let maps = [&ioi, &by_path].map(|trial| Table::read(&trial.results(), "maps").unwrap());
     tables::compare(&maps[0], &maps[1], Tolerance { relative: 1e-3, absolute: 1e-4 }).unwrap();
+}
+
+/// The same schedule takes RMSNorms and the norms of parallel blocks away, and the exports are read without them.
+#[test]
+fn other_families_lose_their_norms_too() {
+    for family in ["llama", "gpt_neox"] {
+        let family = format!("params.model.family={family}");
+        let pretrain = PROGRAM.trial("pretrain", &[&family, "params.training.steps=20"]);
+        pretrain.finish();
+        let removal = PROGRAM.trial("removal", &[]).needing("ln-removal/pretrain", &pretrain.results());
+        removal.finish();
+        let summary = Table::read(&removal.results(), "summary").unwrap();
+        let loss = summary.floats("loss").unwrap();
+        assert!(loss.iter().all(|loss| loss.is_finite() && *loss < 7.), "{family}: {loss:?}");
+        let models = ["vanilla", "ln_free"]
+            .map(|name| format!("{{name: {name}, model: {}}}", removal.results().join("models").join(name).display()));
+        let models = format!("params.models=[{}]", models.join(", "));
+        let claims = "claims=[]";
+        let direct = PROGRAM.trial("direct", &["needs=[ln-removal/pretrain]", &models, claims, "published=[]"]);
+        let direct = direct.needing("ln-removal/pretrain", &pretrain.results());
+        direct.finish();
+        let summary = Table::read(&direct.results(), "summary").unwrap();
+        let pooled = summary.floats("pooled").unwrap();
+        assert!(pooled[0] > 1e-2 && pooled[2] < 1e-3, "{family}: {pooled:?}");
+    }
 }
 
 /// Patching S2 before the first block gives the clean run; nothing before it, and nothing behind the last place.
@@ -51,15 +105,16 @@ fn consistent(maps: &Table) {
 
 #[test]
 fn one_and_two_threads_give_the_same_bytes() {
-    let one = PROGRAM.trial("pretrain", &[]);
-    one.finish();
-    let two = PROGRAM.trial("pretrain", &[]).threads(2);
-    two.finish();
-    assert_same(&one.tables(), &two.tables());
-    let ioi = |threads| {
-        let ioi = PROGRAM.trial("ioi", &[]).needing("ln-removal/pretrain", &one.results()).threads(threads);
-        ioi.finish();
-        ioi.tables()
-    };
-    assert_same(&ioi(1), &ioi(2));
+    let (one, two) = (models(1), models(2));
+    for (one, two) in one.iter().zip(&two) {
+        assert_same(&one.tables(), &two.tables());
+    }
+    for experiment in ["ioi", "evaluation", "direct", "norms"] {
+        let on = |threads| {
+            let trial = of(experiment, &one, &[]).threads(threads);
+            trial.finish();
+            trial.tables()
+        };
+        assert_same(&on(1), &on(2));
+    }
 }
