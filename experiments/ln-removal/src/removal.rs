@@ -524,18 +524,8 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
         let original = probes::mean(&token_losses(&setting.start, &setting.validation, params.batch_size)?);
         let name = if draw > 1 { format!("original-{draw}") } else { "original".to_owned() };
         let parameters = setting.start.config().n_parameters();
-        table.push(row![
-            name,
-            parameters,
-            0,
-            0,
-            original,
-            None::<f64>,
-            None::<i64>,
-            None::<f64>,
-            None::<i64>,
-            None::<&str>
-        ])?;
+        let (none, no_step, no_phase) = (None::<f64>, None::<i64>, None::<&str>);
+        table.push(row![name, "original", draw, parameters, 0, 0, original, none, no_step, none, no_step, no_phase])?;
         run.measure_draw(draw, "original.ce", original, "nats");
         for outcome in outcomes.iter().filter(|outcome| outcome.draw == draw) {
             let steps = outcome.history.steps.len() as u64;
