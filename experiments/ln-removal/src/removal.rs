@@ -59,6 +59,9 @@ pub struct Params {
     /// Dropout probability.
     #[schemars(range(min = 0, max = 0.99))]
     pub dropout: f64,
+    /// Whether ends of text are no targets in training, as in the reference, which pads with that token. They always count
+    /// in evaluations.
+    pub ignore_end_of_text: bool,
     /// Steps, optimiser, schedule, checkpoints.
     pub training: Plan,
     /// Steps between evaluations.
@@ -308,7 +311,7 @@ impl Lesson<'_> {
         let mut rng = datasets::at(&self.batches, position);
         let [inputs, targets] =
             windows(&setting.train, params.batch_size, params.block, &mut rng, &self.model.device())?;
-        let targets = without(&targets, setting.end)?;
+        let targets = without(&targets, setting.end.filter(|_| params.ignore_end_of_text))?;
         let removed = removed(self.events, step);
         self.model.set_fixed_scales(self.state.tracker.fixed(&removed))?;
         let how = Step {
