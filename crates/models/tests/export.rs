@@ -93,7 +93,8 @@ fn pytorch_computes_the_same_logits_from_an_export_without_norms() {
         let tokens = Tensor::new(tokens, &Device::Cpu).unwrap();
         let (again, _) = models::open(&folder, DType::F32, &Device::Cpu).unwrap();
         for model in [&model, &again] {
-            let apart = distance(&model.forward(&tokens, &mut NoHook).unwrap(), reference["logits"].as_array().unwrap());
+            let apart =
+                distance(&model.forward(&tokens, &mut NoHook).unwrap(), reference["logits"].as_array().unwrap());
             assert!(apart < 1e-5, "{name}: {apart}");
         }
     }

@@ -9,13 +9,15 @@
 //! without gradient.
 //!
 //! Tables: `losses` (every step), `validation`, `events` (which norm went when, and what it divides by), `scales` (running
-//! means over the steps), `initial` (scales before the first step, by the published procedure), `summary`.
+//! means over the steps), `initial` (scales before the first step, by the published procedure), `forms` (the same model
+//! without norms as other programs read it), `summary`.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture};
 use experiment::{Interrupted, Run};
-use models::{Decoder, Family, NormKind, NormPath, NormPlace, Step, Transform};
+use hooks::{HookedModel, NoHook};
+use models::{Config, Decoder, Family, FixedScales, Form, NormKind, NormPath, NormPlace, Step, Transform};
 use pretrained::Pretrained;
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
@@ -115,6 +117,8 @@ struct Outcome {
     tracker: Tracker,
     /// Step at which a loss or gradient was no longer finite.
     diverged: Option<u64>,
+    /// Largest difference of a logit in other forms of the model, by form, if it was handed in without norms.
+    forms: Vec<(&'static str, f64)>,
 }
 
 /// What all variants of a draw share.
@@ -142,6 +146,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     events(run, &outcomes)?;
     scales(run, &outcomes)?;
     initial(run, &settings)?;
+    forms(run, &outcomes)?;
     summary(run, &params, &settings, &outcomes)
 }
 
@@ -249,15 +254,44 @@ fn fine_tune(run: &Run, params: &Params, setting: &Setting, variant: &Variant) -
         Err(error) => return Err(error).with_context(|| format!("training {label}")),
     };
     let Lesson { mut model, state: State { history, tracker }, .. } = lesson;
+    let mut forms = Vec::new();
     if diverged.is_none() {
         model.set_fixed_scales(tracker.fixed(&removed(&events, plan.steps)))?;
         let complete = events.is_empty() || model.config().form.fixed.is_complete(model.config().n_layers);
         if params.keep_models && complete {
             let tokenizer = if setting.folder.is_dir() { Some(setting.folder.as_path()) } else { None };
             hand_in(run, &model, setting.family, tokenizer, &label)?;
+            if !events.is_empty() {
+                forms = other_forms(run, &model, &label, &setting.validation)?;
+            }
         }
     }
-    Ok(Outcome { name: variant.name.clone(), draw, label, events, history, tracker, diverged })
+    Ok(Outcome { name: variant.name.clone(), draw, label, events, history, tracker, diverged, forms })
+}
+
+/// Largest difference of a logit between the model that was trained, the checkpoint it was written as (an epsilon so large
+/// that norms divide by its root), and the checkpoint with its norms folded away.
+fn other_forms(run: &Run, model: &Decoder, label: &str, sequences: &[Vec<u32>]) -> Result<Vec<(&'static str, f64)>> {
+    let tokens = batch(run, &sequences[..sequences.len().min(8)])?;
+    let logits = |model: &Decoder| model.forward(&tokens, &mut NoHook);
+    let ours = logits(model)?;
+    let config = run.output(&format!("models/{label}/config.json"));
+    let folder = config.parent().context("a file lies in a folder")?;
+    let (exported, _) = models::open(folder, DType::F32, run.device())?;
+    let plain = Config {
+        form: Form { fixed: FixedScales::default(), ..exported.config().form.clone() },
+        norm_eps: 1e12,
+        ..exported.config().clone()
+    };
+    let epsilon = Decoder::new(&plain, exported.weights(), run.device())?;
+    let folded = exported.transformed(&[Transform::FoldNorms])?;
+    [("epsilon", epsilon), ("folded", folded)]
+        .into_iter()
+        .map(|(form, other)| {
+            let apart = (logits(&other)? - &ours)?.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            Ok((form, apart))
+        })
+        .collect()
 }
 
 /// Norms that have gone before a step.
@@ -483,6 +517,24 @@ fn scales(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             }
             table.push(row![&*outcome.label, *step, "ln_final", *ln_final])?;
         }
+    }
+    run.record(table.finish()?);
+    Ok(())
+}
+
+fn forms(run: &Run, outcomes: &[Outcome]) -> Result<()> {
+    let mut table = Builder::new(
+        Schema::new("forms", "one model without norms in another form, against the one that was trained")
+            .text("variant", "way of fine-tuning")
+            .text("form", "epsilon: the checkpoint that other programs read; folded: no norm left")
+            .float("difference", "largest of a logit", "logits"),
+    );
+    for outcome in outcomes {
+        for (form, difference) in &outcome.forms {
+            table.push(row![&*outcome.label, *form, *difference])?;
+        }
+        let largest = outcome.forms.iter().map(|(_, difference)| *difference).reduce(f64::max);
+        run.measure_draw(outcome.draw, &format!("{}.form_difference", outcome.name), largest, "logits");
     }
     run.record(table.finish()?);
     Ok(())

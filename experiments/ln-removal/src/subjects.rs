@@ -125,7 +125,7 @@ pub struct Packing {
     pub recipe: corpora::Recipe,
 }
 
-/// Where packed corpora are kept, relative to the project.
+/// Where packed corpora are kept, relative to the project, unless `RETRACE_CORPORA` says where.
 const PACKED: &str = "results/.runs/corpora";
 
 impl Packing {
@@ -145,7 +145,8 @@ impl Packing {
             }
         };
         let job = corpora::Job { source, column, tokenizer, recipe };
-        let packed = corpora::pack(std::path::Path::new(PACKED), &job, hub.as_ref(), &mut watch);
+        let folder = std::env::var_os("RETRACE_CORPORA").unwrap_or_else(|| PACKED.into());
+        let packed = corpora::pack(std::path::Path::new(&folder), &job, hub.as_ref(), &mut watch);
         if let Some(stopped) = stopped {
             return Err(stopped);
         }

@@ -118,3 +118,29 @@ fn one_and_two_threads_give_the_same_bytes() {
         assert_same(&on(1), &on(2));
     }
 }
+
+/// A text of one's own, packed once and found again.
+#[test]
+fn files_of_ones_own_are_read() {
+    let pretrain = PROGRAM.trial("pretrain", &["params.training.steps=2"]);
+    pretrain.finish();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, packed) = (folder.path().join("mine.jsonl"), folder.path().join("packed"));
+    let line = |i: usize| format!("{{\"text\": \"Mary gave {i} rings to John, and John gave a key to Mary.\"}}\n");
+    std::fs::write(&file, (0..60).map(line).collect::<String>()).unwrap();
+    let text = format!(
+        "params.texts=[{{name: mine, sequences: 6, text: {{corpus: {{source: {}, column: {{text: text}}, recipe: {{block: 32, end: true}}}}}}}}]",
+        file.display()
+    );
+    let model = format!("params.models=[{{name: toy, model: {}}}]", pretrain.results().join("models/toy").display());
+    let overrides = ["needs=[]", &model, &text, "params.length=24", "claims=[]", "published=[]", "figures=[]"];
+    let mut losses = Vec::new();
+    for _ in 0..2 {
+        let trial = PROGRAM.trial("evaluation", &overrides);
+        let status = trial.command().env("RETRACE_CORPORA", &packed).status().unwrap();
+        assert!(status.success());
+        losses.push(Table::read(&trial.results(), "losses").unwrap().floats("ce").unwrap());
+    }
+    assert_eq!(losses[0], losses[1]);
+    assert_eq!(std::fs::read_dir(&packed).unwrap().flatten().filter(|entry| entry.path().is_dir()).count(), 1);
+}
