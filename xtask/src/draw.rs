@@ -108,6 +108,14 @@ impl<'a> Render<'a> {
         Records::of(self.workspace, stem).set_drawn(&self.drawn(folder, envelope)?)
     }
 
+    /// The command that draws the tables of a run that is still going.
+    pub fn preview_command(&self, folder: &Path, config: &Path, paper: &str) -> Command {
+        let mut command = self.command("experiment");
+        command.arg("--folder").arg(folder).arg("--config").arg(config).arg("--partial");
+        command.arg("--configs-dir").arg(self.workspace.configs().join(paper));
+        command
+    }
+
     /// Draws whatever lies in a folder.
     ///
     /// # Errors

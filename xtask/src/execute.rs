@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,10 +16,20 @@ use config::Profile;
 use crate::binaries::{self, FIGURES, Frozen, Wanted};
 use crate::code::{self, CodeHash, Git};
 use crate::draw::{PAGE, Render, freeze_config, point_folders};
+use crate::follow::Follow;
 use crate::places::Workspace;
 use crate::plan::{Kind, Plan, Task};
 use crate::runner::{self, CONTINUES, Exit, INTERRUPTED, Messages};
 use crate::state::{self, Attempt, Done, Expected, Found, Outcome, Reason, Records};
+
+/// What makes a task's results.
+struct Start {
+    command: Command,
+    /// Why they are not up to date.
+    why: String,
+    /// Draws what the run shows on its way.
+    follow: Option<Follow>,
+}
 
 /// Where tensors live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,7 +343,7 @@ impl<'a> Queue<'a> {
                     let task = &self.plan.tasks[index];
                     match self.start(task, render, several) {
                         Ok(None) => ended.status[index] = Status::Done,
-                        Ok(Some((mut command, why))) => {
+                        Ok(Some(Start { mut command, why, follow })) => {
                             position += 1;
                             eprintln!("[{position}/{}] {}: {why}", expected.max(position), task.label());
                             ended.status[index] = Status::Running;
@@ -341,8 +352,15 @@ impl<'a> Queue<'a> {
                             let send = send.clone();
                             let messages = if several { Messages::Behind(prefix(task)) } else { Messages::Direct };
                             scope.spawn(move || {
+                                let over = AtomicBool::new(false);
+                                let exit = thread::scope(|inner| {
+                                    inner.spawn(|| follow.map(|follow| follow.until(&over)));
+                                    let exit = runner::run(&mut command, &messages);
+                                    over.store(true, Ordering::Relaxed);
+                                    exit
+                                });
                                 // the receiver lives as long as anything runs
-                                let _ = send.send((index, runner::run(&mut command, &messages)));
+                                let _ = send.send((index, exit));
                             });
                         }
                         Err(error) => {
@@ -399,8 +417,8 @@ impl<'a> Queue<'a> {
         None
     }
 
-    /// The command that makes a task's results, and why; none when they are up to date.
-    fn start(&self, task: &Task, render: &Render<'_>, several: bool) -> Result<Option<(Command, String)>> {
+    /// What makes a task's results; nothing when they are up to date.
+    fn start(&self, task: &Task, render: &Render<'_>, several: bool) -> Result<Option<Start>> {
         let mut found = self.examine(task, &[]);
         let records = self.records(task);
         let attempt = records.attempt();
@@ -421,21 +439,24 @@ impl<'a> Queue<'a> {
             _ => (code.clone(), Vec::new()),
         };
         let config = freeze_config(self.workspace, &task.envelope)?;
-        let command = match &task.kind {
-            Kind::Join(points) => render.join_command(task, &point_folders(self.plan, points), &config, &code),
+        let (command, follow) = match &task.kind {
+            Kind::Join(points) => (render.join_command(task, &point_folders(self.plan, points), &config, &code), None),
             Kind::Run => {
                 let work = self.work(task, &identity, &origin);
+                let folder = work.join(config::PREVIEW);
+                let draw = render.preview_command(&folder, &config, &task.id.paper);
+                let follow = Follow { shown: self.workspace.show(&folder), folder, command: draw };
                 let mut command = self.run_command(task, &config, &work, &code, several)?;
                 // what was interrupted under --force goes on; what had ended starts anew
                 if self.options.force && task.selected && !goes_on {
                     command.arg("--fresh");
                 }
-                command
+                (command, Some(follow))
             }
         };
         let running = Outcome::Running(std::process::id());
         records.set_attempt(&Attempt { outcome: running, identity, code: origin, accepted })?;
-        Ok(Some((command, found.why())))
+        Ok(Some(Start { command, why: found.why(), follow }))
     }
 
     /// Folder for a task's checkpoints: another one for another configuration, code or input.

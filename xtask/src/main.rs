@@ -34,6 +34,7 @@ mod tools;
 
 #[cfg(test)]
 mod flow;
+mod follow;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,9 @@ use crate::ordered::Ordered;
 /// File name of the manifest.
 pub const MANIFEST: &str = "run.yaml";
 
+/// Folder below a run's working folder in which it shows tables while it is still going.
+pub const PREVIEW: &str = "preview";
+
 /// What ran, on what, and what came out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -217,6 +217,20 @@ impl Run {
         self.collected().tables.push(table);
     }
 
+    /// Shows tables while the run is still going; what starts it draws the figures that take them every so often. They are no
+    /// results, and go when the run ends.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn preview(&self, tables: &[Table]) -> Result<()> {
+        let folder = self.work.join(config::PREVIEW);
+        for table in tables {
+            table.write(&folder)?;
+        }
+        let index: Vec<_> = tables.iter().map(|table| (table.schema(), table.len())).collect();
+        Ok(tables::write_index(&folder, &index)?)
+    }
+
     /// Hands in a number that claims and published values are held against; none for one that the configuration did not
     /// ask for, whose claims then stay open.
     pub fn measure(&self, name: &str, value: impl Into<Option<f64>>, unit: &str) {

@@ -789,7 +789,7 @@ pub(crate) fn backward<T: Real>(
         affine(at.out, d, Pick::Z(index), Pick::AttnOut);
         affine(at.qkv, 3 * d, Pick::Ln1(index), Pick::Qkv);
         if model.before_attention(layer).1.is_some() {
-            tiles.from_column(2 * d, Pick::Ln1Values(index), Pick::Qkv);
+            tiles.take_from_column(2 * d, Pick::Ln1Values(index), Pick::Qkv);
         }
         tiles.run(shards);
         sum_norm(&mut slots, at.ln1, shards, |back| &back.ln1);
@@ -869,7 +869,7 @@ impl<'a, T: Real> Tiles<'a, T> {
     }
 
     /// In all products with this `dy`, another `x` from a column of it on.
-    fn from_column(&mut self, column: usize, x: Pick, dy: Pick) {
+    fn take_from_column(&mut self, column: usize, x: Pick, dy: Pick) {
         let products = self.jobs.iter_mut().filter(|job| job.dy == dy && job.x.is_some());
         products.for_each(|job| job.late = Some((column, x)));
     }

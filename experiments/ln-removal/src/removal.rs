@@ -12,6 +12,9 @@
 //! means over the steps), `initial` (scales before the first step, by the published procedure), `forms` (the same model
 //! without norms as other programs read it), `summary`.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture};
@@ -23,7 +26,7 @@ use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tables::{Builder, Schema, row};
+use tables::{Builder, Schema, Table, row};
 use tokens::END_OF_TEXT;
 use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
 
@@ -134,14 +137,35 @@ struct Setting {
     numbers: Numbers,
 }
 
+/// Events of a training, and its steps so far.
+type Going = (Vec<Event>, Vec<StepRow>);
+
+/// Losses of all variants so far, for those who watch.
+struct Watched<'a> {
+    run: &'a Run,
+    params: &'a Params,
+    seen: Mutex<BTreeMap<String, Going>>,
+}
+
+impl Watched<'_> {
+    fn show(&self, label: &str, events: &[Event], steps: &[StepRow]) -> Result<()> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(label.to_owned(), (events.to_vec(), steps.to_vec()));
+        let rows = seen.iter().map(|(label, (events, steps))| (label.as_str(), events.as_slice(), steps.as_slice()));
+        self.run.preview(&[loss_table(self.params, rows)?])
+    }
+}
+
 /// Fine-tunes all variants and hands in tables and models.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     experiment::distinct("params.variants", params.variants.iter().map(|variant| variant.name.as_str()))?;
     let settings = (1..=params.draws).map(|draw| prepare(run, &params, draw)).collect::<Result<Vec<_>>>()?;
     let work: Vec<(&Setting, &Variant)> =
         settings.iter().flat_map(|setting| params.variants.iter().map(move |variant| (setting, variant))).collect();
-    let outcomes = run.side_by_side(&work, |(setting, variant)| fine_tune(run, &params, setting, variant))?;
-    losses(run, &params, &outcomes)?;
+    let watched = Watched { run, params: &params, seen: Mutex::default() };
+    let outcomes = run.side_by_side(&work, |(setting, variant)| fine_tune(&watched, setting, variant))?;
+    let rows = outcomes.iter().map(|o| (o.label.as_str(), o.events.as_slice(), o.history.steps.as_slice()));
+    run.record(loss_table(&params, rows)?);
     validation(run, &outcomes)?;
     events(run, &outcomes)?;
     scales(run, &outcomes)?;
@@ -213,8 +237,8 @@ pub fn initial_scales(run: &Run, model: &Decoder, sequence: &[u32]) -> Result<Ve
         .collect()
 }
 
-fn fine_tune(run: &Run, params: &Params, setting: &Setting, variant: &Variant) -> Result<Outcome> {
-    let draw = setting.draw;
+fn fine_tune(watched: &Watched<'_>, setting: &Setting, variant: &Variant) -> Result<Outcome> {
+    let (Watched { run, params, .. }, draw) = (watched, setting.draw);
     let label = if draw > 1 { format!("{}-{draw}", variant.name) } else { variant.name.clone() };
     // each its own weights, the same batches for all variants of a draw
     let model = Decoder::new(setting.start.config(), setting.start.weights(), run.device())?;
@@ -231,6 +255,8 @@ fn fine_tune(run: &Run, params: &Params, setting: &Setting, variant: &Variant) -
     let parameters = Parameter::all(model.parameters());
     let mut lesson = Lesson {
         model,
+        watched,
+        label: &label,
         params,
         setting,
         variant,
@@ -326,6 +352,8 @@ struct State {
 
 struct Lesson<'a> {
     model: Decoder,
+    watched: &'a Watched<'a>,
+    label: &'a str,
     params: &'a Params,
     setting: &'a Setting,
     variant: &'a Variant,
@@ -387,6 +415,7 @@ impl Objective for Lesson<'_> {
             tracing::info!("{} step {done}: {mean:.3} nats on held-out text", self.variant.name);
             self.state.history.validation.push((done, mean));
             self.state.history.ema.push((done, self.state.tracker.ema.clone()));
+            self.watched.show(self.label, self.events, &self.state.history.steps).map_err(Error::objective)?;
         }
         Ok(())
     }
@@ -428,7 +457,11 @@ fn auxiliary(sigma: &Tensor, tokens: &Tensor, end: Option<u32>, weight: f64) -> 
     Ok((((sigma - target)?.sqr()?.mean_all()?) * weight)?)
 }
 
-fn losses(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
+/// Losses of every step, from the label, the events and the steps of each training.
+fn loss_table<'a>(
+    params: &Params,
+    trainings: impl Iterator<Item = (&'a str, &'a [Event], &'a [StepRow])>,
+) -> Result<Table> {
     let per_step = u64::from(params.training.accumulate) * (params.batch_size * params.block) as u64;
     let mut table = Builder::new(
         Schema::new("losses", "one step of one training")
@@ -439,14 +472,12 @@ fn losses(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
             .float("loss", "mean cross-entropy of the step, before its update", "nats")
             .float("aux", "auxiliary loss, with its weight", ""),
     );
-    for outcome in outcomes {
-        for (step, row) in (0u64..).zip(&outcome.history.steps) {
-            let gone = removed(&outcome.events, step).len();
-            table.push(row![&*outcome.label, step, step * per_step, gone, row.ce, row.aux])?;
+    for (label, events, steps) in trainings {
+        for (step, row) in (0u64..).zip(steps) {
+            table.push(row![label, step, step * per_step, removed(events, step).len(), row.ce, row.aux])?;
         }
     }
-    run.record(table.finish()?);
-    Ok(())
+    Ok(table.finish()?)
 }
 
 fn validation(run: &Run, outcomes: &[Outcome]) -> Result<()> {

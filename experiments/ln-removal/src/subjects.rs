@@ -110,7 +110,7 @@ pub enum Text {
     /// The same, but only those all of whose tokens occur in the first million tokens that the toy was trained on.
     GeneratedSeen(Kinds),
     /// A corpus of the hub or of files, tokenised and packed into sequences, kept for the next time.
-    Corpus(Packing),
+    Corpus(Box<Packing>),
 }
 
 /// A corpus, and how it is packed.
