@@ -13,6 +13,7 @@ const BENCH: &str = "Examples:
   cargo xtask bench mcq              total effect of every head and MLP beside TransformerLens
   cargo xtask bench vsa              hypervectors beside torchhd
   cargo xtask bench hyperprobe       encoders and states beside PyTorch and transformers
+  cargo xtask bench removal          training while norms go, and evaluation without them, beside transformers
   cargo xtask bench train --help     its own options";
 
 const TRACE: &str = "Examples:

@@ -8,6 +8,7 @@ mod hyper;
 mod patch;
 mod peer;
 mod probe;
+mod removal;
 mod source;
 mod trace;
 mod train;
@@ -71,6 +72,14 @@ enum Bench {
         /// What both sides read.
         folder: std::path::PathBuf,
     },
+    /// Training while norms are removed, and evaluation without them, beside transformers on PyTorch.
+    Removal(removal::Arguments),
+    /// Our side of `removal`.
+    #[command(hide = true)]
+    RemovalWorker {
+        /// What to time, as JSON.
+        order: String,
+    },
     /// Our side of `train`.
     #[command(hide = true)]
     TrainWorker {
@@ -108,6 +117,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Arguments::Bench(Bench::VsaWorker { folder }) => hyper::serve(&folder),
         Arguments::Bench(Bench::Hyperprobe(arguments)) => probe::bench(&arguments),
         Arguments::Bench(Bench::HyperprobeWorker { folder }) => probe::serve(&folder),
+        Arguments::Bench(Bench::Removal(arguments)) => removal::bench(&arguments),
+        Arguments::Bench(Bench::RemovalWorker { order }) => removal::work(&order),
         Arguments::Bench(Bench::Train(arguments)) => train::bench(&arguments),
         Arguments::Bench(Bench::TrainWorker { order }) => train::work(&order),
     }

@@ -15,7 +15,7 @@ use models::{Config, Decoder, Step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
-use tables::{Builder, row};
+use tables::{Builder, Schema, Value, row};
 use training::{AdamW, AdamWConfig, gradient_norm};
 
 use crate::peer::{self, Rounds, Worker, median};
@@ -28,6 +28,16 @@ const TOLERANCE: f64 = 1e-4;
 /// Options of the bench.
 #[derive(clap::Args)]
 pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Folder of the peer's Python environment.
+    #[arg(long, default_value = "target/peers/train")]
+    environment: PathBuf,
+}
+
+/// Options of every bench of steps.
+#[derive(clap::Args)]
+pub struct Options {
     /// Rounds of each side, per case.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
@@ -36,23 +46,21 @@ pub struct Arguments {
     seconds: f64,
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
-    only: String,
+    pub only: String,
     /// Without PyTorch: our side alone, and no table.
     #[arg(long)]
-    alone: bool,
+    pub alone: bool,
     #[command(flatten)]
-    common: peer::Common,
-    /// Folder of the peer's Python environment.
-    #[arg(long, default_value = "target/peers/train")]
-    environment: PathBuf,
+    pub common: peer::Common,
 }
 
-struct Case {
-    name: &'static str,
-    config: Config,
-    batch: usize,
-    seq: usize,
-    inference: bool,
+/// A shape whose steps, or forward passes, are timed.
+pub struct Case {
+    pub name: &'static str,
+    pub config: Config,
+    pub batch: usize,
+    pub seq: usize,
+    pub inference: bool,
 }
 
 fn config(n_layers: usize, d_model: usize, d_vocab: usize, n_positions: usize) -> Config {
@@ -87,32 +95,41 @@ pub struct Order {
 
 /// Runs all cases, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
-    let mut table = Builder::new(
-        peer::columns("train", "full training steps (or forward passes), ours and the peer's, by turns").float(
-            "share_of_sgemm_peak",
-            "our arithmetic over that of the fastest square product of the same run",
-            "",
-        ),
-    );
+    let Arguments { options, environment } = arguments;
+    let mut table =
+        Builder::new(columns("train", "full training steps (or forward passes), ours and the peer's, by turns"));
     let work = tempfile::tempdir()?;
-    for case in cases().into_iter().filter(|case| case.name.contains(&arguments.only)) {
-        let order = prepare(&case, work.path(), arguments.common.threads)?;
-        if arguments.alone {
-            alone(&case, &order, arguments)?;
+    for case in cases().into_iter().filter(|case| case.name.contains(&options.only)) {
+        let order = prepare(&case, work.path(), options.common.threads)?;
+        if options.alone {
+            alone(&case, ours(&order)?, options)?;
             continue;
         }
         for (peer, compile) in [("pytorch-eager", false), ("pytorch-compile", true)] {
             let order = Order { compile, ..order.clone() };
-            if let Some(row) = compare(&case, peer, &order, arguments)? {
-                table.push(row)?;
+            let mut sides = [ours(&order)?, theirs(peer, &order, environment)?];
+            let apart = apart(&mut sides, AGREE)?;
+            if apart > TOLERANCE {
+                println!("{:20} {peer:16} no row: losses differ by {apart:.1e} within {AGREE} steps", case.name);
+                continue;
             }
+            table.push(by_turns(&case, peer, &mut sides, options)?)?;
         }
     }
-    if !arguments.alone {
-        let path = peer::write(&table.finish()?, &arguments.common.out)?;
+    if !options.alone {
+        let path = peer::write(&table.finish()?, &options.common.out)?;
         println!("wrote {}", path.display());
     }
     Ok(())
+}
+
+/// Columns of a bench of steps.
+pub fn columns(name: &str, about: &str) -> Schema {
+    peer::columns(name, about).float(
+        "share_of_sgemm_peak",
+        "our arithmetic over that of the fastest square product of the same run",
+        "",
+    )
 }
 
 /// Writes the weights and the batch that both sides read.
@@ -137,34 +154,29 @@ fn ours(order: &Order) -> Result<Worker> {
     Worker::start("retrace", Command::new(program).args(["bench", "train-worker", &order_json]), order.threads)
 }
 
-fn theirs(peer: &str, order: &Order, arguments: &Arguments) -> Result<Worker> {
+fn theirs(peer: &str, order: &Order, environment: &Path) -> Result<Worker> {
     let scripts = Path::new("experiments/workbench/peers");
-    let python = peer::python(&arguments.environment, &scripts.join("requirements.txt"))?;
+    let python = peer::python(environment, &scripts.join("requirements.txt"))?;
     let order_json = serde_json::to_string(order)?;
     Worker::start(peer, Command::new(python).arg(scripts.join("train.py")).arg(order_json), order.threads)
 }
 
-/// Both sides by turns; nothing when their losses do not agree.
-fn compare(case: &Case, peer: &str, order: &Order, arguments: &Arguments) -> Result<Option<Vec<tables::Value>>> {
-    let (mut ours, mut theirs) = (ours(order)?, theirs(peer, order, arguments)?);
-    let apart = apart(&mut ours, &mut theirs)?;
-    if apart > TOLERANCE {
-        println!("{:20} {peer:16} no row: losses differ by {apart:.1e} within {AGREE} steps", case.name);
-        return Ok(None);
-    }
-    let steps = steps_per_round(&mut theirs, arguments.seconds)?;
+/// Both sides by turns, ours first; prints a line and gives the cells of [`columns()`].
+pub fn by_turns(case: &Case, peer: &str, sides: &mut [Worker; 2], options: &Options) -> Result<Vec<Value>> {
+    let [ours, theirs] = sides;
+    let steps = steps_per_round(theirs, options.seconds)?;
     ours.number("time", steps, "seconds")?;
     let (mut rounds, mut peak) = (Rounds::default(), 0f64);
     let tokens = (steps * case.batch * case.seq) as f64;
-    for _ in 0..arguments.rounds {
+    for _ in 0..options.rounds {
         let mine = tokens / ours.number("time", steps, "seconds")?;
         let other = tokens / theirs.number("time", steps, "seconds")?;
         rounds.push(mine, other, mine / other);
-        for side in [&mut ours, &mut theirs] {
+        for side in [&mut *ours, &mut *theirs] {
             peak = peak.max(side.number("product", 1024, "flops")?);
         }
     }
-    let memory = [&mut ours, &mut theirs].map(|side| side.number("memory", 0, "peak_kib").map(|kib| kib / 1024.));
+    let memory = [ours, theirs].map(|side| side.number("memory", 0, "peak_kib").map(|kib| kib / 1024.));
     let [memory, their_memory] = memory;
     let (memory, their_memory) = (memory?, their_memory?);
     let medians = rounds.medians();
@@ -183,16 +195,22 @@ fn compare(case: &Case, peer: &str, order: &Order, arguments: &Arguments) -> Res
     );
     let mut cells = peer::cells(case.name, peer, "tokens/s", 0, medians, [memory, their_memory]);
     cells.extend(row![peer::rounded(share, 3)]);
-    Ok(Some(cells))
+    Ok(cells)
 }
 
 /// Largest difference between the two sides' losses over the first steps.
-fn apart(ours: &mut Worker, theirs: &mut Worker) -> Result<f64> {
+pub fn apart([ours, theirs]: &mut [Worker; 2], steps: usize) -> Result<f64> {
     let losses = |side: &mut Worker| -> Result<Vec<f64>> {
-        let answer = side.ask("losses", AGREE)?;
+        let answer = side.ask("losses", steps)?;
         serde_json::from_value(answer.get("losses").cloned().context("no losses")?).context("losses")
     };
     let (mine, other) = (losses(ours)?, losses(theirs)?);
+    if mine.len() != other.len() {
+        bail!("{} losses against {}", mine.len(), other.len());
+    }
+    if let Some(loss) = mine.iter().chain(&other).find(|loss| !loss.is_finite()) {
+        bail!("a loss of {loss}");
+    }
     Ok(mine.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0., f64::max))
 }
 
@@ -202,12 +220,12 @@ fn steps_per_round(worker: &mut Worker, seconds: f64) -> Result<usize> {
     Ok(((seconds * 3. / three) as usize).max(2))
 }
 
-fn alone(case: &Case, order: &Order, arguments: &Arguments) -> Result<()> {
-    let mut ours = ours(order)?;
-    let steps = steps_per_round(&mut ours, arguments.seconds)?;
+/// Our side alone; prints a line.
+pub fn alone(case: &Case, mut ours: Worker, options: &Options) -> Result<()> {
+    let steps = steps_per_round(&mut ours, options.seconds)?;
     let tokens = (steps * case.batch * case.seq) as f64;
     let mut speeds = Vec::new();
-    for _ in 0..arguments.rounds {
+    for _ in 0..options.rounds {
         speeds.push(tokens / ours.number("time", steps, "seconds")?);
     }
     let (speed, peak) = (median(&mut speeds), ours.number("product", 1024, "flops")?);
@@ -274,7 +292,7 @@ pub fn work(order: &str) -> Result<()> {
 }
 
 /// Speed of a square f32 product, candle's or ours, whichever is faster, in operations per second.
-fn product_flops(side: usize) -> Result<f64> {
+pub fn product_flops(side: usize) -> Result<f64> {
     let x = Tensor::ones((side, side), DType::F32, &Device::Cpu)?;
     let flops = |product: &dyn Fn() -> candle_core::Result<Tensor>| -> Result<f64> {
         product()?;
