@@ -81,7 +81,9 @@ pub fn token_losses(model: &Decoder, sequences: &[Vec<u32>], batch: usize) -> Re
         let device = model.device();
         let tokens = Tensor::from_vec(rows.concat(), (rows.len(), length), &device)?;
         let targets = Tensor::from_vec(targets, (rows.len(), length), &device)?;
-        let losses = model.losses(&tokens, &targets, &[], Step::default())?.losses.detach();
+        // nothing goes backward, so blocks need not be kept
+        let how = Step { recompute: true, ..Step::default() };
+        let losses = model.losses(&tokens, &targets, &[], how)?.losses.detach();
         all.extend(losses.to_dtype(DType::F64)?.to_vec1::<f64>()?);
     }
     Ok(all)

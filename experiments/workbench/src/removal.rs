@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The model without norms is a plain GPT-2 to the peer, whose epsilon makes every norm a constant map, as the published
-//! checkpoints are; ours is folded, as `ln-removal/evaluation` folds it.
+//! checkpoints are; ours divides by the fixed numbers that this means.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
-use models::{Config, Decoder, Family, FixedScales, NormPath, Step, Transform};
+use models::{Config, Decoder, Family, FixedScales, NormPath, Step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
@@ -218,7 +218,7 @@ pub fn work(order: &str) -> Result<()> {
         bail!("{}: no tokens or targets", order.batch.display());
     };
     let mut side: Box<dyn Side> = if order.inference {
-        Box::new(Evaluation { model: folded(&model)?, tokens, targets })
+        Box::new(Evaluation { model: model.frozen(), tokens, targets })
     } else {
         Box::new(Removal::new(model, tokens, targets, &order)?)
     };
@@ -249,12 +249,7 @@ trait Side {
     }
 }
 
-/// As `ln-removal/evaluation` opens its models.
-fn folded(model: &Decoder) -> Result<Decoder> {
-    let transforms = [Transform::FoldNorms, Transform::CentreWriting, Transform::CentreUnembed];
-    Ok(model.transformed(&transforms)?.frozen())
-}
-
+/// As `ln-removal/evaluation` opens its models: as they are.
 struct Evaluation {
     model: Decoder,
     tokens: Tensor,
@@ -264,7 +259,9 @@ struct Evaluation {
 impl Side for Evaluation {
     /// The loss of every token.
     fn step(&mut self) -> Result<Vec<f64>> {
-        let losses = self.model.losses(&self.tokens, &self.targets, &[], Step::default())?.losses.detach();
+        // nothing goes backward, so blocks need not be kept
+        let how = Step { recompute: true, ..Step::default() };
+        let losses = self.model.losses(&self.tokens, &self.targets, &[], how)?.losses.detach();
         Ok(losses.to_dtype(DType::F64)?.to_vec1()?)
     }
 
