@@ -126,7 +126,8 @@ impl<T: Pooled> Pass<T> {
         };
         let Direct { config, places, activation, .. } = &*self.direct;
         let How { drop, fixed } = &self.how;
-        Model { config, places, activation: *activation, weights, drop: *drop, fixed, taps, spread }
+        let alone = pass::is_alone(config, self.tokens.len() / self.seq.max(1), self.seq);
+        Model { config, places, activation: *activation, weights, drop: *drop, fixed, taps, spread, alone }
     }
 
     fn forward(&self, model: &Model<'_, T>) -> Vec<T> {

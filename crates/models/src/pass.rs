@@ -12,7 +12,7 @@ use ops::kernel::activation::{self, Activation};
 use ops::kernel::attention::{self, Heads, Scratch};
 use ops::kernel::loss::IGNORED;
 use ops::kernel::norm::{self, Divisor, Kind};
-use ops::kernel::product::{Into, Matrix, product};
+use ops::kernel::product::{Into, Matrix, product, shared_product};
 use ops::kernel::random::Mask;
 use ops::kernel::{Real, loss, rows};
 use ops::tile_rows;
@@ -105,6 +105,8 @@ pub(crate) struct Model<'a, T> {
     pub(crate) taps: &'a [usize],
     /// Whether the scales of what the norms read are wanted.
     pub(crate) spread: bool,
+    /// Whether the batch is one shard, whose products threads then share.
+    pub(crate) alone: bool,
 }
 
 /// Dropout of one step: a probability, and a key from which every mask gets its own.
@@ -138,6 +140,11 @@ impl<'a, T: Real> Model<'a, T> {
     fn heads(&self, seq: usize) -> Heads {
         let n_heads = self.config.n_heads;
         Heads { seq, heads: n_heads, kv_heads: n_heads, width: self.config.d_head() }
+    }
+
+    /// A product of a shard: its own thread's work, unless it is the only shard.
+    fn product(&self, out: &mut [T], stride: usize, how: Into, a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T) {
+        if self.alone { shared_product(out, stride, how, a, b, scale) } else { product(out, stride, how, a, b, scale) }
     }
 
     fn own(&self) -> Divisor {
@@ -195,7 +202,7 @@ impl<'a, T: Real> Model<'a, T> {
             None => Into::Replace,
         };
         let (x, w) = (Matrix::new(x, count, d_in), Matrix::new(self.w(at.w), d_in, d_out));
-        product(out, d_out, how, x, w, T::one());
+        self.product(out, d_out, how, x, w, T::one());
     }
 
     /// `out = x w + b` for some columns of w.
@@ -206,7 +213,7 @@ impl<'a, T: Real> Model<'a, T> {
         }
         let how = if at.b.is_some() { Into::Add } else { Into::Replace };
         let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
-        product(&mut out[first..], d_out, how, Matrix::new(x, count, d_in), w, T::one());
+        self.product(&mut out[first..], d_out, how, Matrix::new(x, count, d_in), w, T::one());
     }
 
     /// `dx = dy w^T`.
@@ -222,7 +229,7 @@ impl<'a, T: Real> Model<'a, T> {
         }
         let dy = Matrix::strided(&dy[first..], dx.len() / d_in, columns.len(), d_out);
         let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
-        product(dx, d_in, Into::Replace, dy, w.t(), T::one());
+        self.product(dx, d_in, Into::Replace, dy, w.t(), T::one());
     }
 
     /// Logits of rows that went through the final norm.
@@ -232,7 +239,7 @@ impl<'a, T: Real> Model<'a, T> {
             Some(place) => Matrix::new(self.w(place), d, v),
             None => Matrix::new(self.w(self.places.embed), v, d).t(),
         };
-        product(out, v, Into::Replace, Matrix::new(x, x.len() / d, d), w, T::one());
+        self.product(out, v, Into::Replace, Matrix::new(x, x.len() / d, d), w, T::one());
     }
 }
 
@@ -392,6 +399,11 @@ fn per_shard(config: &Config, batch: usize, seq: usize) -> usize {
     let aim = SHARD_ROWS.min(SHARD_NUMBERS / config.d_mlp.max(1)).max(32);
     let fours = ((batch * seq) as f64 / (4 * aim) as f64).round().max(1.) as usize;
     batch.div_ceil(4 * fours).max(1)
+}
+
+/// Whether a batch is one shard.
+pub(crate) fn is_alone(config: &Config, batch: usize, seq: usize) -> bool {
+    batch <= per_shard(config, batch, seq)
 }
 
 /// Cuts a batch into shards, with the buffers of earlier ones; positions count from 0 in each sequence unless given.
@@ -569,7 +581,7 @@ impl<T: Real> Shard<T> {
             Some(place) => Matrix::new(model.w(place), d, v).t(),
             None => Matrix::new(model.w(model.places.embed), v, d),
         };
-        product(dx, d, Into::Replace, Matrix::new(&self.logits, count, v), w, T::one());
+        model.product(dx, d, Into::Replace, Matrix::new(&self.logits, count, v), w, T::one());
         let mut dlast = std::mem::take(&mut back.z);
         zeroed(&mut dlast, count * d);
         back.ln_final.iter_mut().for_each(|sums| zeroed(sums, d));

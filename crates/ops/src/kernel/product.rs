@@ -1,6 +1,7 @@
 //! Matrix products, on one thread each, by faer.
 
 use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
 
 use super::Real;
 
@@ -83,6 +84,34 @@ fn parts(length: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize
     (0..length).step_by(size).map(move |first| (first, size.min(length - first)))
 }
 
+/// [`product`] with the same bytes, its parts on as many threads as are free: for products that are large and alone.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn shared_product<T: Real>(out: &mut [T], stride: usize, how: Into, a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T) {
+    let ((m, _), (k, n)) = (a.shape(), b.shape());
+    let columns: Vec<(usize, usize)> = parts(n, COLUMNS, KERNEL).collect();
+    if m == 0 || columns.len() < 2 {
+        return product(out, stride, how, a, b, scale);
+    }
+    let part = |(first, width): &(usize, usize), out: &[T]| {
+        let mut part = match how {
+            Into::Replace => vec![T::zero(); m * width],
+            Into::Add => {
+                out.chunks(stride).take(m).flat_map(|row| row[*first..first + width].iter().copied()).collect()
+            }
+        };
+        product(&mut part, *width, how, a, b.part((0, k), (*first, *width)), scale);
+        part
+    };
+    let done: Vec<Vec<T>> = columns.par_iter().with_max_len(1).map(|columns| part(columns, out)).collect();
+    for ((first, width), part) in columns.iter().zip(done) {
+        for (row, part) in out.chunks_mut(stride).zip(part.chunks_exact(*width)) {
+            row[*first..first + width].copy_from_slice(part);
+        }
+    }
+}
+
 /// `out = a b` or `out += a b`, times `scale`; `out` has rows `stride` apart.
 ///
 /// # Panics
@@ -153,5 +182,18 @@ mod tests {
         let mut out = [7f32; 8];
         product(&mut out, 3, Into::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
         assert_eq!(out, [0., 0., 0., 0., 0., 0., 7., 7.]);
+    }
+
+    #[test]
+    fn a_shared_product_has_the_same_bytes() {
+        let numbers = |count: usize| -> Vec<f32> { (0..count).map(|i| ((i * 37) as f32 * 0.11).sin()).collect() };
+        let (m, k, n, stride) = (9, 500, 900, 1000);
+        let (a, b) = (numbers(m * k), numbers(k * n));
+        for how in [Into::Replace, Into::Add] {
+            let [mut one, mut other] = [numbers((m - 1) * stride + n), numbers((m - 1) * stride + n)];
+            product(&mut one, stride, how, Matrix::new(&a, m, k), Matrix::new(&b, k, n), 1.);
+            shared_product(&mut other, stride, how, Matrix::new(&a, m, k), Matrix::new(&b, k, n), 1.);
+            assert!(one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits()), "{how:?}");
+        }
     }
 }
