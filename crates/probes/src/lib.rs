@@ -25,7 +25,7 @@ pub use clusters::{Clusters, silhouette};
 pub use error::Error;
 pub use fourier::Fourier;
 pub use linear::{Descent, Linear, mean_absolute_error, mean_absolute_error_of_mean, r_squared};
-pub use moments::{bootstrap, correlation, mean, median, rank_correlation, standard_deviation};
+pub use moments::{bootstrap, correlation, mean, median, quantile, rank_correlation, standard_deviation};
 pub use pca::{Pca, left_singular, overlap, spectrum};
 
 /// Samples in rows, features in columns.

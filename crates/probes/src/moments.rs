@@ -62,6 +62,16 @@ fn ranks(x: &[f64]) -> Vec<f64> {
     ranks
 }
 
+/// The value below which a share of sorted values lies, between two of them in proportion (numpy's default); NaN of nothing.
+#[must_use]
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = share * last as f64;
+    let below = (at as usize).min(last);
+    let above = (below + 1).min(last);
+    sorted[below] + (sorted[above] - sorted[below]) * (at - below as f64)
+}
+
 /// The middle 95 % of the means of `resamples` draws with replacement from `x`: an interval for its mean.
 pub fn bootstrap(x: &[f64], resamples: usize, rng: &mut ChaCha12Rng) -> [f64; 2] {
     if x.is_empty() {
@@ -93,6 +103,8 @@ mod tests {
         assert!((rank_correlation(&[1., 2., 2., 5.], &[3., 1., 4., 9.]) - 0.632_455_532_033_675_9).abs() < 1e-12);
         assert_eq!((median(&[3., 1., 2.]), median(&[4., 1., 2., 3.])), (2., 2.5));
         assert!(correlation(&[1., 1.], &[1., 2.]).is_nan() && mean(&[]).is_nan());
+        assert_eq!([0., 0.5, 1.].map(|share| quantile(&[1., 2., 3., 5.], share)), [1., 2.5, 5.]);
+        assert!(quantile(&[], 0.5).is_nan());
     }
 
     #[test]

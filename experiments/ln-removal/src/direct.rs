@@ -24,7 +24,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::evaluation::percentile;
 use crate::subjects::{Source, Text, batch, shared_tokenizer};
 
 /// Parameters of `direct`.
@@ -88,7 +87,7 @@ impl Effects {
             })
             .collect();
         values.sort_by(f64::total_cmp);
-        [percentile(&values, 0.025), percentile(&values, 0.975)]
+        [probes::quantile(&values, 0.025), probes::quantile(&values, 0.975)]
     }
 }
 

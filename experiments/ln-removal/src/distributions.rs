@@ -37,8 +37,7 @@ use crate::subjects::{Source, Text, batch, shared_tokenizer};
 mod statistics;
 
 use statistics::{
-    Bins, Prediction, Region, Smoothed, Statistic, box_plot, calibration, contribution, interval, quantile, resample,
-    softmax,
+    Bins, Prediction, Region, Smoothed, Statistic, box_plot, calibration, contribution, interval, resample, softmax,
 };
 
 /// Bins of histograms, and on either side of joint ones.
@@ -366,7 +365,7 @@ fn joint(run: &Run, seen: &Seen) -> Result<()> {
         let values: Vec<&Vec<f64>> = seen.predicted.iter().map(|predicted| predicted.nats()[which].1).collect();
         let mut sorted: Vec<f64> = values.iter().flat_map(|values| values.iter().copied()).collect();
         sorted.sort_by(f64::total_cmp);
-        let bins = Bins::new(0., JOINT_END.0 * quantile(&sorted, JOINT_END.1), BINS);
+        let bins = Bins::new(0., JOINT_END.0 * probes::quantile(&sorted, JOINT_END.1), BINS);
         for Pair { at: [a, b], name, .. } in &seen.pairs {
             for (x, counts) in bins.joint_counts(values[*a], values[*b]).into_iter().enumerate() {
                 for (y, count) in counts.into_iter().enumerate() {

@@ -105,22 +105,12 @@ impl Cell<'_> {
     fn percentile(&self, share: f64) -> f64 {
         let mut sorted = self.losses.clone();
         sorted.sort_by(f64::total_cmp);
-        percentile(&sorted, share)
+        probes::quantile(&sorted, share)
     }
 
     /// Sequences with a token of which the model has no idea.
     fn exploded(&self) -> usize {
         self.losses.chunks(self.per_sequence).filter(|row| row.iter().any(|loss| *loss > EXPLODED)).count()
-    }
-}
-
-/// Value below which a share of the sorted numbers lies, between neighbours in proportion.
-pub fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let place = share * (sorted.len().max(1) - 1) as f64;
-    let (low, high) = (place.floor() as usize, place.ceil() as usize);
-    match (sorted.get(low), sorted.get(high)) {
-        (Some(a), Some(b)) => a + (b - a) * (place - low as f64),
-        _ => f64::NAN,
     }
 }
 
@@ -238,18 +228,4 @@ fn unseen(run: &Run, tokenizer: &tokens::Tokenizer, texts: &[(&str, Vec<Vec<u32>
     }
     run.record(table.finish()?);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_lie_between_neighbours() {
-        let sorted = [0., 1., 2., 10.];
-        assert_eq!(percentile(&sorted, 0.), 0.);
-        assert_eq!(percentile(&sorted, 0.5), 1.5);
-        assert_eq!(percentile(&sorted, 1.), 10.);
-        assert!(percentile(&[], 0.5).is_nan());
-    }
 }

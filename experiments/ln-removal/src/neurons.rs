@@ -278,12 +278,7 @@ impl Spread {
     /// Quartiles interpolate between neighbours, as numpy's and matplotlib's do.
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let quantile = |share: f64| {
-            let at = share * (values.len() - 1) as f64;
-            let (below, above) = (values[at.floor() as usize], values[at.ceil() as usize]);
-            below + (above - below) * at.fract()
-        };
-        let (q1, median, q3) = (quantile(0.25), quantile(0.5), quantile(0.75));
+        let [q1, median, q3] = [0.25, 0.5, 0.75].map(|share| probes::quantile(&values, share));
         let reach = 1.5 * (q3 - q1);
         let low = values[values.partition_point(|value| *value < q1 - reach)];
         let high = values[values.partition_point(|value| *value <= q3 + reach) - 1];

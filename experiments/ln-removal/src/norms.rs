@@ -14,7 +14,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::evaluation::percentile;
 use crate::subjects::{Source, Text, batch, shared_tokenizer};
 
 /// Parameters of `norms`.
@@ -261,8 +260,8 @@ fn sinks(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
                 &*source.name,
                 *definition,
                 rate,
-                percentile(&sorted, 0.025),
-                percentile(&sorted, 0.975)
+                probes::quantile(&sorted, 0.025),
+                probes::quantile(&sorted, 0.975)
             ])?;
             source.measure(run, &format!("sink_rate.{definition}"), rate, "fraction");
         }

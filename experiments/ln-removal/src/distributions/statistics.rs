@@ -133,18 +133,7 @@ pub fn resample(statistics: &[Statistic], tokens: usize, stream: &ChaCha12Rng, r
 /// The middle 95 % of some values.
 pub fn interval(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
-    [0.025, 0.975].map(|share| quantile(&values, share))
-}
-
-/// The value below which a share of sorted values lies, between two of them in proportion (numpy's default).
-///
-/// NaN of nothing.
-pub fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
-    let at = share * last as f64;
-    let below = at as usize;
-    let above = (below + 1).min(last);
-    sorted[below] + (sorted[above] - sorted[below]) * (at - below as f64)
+    [0.025, 0.975].map(|share| probes::quantile(&values, share))
 }
 
 /// Equally wide bins between two values.
@@ -240,7 +229,7 @@ pub fn calibration(confidence: &[f64], right: &[f64]) -> [Calibration; CONFIDENC
 /// What a box plot shows, from below: whisker, lower quartile, median, upper quartile, whisker; NaN of nothing.
 pub fn box_plot(mut values: Vec<f64>) -> [(&'static str, f64); 5] {
     values.sort_by(f64::total_cmp);
-    let [lower, median, upper] = [0.25, 0.5, 0.75].map(|share| quantile(&values, share));
+    let [lower, median, upper] = [0.25, 0.5, 0.75].map(|share| probes::quantile(&values, share));
     let reach = WHISKER * (upper - lower);
     let inside = |x: &&f64| **x >= lower - reach && **x <= upper + reach;
     let end = |found: Option<&f64>| found.copied().unwrap_or(f64::NAN);
@@ -369,10 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_and_boxes() {
-        let sorted = [1., 2., 3., 5.];
-        assert_eq!([0., 0.5, 1.].map(|share| quantile(&sorted, share)), [1., 2.5, 5.]);
-        assert!(quantile(&[], 0.5).is_nan());
+    fn intervals_and_boxes() {
         assert_eq!(interval(vec![3.; 5]), [3., 3.]);
         // quartiles 2 and 4, reach 3: 20 lies outside
         let values = box_plot(vec![20., 1., 2., 3., 4.]).map(|(_, value)| value);
