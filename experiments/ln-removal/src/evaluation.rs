@@ -102,10 +102,10 @@ impl Cell<'_> {
         probes::mean(&self.losses)
     }
 
-    fn percentile(&self, share: f64) -> f64 {
+    fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.losses.clone();
         sorted.sort_by(f64::total_cmp);
-        probes::quantile(&sorted, share)
+        sorted
     }
 
     /// Sequences with a token of which the model has no idea.
@@ -176,6 +176,8 @@ fn losses(run: &Run, params: &Params, cells: &[Cell<'_>]) -> Result<()> {
         let rows: Vec<f64> = cell.losses.chunks(cell.per_sequence).map(probes::mean).collect();
         let [lower, upper] = probes::bootstrap(&rows, params.resamples, &mut rng);
         let over_vanilla = vanilla.map(|vanilla| ce - vanilla.mean());
+        let sorted = cell.sorted();
+        let percentile = |share: f64| probes::quantile(&sorted, share);
         table.push(row![
             &*cell.source.name,
             cell.text,
@@ -185,15 +187,15 @@ fn losses(run: &Run, params: &Params, cells: &[Cell<'_>]) -> Result<()> {
             upper,
             ce - best,
             over_vanilla,
-            cell.percentile(0.5),
-            cell.percentile(0.025),
-            cell.percentile(0.975),
-            cell.percentile(0.001),
-            cell.percentile(0.999),
+            percentile(0.5),
+            percentile(0.025),
+            percentile(0.975),
+            percentile(0.001),
+            percentile(0.999),
             cell.exploded(),
         ])?;
         cell.source.measure(run, &format!("{}.ce", cell.text), ce, "nats");
-        cell.source.measure(run, &format!("{}.median", cell.text), cell.percentile(0.5), "nats");
+        cell.source.measure(run, &format!("{}.median", cell.text), percentile(0.5), "nats");
         cell.source.measure(run, &format!("{}.exploded", cell.text), cell.exploded() as f64, "");
         if name == params.compare.ln_free {
             cell.source.measure(run, &format!("{}.over_vanilla", cell.text), over_vanilla, "nats");
