@@ -264,11 +264,22 @@ struct Inside<T> {
     qkv: Vec<T>,  // [r, 3d]
     logs: Vec<T>, // [sequences, h, t]
     z: Vec<T>,    // [r, d]
-    mid: Vec<T>,  // [r, d], the stream between attention and MLP
-    ln2: Vec<T>,  // [r, d]
+    /// From here on only the chosen rows, in a block that is narrowed.
+    narrowed: bool,
+    z_chosen: Vec<T>, // in a narrowed block: the chosen rows of z, and of the stream before the block
+    stream_chosen: Vec<T>,
+    mid: Vec<T>, // [r, d], the stream between attention and MLP
+    ln2: Vec<T>, // [r, d]
     stats2: Vec<[T; 2]>,
     pre: Vec<T>,  // [r, m]
     post: Vec<T>, // [r, m]
+}
+
+impl<T> Inside<T> {
+    /// What the map behind the heads reads.
+    fn read(&self) -> &[T] {
+        if self.narrowed { &self.z_chosen } else { &self.z }
+    }
 }
 
 impl<T> Default for Inside<T> {
@@ -281,6 +292,9 @@ impl<T> Default for Inside<T> {
             qkv: Vec::new(),
             logs: Vec::new(),
             z: Vec::new(),
+            narrowed: false,
+            z_chosen: Vec::new(),
+            stream_chosen: Vec::new(),
             mid: Vec::new(),
             ln2: Vec::new(),
             stats2: Vec::new(),
@@ -389,6 +403,20 @@ fn sized<T: Copy>(buffer: &mut Vec<T>, length: usize, zero: T) -> &mut [T] {
     buffer
 }
 
+/// Some rows of a matrix, one after another.
+fn gather<T: Copy>(from: &[T], width: usize, rows: &[usize], to: &mut Vec<T>) {
+    to.clear();
+    rows.iter().for_each(|row| to.extend_from_slice(&from[row * width..][..width]));
+}
+
+/// Rows at their places among `count`, zeros elsewhere.
+fn scatter<T: Real>(from: &[T], width: usize, rows: &[usize], to: &mut Vec<T>, count: usize) {
+    zeroed(to, count * width);
+    for (row, from) in rows.iter().zip(from.chunks_exact(width)) {
+        to[row * width..][..width].copy_from_slice(from);
+    }
+}
+
 fn zeroed<T: Real>(buffer: &mut Vec<T>, length: usize) {
     buffer.clear();
     buffer.resize(length, T::zero());
@@ -478,10 +506,18 @@ impl<T: Real> Shard<T> {
         last
     }
 
+    /// Whether a block leaves out what comes behind its heads for rows that nobody looks at: those whose targets do not
+    /// count, in the last block.
+    fn narrows(&self, model: &Model<'_, T>, layer: usize) -> bool {
+        let last = layer + 1 == model.config.n_layers;
+        last && self.chosen.len() < self.rows() && !model.spread && model.drop.p == 0.
+    }
+
     /// Forward through one block, from `self.stream[from]` to `self.stream[to]`.
     fn block(&mut self, model: &Model<'_, T>, layer: usize, from: usize, to: usize) {
         let (config, at) = (model.config, &model.places.blocks[layer]);
         let (d, m, count) = (config.d_model, config.d_mlp, self.rows());
+        let narrows = self.narrows(model, layer);
         let (first, seq) = (self.first, self.seq);
         let place = self.place(d);
         let mut resid = std::mem::take(&mut self.stream[to]);
@@ -514,6 +550,14 @@ impl<T: Real> Shard<T> {
             let drop = pattern_drop(model.drop, number, first + i, &heads);
             attention::forward(heads, qkv, z, logs, &drop, &mut self.scratch);
         }
+        inside.narrowed = narrows;
+        let (z, stream, count): (&[T], &[T], usize) = if narrows {
+            gather(z, d, &self.chosen, &mut inside.z_chosen);
+            gather(stream, d, &self.chosen, &mut inside.stream_chosen);
+            (&inside.z_chosen, &inside.stream_chosen, self.chosen.len())
+        } else {
+            (z, stream, count)
+        };
         let mid = sized(&mut inside.mid, count * d, zero);
         model.write(at.out, z, d, (model.drop.mask(number + 1), place), stream, mid);
         let ln2 = sized(&mut inside.ln2, count * d, zero);
@@ -536,9 +580,10 @@ impl<T: Real> Shard<T> {
     fn finish(&mut self, model: &Model<'_, T>, last: usize) {
         let at = model.places.ln_final;
         let d = model.config.d_model;
-        self.last.clear();
-        for row in &self.chosen {
-            self.last.extend_from_slice(&self.stream[last][row * d..][..d]);
+        if self.narrows(model, model.config.n_layers - 1) {
+            self.last.clone_from(&self.stream[last]);
+        } else {
+            gather(&self.stream[last], d, &self.chosen, &mut self.last);
         }
         let normalized = sized(&mut self.normalized, self.last.len(), T::zero());
         let stats = sized(&mut self.stats, self.chosen.len(), [T::zero(); 2]);
@@ -575,6 +620,7 @@ impl<T: Real> Shard<T> {
     fn start_back(&mut self, model: &Model<'_, T>, dscales: &[T]) {
         let (config, at) = (model.config, model.places.ln_final);
         let (d, v, count) = (config.d_model, config.d_vocab, self.chosen.len());
+        let narrows = self.narrows(model, config.n_layers - 1);
         let back = &mut self.back;
         let dx = sized(&mut back.x, count * d, T::zero());
         let w = match model.places.unembed {
@@ -588,9 +634,10 @@ impl<T: Real> Shard<T> {
         let [gain, bias] = &mut back.ln_final;
         let by = model.divisor(NormPath::Final);
         norm::backward(Kind::Layer, by, &self.last, &self.stats, model.w(at.w), dx, &mut dlast, gain, Some(bias));
-        zeroed(&mut back.resid, self.tokens.len() * d);
-        for (row, from) in self.chosen.iter().zip(dlast.chunks_exact(d)) {
-            back.resid[row * d..][..d].copy_from_slice(from);
+        if narrows {
+            std::mem::swap(&mut back.resid, &mut dlast);
+        } else {
+            scatter(&dlast, d, &self.chosen, &mut back.resid, self.tokens.len());
         }
         back.z = dlast;
         // d scale / d x = (x - mean) / (d scale)
@@ -619,6 +666,7 @@ impl<T: Real> Shard<T> {
         let index = layer.min(self.inside.len() - 1);
         let (inside, back) = (&self.inside[index], &mut self.back);
         let (stream, number, zero) = (&self.stream[layer], 2 + 3 * layer as u64, T::zero());
+        let behind = if inside.narrowed { self.chosen.len() } else { count };
         let masked = |from: &[T], to: &mut Vec<T>, number: u64| {
             to.clear();
             to.extend_from_slice(from);
@@ -631,10 +679,10 @@ impl<T: Real> Shard<T> {
         }
 
         masked(&back.resid, &mut back.mlp_out, number + 2);
-        let dpre = sized(&mut back.pre, count * m, zero);
+        let dpre = sized(&mut back.pre, behind * m, zero);
         model.through(at.mlp_out, &back.mlp_out, (m, d), dpre);
         activation::backward(model.activation, &inside.pre, dpre);
-        let dx = sized(&mut back.x, count * d, zero);
+        let dx = sized(&mut back.x, behind * d, zero);
         model.through(at.mlp_in, dpre, (d, m), dx);
         let [gain, bias] = &mut back.ln2;
         let w = model.w(at.ln2.w);
@@ -642,8 +690,15 @@ impl<T: Real> Shard<T> {
         norm::backward(Kind::Layer, by, &inside.mid, &inside.stats2, w, dx, &mut back.resid, gain, Some(bias));
 
         masked(&back.resid, &mut back.attn_out, number + 1);
-        let z = sized(&mut back.z, count * d, zero);
+        let z = sized(&mut back.z, behind * d, zero);
         model.through(at.out, &back.attn_out, (d, d), z);
+        if inside.narrowed {
+            scatter(z, d, &self.chosen, &mut back.x, count);
+            std::mem::swap(&mut back.z, &mut back.x);
+            scatter(&back.resid, d, &self.chosen, &mut back.x, count);
+            std::mem::swap(&mut back.resid, &mut back.x);
+        }
+        let z = &mut back.z;
         if let Some(dz) = dz {
             rows::add(z, dz);
         }
@@ -679,8 +734,8 @@ pub(crate) fn logits<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>]) -> 
     let mut out = vec![T::zero(); total * v];
     let per = shards.first().map_or(1, Shard::rows) * v;
     out.par_chunks_mut(per.max(1)).zip(shards.par_iter_mut()).for_each(|(out, shard)| {
-        let last = shard.stream(model, Keep::Nothing);
         shard.choose(|_| true);
+        let last = shard.stream(model, Keep::Nothing);
         shard.finish(model, last);
         model.unembed(&shard.normalized, out);
     });
@@ -720,8 +775,8 @@ pub(crate) fn mean_scales<T: Real>(shards: &[Shard<T>], n_layers: usize) -> Vec<
 /// The pass that [`logits`] does not keep, again and kept.
 pub(crate) fn again<T: Real>(model: &Model<'_, T>, shards: &mut [Shard<T>]) {
     shards.par_iter_mut().for_each(|shard| {
-        let last = shard.stream(model, Keep::All);
         shard.choose(|_| true);
+        let last = shard.stream(model, Keep::All);
         shard.finish(model, last);
     });
 }
@@ -834,7 +889,7 @@ impl Pick {
             Self::Logits => &shard.logits,
             Self::Ln1(index) => &shard.inside[index].ln1,
             Self::Ln1Values(index) => &shard.inside[index].ln1_v,
-            Self::Z(index) => &shard.inside[index].z,
+            Self::Z(index) => shard.inside[index].read(),
             Self::Ln2(index) => &shard.inside[index].ln2,
             Self::Post(index) => &shard.inside[index].post,
             Self::MlpOut => &shard.back.mlp_out,
