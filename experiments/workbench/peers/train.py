@@ -85,7 +85,7 @@ def main():
 
     def step():
         adam.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(run(tokens).flatten(0, 1), targets)
+        loss = F.cross_entropy(run(tokens).flatten(0, 1), targets, ignore_index=2**32 - 1)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()

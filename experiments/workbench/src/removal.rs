@@ -56,7 +56,8 @@ pub struct Arguments {
 }
 
 fn cases() -> [Case; 2] {
-    let case = |name, batch, seq, inference| Case { name, config: Config::gpt2_small(), batch, seq, inference };
+    let case =
+        |name, batch, seq, inference| Case { name, config: Config::gpt2_small(), batch, seq, given: 0, inference };
     [case("removal-step", 1, 256, false), case("removal-evaluation", 2, 1024, true)]
 }
 
