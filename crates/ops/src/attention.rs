@@ -16,10 +16,10 @@ use crate::inside::{Mix, Scores, Softmax, group, lies_well};
 pub fn causal_attention(qkv: &Tensor, kv_heads: usize) -> Result<Tensor> {
     let (_, _, parts, _) = qkv.dims4()?;
     let heads = parts.saturating_sub(2 * kv_heads);
+    group(heads, kv_heads)?;
     if custom::takes(qkv) {
         return qkv.contiguous()?.apply_op1(Attention { heads, kv_heads });
     }
-    group(heads, kv_heads)?;
     let part = |first, count| qkv.narrow(2, first, count)?.transpose(1, 2)?.contiguous(); // [batch, count, seq, d_head]
     let pattern = attention_pattern(&attention_scores(&part(0, heads)?, &part(heads, kv_heads)?, None)?)?;
     mix_values(&pattern, &part(heads + kv_heads, kv_heads)?)?.transpose(1, 2)
@@ -153,6 +153,7 @@ mod tests {
         assert!(causal_attention(&filled(&[1, 2, 6, 3], 1), 2).is_ok());
         assert!(causal_attention(&filled(&[1, 2, 7, 3], 1), 2).is_err());
         assert!(causal_attention(&filled(&[1, 2, 4, 3], 1), 0).is_err());
+        assert!(causal_attention(&filled(&[1, 2, 4, 3], 1), 2).is_err(), "keys and values alone");
     }
 
     #[test]

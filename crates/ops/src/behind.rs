@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::attention::{attention_pattern, attention_scores, mix_values};
 use crate::custom::{Operand, by_dtype, slice, storage, takes};
 use crate::inside::group;
-use crate::kernel::attention::Heads;
+use crate::kernel::attention::{Heads, spread_ahead};
 use crate::kernel::product::{Into, Matrix, product};
 use crate::kernel::rows::{largest, sum, sum_pairs};
 use crate::kernel::{Real, vectorised};
@@ -152,6 +152,7 @@ impl Sizes {
                 },
             );
         }
+        own.iter().zip(z.chunks_exact_mut(h.seq * h.out())).for_each(|(own, z)| spread_ahead(&h, own, z));
         z
     }
 }

@@ -55,7 +55,10 @@ fn map(x: &Tensor, w: &Tensor, b: Option<&Tensor>, op: Linear) -> Result<Tensor>
         let weight = w.dims();
         candle_core::bail!("linear: input {shape:?} does not end in {d_in}, which the weight {weight:?} takes");
     }
-    let rows = x.elem_count() / d_in;
+    if let Some(b) = b.filter(|b| b.dims() != [d_out]) {
+        candle_core::bail!("linear: bias {:?} for a weight {:?}, which gives {d_out} numbers", b.dims(), w.dims());
+    }
+    let rows = x.elem_count() / d_in.max(1);
     let x = x.reshape((rows, d_in))?;
     let y = if custom::takes(&x) {
         let (x, w) = (x.contiguous()?, w.contiguous()?);
@@ -170,5 +173,10 @@ mod tests {
     fn a_wrong_width_is_named() {
         let error = linear(&filled(&[2, 3], 1), &filled(&[4, 5], 2), None).unwrap_err().to_string();
         assert!(error.contains("[2, 3]") && error.contains("[4, 5]"), "{error}");
+        for width in [1, 4, 6] {
+            let bias = filled(&[width], 3);
+            let error = linear(&filled(&[2, 4], 1), &filled(&[4, 5], 2), Some(&bias)).unwrap_err().to_string();
+            assert!(error.contains(&format!("[{width}]")) && error.contains("gives 5"), "{error}");
+        }
     }
 }

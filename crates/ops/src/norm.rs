@@ -43,6 +43,11 @@ pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, eps: f64) ->
 }
 
 fn fused(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, norm: Norm) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    if width == 0 || gain.dims() != [width] || bias.is_some_and(|bias| bias.dims() != [width]) {
+        let bias = bias.map(Tensor::dims);
+        candle_core::bail!("a norm over {width} numbers with a gain {:?} and a bias {bias:?}", gain.dims());
+    }
     let (x, gain) = (x.contiguous()?, gain.contiguous()?);
     match bias {
         Some(bias) => x.apply_op3(&gain, &bias.contiguous()?, norm),
@@ -168,6 +173,18 @@ mod tests {
 
     fn distance(a: &Tensor, b: &Tensor) -> f64 {
         (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn gains_and_biases_of_another_width_are_refused() {
+        let x = filled(&[2, 6], 1);
+        for (gain, bias) in [(3, 6), (6, 3), (12, 12), (1, 6)] {
+            let (gain, bias) = (filled(&[gain], 2), filled(&[bias], 3));
+            let error = layer_norm(&x, &gain, Some(&bias), 1e-5).unwrap_err().to_string();
+            assert!(error.contains("6 numbers"), "{error}");
+        }
+        assert!(rms_norm(&x, &filled(&[4], 2), 1e-5).is_err());
+        assert_eq!(rms_norm(&x.narrow(0, 0, 0).unwrap(), &filled(&[6], 2), 1e-5).unwrap().dims(), [0, 6]);
     }
 
     #[test]

@@ -195,8 +195,13 @@ mod tests {
             setup.save(step);
         }
         let weights = setup.variables[0].as_tensor().to_vec1::<f32>().unwrap();
+        let means = |setup: &Setup| setup.adam.state().1[0].clone().map(|x| x.to_vec1::<f32>().unwrap());
+        let moments = means(&setup);
         setup.variables[0].set(&Tensor::new(&[0f32, 0.], &Device::Cpu).unwrap()).unwrap();
+        setup.adam.reset(&setup.variables).unwrap();
+        assert_ne!(means(&setup), moments);
         let checkpoint = setup.resume().unwrap().unwrap();
+        assert_eq!(means(&setup), moments);
         assert_eq!((checkpoint.step, setup.adam.state().0), (3, 3));
         assert_eq!(setup.variables[0].as_tensor().to_vec1::<f32>().unwrap(), weights);
         assert_eq!(setup.checkpoints.newest_first().len(), KEPT);

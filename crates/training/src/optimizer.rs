@@ -13,9 +13,10 @@ pub struct AdamWConfig {
     #[schemars(range(min = 0))]
     pub lr: f64,
     /// Decay of the two running means.
-    #[schemars(inner(range(min = 0, max = 1)))]
+    #[schemars(extend("items" = {"type": "number", "format": "double", "minimum": 0, "exclusiveMaximum": 1}))]
     pub betas: [f64; 2],
     /// Added to the root of the second running mean.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
     /// Decoupled weight decay, for matrices only.
     #[schemars(range(min = 0))]

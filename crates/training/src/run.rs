@@ -43,6 +43,7 @@ pub struct Plan {
     /// Learning rate over steps.
     pub schedule: Schedule,
     /// Largest global norm of the gradient; larger ones are scaled down to it.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip_norm: Option<f64>,
     /// Steps between checkpoints.
     #[schemars(range(min = 1))]
@@ -161,10 +162,7 @@ pub fn train(
         let (loss, gradients) = gradients(parameters, plan, objective, step)?;
         // sums over micro-batches, so the mean and the clipping are one factor
         let mean = 1. / f64::from(plan.accumulate);
-        let scale = match plan.clip_norm {
-            Some(limit) => mean * clip_factor(&gradients, mean, limit, step)?,
-            None => mean,
-        };
+        let scale = mean * clip_factor(&gradients, mean, plan.clip_norm, step)?;
         adam.update(&variables, &decays, &gradients, plan.schedule.factor(step, plan.steps), scale)?;
         let done = step + 1;
         objective.after(done, Some(loss))?;
@@ -230,13 +228,13 @@ fn check_reach(parameters: &[Parameter], store: &GradStore) -> Result<(), Error>
     Ok(())
 }
 
-/// What brings the global norm of `gradients * scale` down to the limit: 1 where it is there already.
-fn clip_factor(gradients: &[Tensor], scale: f64, limit: f64, step: u64) -> Result<f64, Error> {
+/// What brings the global norm of `gradients * scale` down to the limit: 1 where it is there already, or there is none.
+fn clip_factor(gradients: &[Tensor], scale: f64, limit: Option<f64>, step: u64) -> Result<f64, Error> {
     let norm = gradient_norm(gradients)? * scale;
     if !norm.is_finite() {
         return Err(Error::NotFinite { step, what: "the gradient".to_owned() });
     }
-    Ok(if norm > limit { limit / norm } else { 1. })
+    Ok(limit.filter(|limit| norm > *limit).map_or(1., |limit| limit / norm))
 }
 
 #[cfg(test)]
@@ -360,10 +358,52 @@ mod tests {
     #[test]
     fn clipping_brings_the_norm_of_all_down_to_the_limit() {
         let gradients = [Tensor::new(&[3f32], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
-        assert_eq!(clip_factor(&gradients, 1., 1., 0).unwrap(), 0.2);
-        assert_eq!(clip_factor(&gradients, 0.5, 1., 0).unwrap(), 0.4);
-        assert_eq!(clip_factor(&gradients, 0.1, 1., 0).unwrap(), 1.);
+        assert_eq!(clip_factor(&gradients, 1., Some(1.), 0).unwrap(), 0.2);
+        assert_eq!(clip_factor(&gradients, 0.5, Some(1.), 0).unwrap(), 0.4);
+        assert_eq!(clip_factor(&gradients, 0.1, Some(1.), 0).unwrap(), 1.);
+        assert_eq!(clip_factor(&gradients, 1., None, 0).unwrap(), 1.);
+        let nothing = [Tensor::new(&[0f32], &Device::Cpu).unwrap()];
+        assert_eq!(clip_factor(&nothing, 1., Some(1.), 0).unwrap(), 1.);
         let nan = [Tensor::new(&[f32::NAN], &Device::Cpu).unwrap()];
-        assert!(clip_factor(&nan, 1., 1., 3).unwrap_err().to_string().contains("step 3"));
+        for limit in [Some(1.), None] {
+            assert!(clip_factor(&nan, 1., limit, 3).unwrap_err().to_string().contains("step 3"));
+        }
+    }
+
+    /// Its loss is finite and its gradient, from the second step on, is not.
+    struct Breaks(Fit);
+
+    impl Objective for Breaks {
+        fn loss(&mut self, step: u64, _: u32) -> Result<Tensor, Error> {
+            let w = self.0.w.as_tensor();
+            // the root of 0 has the slope 1/0
+            let root = (w - w)?.abs()?.sqrt()?.sum_all()?;
+            Ok(if step == 0 { w.sqr()?.sum_all()? } else { (w.sum_all()? + root)? })
+        }
+
+        fn after(&mut self, _: u64, _: Option<f64>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn state(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+
+        fn restore(&mut self, _: serde_json::Value) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_no_number_reaches_no_weight() {
+        for clip_norm in [Some(1.), None] {
+            let folder = tempfile::tempdir().unwrap();
+            let checkpoints = Checkpoints::new(folder.path(), "breaks");
+            let mut breaks = Breaks(Fit::new());
+            let plan = Plan { clip_norm, accumulate: 1, ..plan() };
+            let error = train(&breaks.0.parameters(), &plan, &mut breaks, &checkpoints, &mut StopAfter(9)).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { step: 1, .. }), "{error}");
+            assert!(breaks.0.w.as_tensor().to_vec1::<f32>().unwrap().iter().all(|w| w.is_finite()));
+        }
     }
 }

@@ -92,6 +92,26 @@ pub fn forward<T: Real>(h: Heads, qkv: &[T], z: &mut [T], logs: &mut [T], drop: 
     } else {
         general_forward(h, qkv, z, logs, drop, scratch);
     }
+    spread_ahead(&h, qkv, z);
+}
+
+/// A value that is not finite makes NaN of what every query before it mixes, as 0 times it does in a whole pattern; the
+/// kernels leave out what lies ahead.
+pub(crate) fn spread_ahead<T: Real>(h: &Heads, qkv: &[T], z: &mut [T]) {
+    let group = h.heads / h.kv_heads;
+    for kv_head in 0..h.kv_heads {
+        for place in 1..h.seq {
+            let values = &qkv[place * h.row() + h.v(kv_head * group)..][..h.width];
+            if values.iter().fold(true, |all, v| all & v.is_finite()) {
+                continue;
+            }
+            for row in z[..place * h.out()].chunks_exact_mut(h.out()) {
+                for z in row[h.q(kv_head * group)..][..group * h.width].chunks_exact_mut(h.width) {
+                    z.iter_mut().zip(values).for_each(|(z, v)| *z += T::zero() * *v);
+                }
+            }
+        }
+    }
 }
 
 /// [`forward`] by matrix products over blocks of queries.
