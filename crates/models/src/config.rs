@@ -138,9 +138,31 @@ impl Config {
     /// # Errors
     /// When sizes contradict each other; the message names both.
     pub fn check(&self) -> Result<(), Error> {
-        let Self { n_heads, d_model, .. } = self;
+        /// Nothing is as wide, or has so many layers; the products of two such sizes can still be counted.
+        const MOST: usize = 1 << 26;
+        const MOST_LAYERS: usize = 1 << 14;
+        let Self { n_layers, n_heads, d_model, d_mlp, d_vocab, n_positions, .. } = self;
         let wrong = |words: String| Err(Error::Config(words));
-        if *n_heads == 0 || (self.form.d_head.is_none() && !d_model.is_multiple_of(*n_heads)) {
+        let sizes = [
+            ("n_layers", *n_layers, MOST_LAYERS),
+            ("n_heads", *n_heads, MOST),
+            ("d_model", *d_model, MOST),
+            ("d_mlp", *d_mlp, MOST),
+            ("d_vocab", *d_vocab, MOST),
+            ("n_positions", *n_positions, MOST),
+            ("d_head", self.d_head(), MOST),
+        ];
+        // heads that do not divide the width are told below
+        for (name, size, most) in sizes.into_iter().filter(|(name, ..)| *name != "d_head" || self.form.d_head.is_some())
+        {
+            if size == 0 || size > most {
+                return wrong(format!("{name} = {size} is not between 1 and {most}"));
+            }
+        }
+        if n_heads.checked_mul(self.d_head()).is_none_or(|width| width > MOST) {
+            return wrong(format!("{n_heads} heads of {} are wider than {MOST}", self.d_head()));
+        }
+        if self.form.d_head.is_none() && !d_model.is_multiple_of(*n_heads) {
             return wrong(format!("n_heads = {n_heads} does not divide d_model = {d_model}"));
         }
         let kv_heads = self.n_key_value_heads();
@@ -258,5 +280,26 @@ pub(crate) mod tests {
         let published = Config { n_heads: 4, d_model: 768, d_mlp: 3072, d_vocab: 50_257, n_positions: 1024, ..tiny() };
         assert_eq!(published.n_parameters(), 53_561_088);
         assert!(Config { n_heads: 3, ..tiny() }.check().unwrap_err().to_string().contains("n_heads = 3"));
+    }
+
+    #[test]
+    fn sizes_of_nothing_and_absurd_ones_are_refused() {
+        let wrong = |config: Config| config.check().unwrap_err().to_string();
+        assert!(tiny().check().is_ok());
+        for size in [0, 1 << 40, usize::MAX] {
+            for (name, config) in [
+                ("n_layers", Config { n_layers: size, ..tiny() }),
+                ("n_heads", Config { n_heads: size, ..tiny() }),
+                ("d_model", Config { d_model: size, ..tiny() }),
+                ("d_mlp", Config { d_mlp: size, ..tiny() }),
+                ("d_vocab", Config { d_vocab: size, ..tiny() }),
+                ("n_positions", Config { n_positions: size, ..tiny() }),
+                ("d_head", Config { form: Form { d_head: Some(size), ..tiny().form }, ..tiny() }),
+            ] {
+                assert!(wrong(config).contains(&format!("{name} = {size}")));
+            }
+        }
+        let wide = Form { d_head: Some(1 << 20), ..tiny().form };
+        assert!(wrong(Config { n_heads: 1 << 20, form: wide, ..tiny() }).contains("wider"));
     }
 }

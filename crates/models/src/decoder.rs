@@ -118,7 +118,7 @@ pub struct Step<'a> {
     /// Key of the step's dropout masks; without one, nothing is dropped.
     pub dropout: Option<u64>,
     /// Keep only what goes into each block for the backward pass, and compute the rest again: less memory, more time,
-    /// the same bytes.
+    /// the same bytes. Off the CPU, and in models of another form than GPT-2's, blocks whose heads are asked for are kept.
     pub recompute: bool,
     /// The learned position of every token, row after row; without, they count from 0 in each row.
     pub positions: Option<&'a [u32]>,
@@ -265,8 +265,14 @@ impl Decoder {
     /// As [`HookedModel::forward`]; when a target lies outside of the vocabulary, or a block does not exist.
     pub fn losses(&self, tokens: &Tokens, targets: &Tensor, taps: &[Layer], step: Step<'_>) -> Result<Losses> {
         let (batch, seq) = self.check(tokens)?;
+        if batch * seq == 0 {
+            candle_core::bail!("a batch of {batch} x {seq} tokens has no losses");
+        }
         if let Some(Layer(layer)) = taps.iter().find(|Layer(layer)| *layer >= self.config.n_layers) {
             candle_core::bail!("block {layer} of a decoder of {}", self.config.n_layers);
+        }
+        if let Some((_, Layer(layer))) = taps.iter().enumerate().find(|(i, layer)| taps[..*i].contains(layer)) {
+            candle_core::bail!("the heads of block {layer} are asked for twice");
         }
         let targets = targets.flatten_all()?.to_vec1::<u32>()?;
         if targets.len() != batch * seq {
@@ -308,8 +314,13 @@ impl Decoder {
         }
         let mut hook = Taps { sites, seen: Vec::new() };
         let mut masks = Masks { drop, used: 0 };
-        let resid = self.embed(tokens, step.positions, &mut masks, &mut hook)?;
-        let logits = self.run_between(Start::Resid(Layer(0), &resid), End::Logits, &mut masks, &mut hook)?;
+        let mut resid = self.embed(tokens, step.positions, &mut masks, &mut hook)?;
+        let mut first = Layer(0);
+        if step.recompute {
+            resid = self.blocks_again(resid, &mut masks, &mut hook)?;
+            first = Layer(self.config.n_layers);
+        }
+        let logits = self.run_between(Start::Resid(first, &resid), End::Logits, &mut masks, &mut hook)?;
         let rows: Vec<u32> = (0u32..).zip(&targets).filter(|(_, t)| **t != ops::IGNORED).map(|(row, _)| row).collect();
         let chosen: Vec<u32> = rows.iter().map(|row| targets[*row as usize]).collect();
         let device = tokens.device();
@@ -320,6 +331,35 @@ impl Decoder {
             z: hook.in_order(taps),
             spread,
         })
+    }
+
+    /// The stream behind all blocks, of which only what goes into each is kept; the backward pass runs them again. Blocks
+    /// whose heads are looked at are kept.
+    fn blocks_again(&self, mut resid: Tensor, masks: &mut Masks, hook: &mut Taps) -> Result<Tensor> {
+        for layer in 0..self.config.n_layers {
+            let at = |point| Site::Block(Layer(layer), point);
+            let (from, to) = (Layer(layer), End::Resid(Layer(layer + 1)));
+            if hook.wants(at(Point::Z)) {
+                resid = self.run_between(Start::Resid(from, &resid), to, masks, hook)?;
+                continue;
+            }
+            resid = visit(hook, at(Point::ResidPre), resid)?;
+            // the stream between attention and MLP is measured only, so it needs no gradient
+            let sites = [Point::ResidMid].map(at).into_iter().filter(|site| hook.wants(*site)).collect();
+            let mut inside = Taps { sites, seen: Vec::new() };
+            let Masks { drop, used } = *masks;
+            let out = self.run_between(Start::Resid(from, &resid.detach()), to, masks, &mut inside)?.detach();
+            hook.seen.extend(inside.seen.into_iter().map(|(site, x)| (site, x.detach())));
+            let name = format!("blocks.{layer}.");
+            let read = self.parameters.iter().filter(|(of, _)| of.starts_with(&name));
+            let read = read.map(|(_, var)| var.as_tensor().clone()).collect();
+            let model = self.clone();
+            resid = ops::run_again(&resid, out, read, move |x| {
+                model.run_between(Start::Resid(from, x), to, &mut Masks { drop, used }, &mut hooks::NoHook)
+            })?;
+            resid = visit(hook, at(Point::ResidPost), resid)?;
+        }
+        Ok(resid)
     }
 
     /// The streams that norms read: before attention and before the MLP of each block, and, last, before the final norm.
@@ -375,10 +415,12 @@ impl Decoder {
         let (handle, weights) = (self.handle.as_tensor(), &self.parameters);
         let tokens = (tokens, positions.map(<[u32]>::to_vec));
         let how = How { drop, fixed: self.config.form.fixed.clone() };
-        match self.embed.dtype() {
+        let out = match self.embed.dtype() {
             DType::F64 => handle.apply_op1(Pass::<f64>::new(direct, weights, tokens, seq, how, want)),
             _ => handle.apply_op1(Pass::<f32>::new(direct, weights, tokens, seq, how, want)),
-        }
+        }?;
+        // weights that take no gradient
+        Ok(if self.embed.is_variable() { out } else { out.detach() })
     }
 
     fn check(&self, tokens: &Tokens) -> Result<(usize, usize)> {
@@ -856,15 +898,16 @@ mod tests {
 
     /// Weights with irregular entries, so that gains, biases and attention all matter.
     fn irregular(config: &Config, dtype: DType) -> Decoder {
+        let size = 0.4 * (8. / config.d_model as f64).sqrt();
         let weights = config.shapes().into_iter().enumerate().map(|(which, (name, shape))| {
             let count: usize = shape.iter().product();
-            let values: Vec<f64> = (0..count).map(|i| 0.4 * ((i * 7 + which * 13) as f64 * 0.731).sin()).collect();
+            let values: Vec<f64> = (0..count).map(|i| size * ((i * 7 + which * 13) as f64 * 0.731).sin()).collect();
             (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap())
         });
         Decoder::new(config, weights.collect(), &Device::Cpu).unwrap()
     }
 
-    /// Whether the target of a row of [`batch`] counts: of a whole shard (sequences 2 and 3 of 6) none does.
+    /// Whether the target of a row of [`batch`] counts: of two whole sequences of 7 (2 and 3) none does.
     fn counts(row: usize) -> bool {
         !row.is_multiple_of(3) && !(14..28).contains(&row)
     }
@@ -880,7 +923,18 @@ mod tests {
     /// Everything that comes out of a step: losses, heads, if wanted the scales, and the gradient of every weight, of a sum
     /// of these.
     fn step(model: &Decoder, direct: bool, recompute: bool, spread: bool) -> Vec<(String, Tensor)> {
-        let (tokens, targets) = batch(6, 7);
+        step_of(model, batch(6, 7), direct, recompute, spread)
+    }
+
+    /// [`step`] on any batch.
+    fn step_of(
+        model: &Decoder,
+        (tokens, targets): (Tensor, Tensor),
+        direct: bool,
+        recompute: bool,
+        spread: bool,
+    ) -> Vec<(String, Tensor)> {
+        let rows = tokens.elem_count();
         let taps = [Layer(1), Layer(0)];
         let scale = |x: &Tensor| ops::layer_norm_parts(x, 1e-5).unwrap().scale;
         let Losses { losses, z, spread } = if direct {
@@ -890,9 +944,9 @@ mod tests {
             let mut probe = Probe::default();
             let mut masks = Masks::new(model.config.dropout, 9);
             let logits = model.run_between(Start::Tokens(&tokens), End::Logits, &mut masks, &mut probe).unwrap();
-            let logits = logits.reshape((42, model.config.d_vocab)).unwrap();
+            let logits = logits.reshape((rows, model.config.d_vocab)).unwrap();
             let losses = ops::token_losses(&logits, &targets.flatten_all().unwrap()).unwrap();
-            let counted: Vec<u32> = (0..42u32).filter(|row| counts(*row as usize)).collect();
+            let counted: Vec<u32> = (0..rows as u32).filter(|row| counts(*row as usize)).collect();
             let losses = losses.index_select(&Tensor::new(counted, &Device::Cpu).unwrap(), 0).unwrap();
             let mean = |layer: usize, site: &str| {
                 let scales = scale(&probe.seen[&format!("blocks.{layer}.{site}")]).to_dtype(DType::F64).unwrap();
@@ -934,16 +988,96 @@ mod tests {
                 for (dtype, bar) in [(DType::F64, 1e-11), (DType::F32, 1e-5)] {
                     let model = irregular(&config, dtype);
                     let (direct, composed) = (step(&model, true, false, spread), step(&model, false, false, spread));
-                    for ((name, direct), (_, composed)) in direct.iter().zip(&composed) {
-                        let flat = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-                        let largest = flat(composed).abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-                        let difference = (flat(direct) - flat(composed)).unwrap().abs().unwrap().max_all().unwrap();
-                        let difference = difference.to_scalar::<f64>().unwrap() / (1. + largest);
-                        assert!(
-                            difference < bar,
-                            "{name}, {dtype:?}, dropout {dropout}, spread {spread}: {difference}"
-                        );
-                    }
+                    let case = format!("{dtype:?}, dropout {dropout}, spread {spread}");
+                    assert_alike(&direct, &composed, bar, &case);
+                }
+            }
+        }
+    }
+
+    fn assert_alike(direct: &[(String, Tensor)], composed: &[(String, Tensor)], bar: f64, case: &str) {
+        for ((name, direct), (_, composed)) in direct.iter().zip(composed) {
+            let flat = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+            let largest = flat(composed).abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            let difference = (flat(direct) - flat(composed)).unwrap().abs().unwrap().max_all().unwrap();
+            let difference = difference.to_scalar::<f64>().unwrap() / (1. + largest);
+            assert!(difference < bar, "{name}, {case}: {difference}");
+        }
+    }
+
+    /// Sizes at which work is cut: several tiles of a weight, several blocks of queries, the kernel for short sequences, a
+    /// last shard that is smaller, and a single sequence whose products all threads share.
+    #[test]
+    fn the_direct_pass_agrees_where_work_is_cut_into_parts() {
+        let wide = Config { n_heads: 4, d_model: 64, d_mlp: 400, d_vocab: 43, n_positions: 130, ..tiny() };
+        for (sequences, seq) in [(3, 130), (1, 130), (27, 20), (1, 20), (1, 2), (5, 64)] {
+            for (dropout, spread) in [(0., false), (0.3, true)] {
+                let config = Config { dropout, ..wide.clone() };
+                for (dtype, bar) in [(DType::F64, 1e-10), (DType::F32, 1e-5)] {
+                    let model = irregular(&config, dtype);
+                    let step = |direct| step_of(&model, batch(sequences, seq), direct, false, spread);
+                    let case = format!("{sequences} x {seq}, {dtype:?}, dropout {dropout}");
+                    assert_alike(&step(true), &step(false), bar, &case);
+                }
+            }
+        }
+    }
+
+    /// Models of another form, and blocks that keep nothing.
+    fn other_forms() -> Vec<Config> {
+        let rotary = Positions::Rotary(crate::Rotary {
+            turned: 4,
+            base: 10_000.,
+            scaling: crate::Scaling::None,
+            neighbours: false,
+        });
+        let llama = crate::Form {
+            n_key_value_heads: Some(1),
+            norm: NormKind::Rms,
+            positions: rotary.clone(),
+            gated: true,
+            qk_norm: QkNorm::Head,
+            ..crate::Form::default()
+        };
+        let neox = crate::Form { positions: rotary, parallel: true, ..crate::Form::default() };
+        vec![
+            Config { activation: Activation::Silu, biases: false, form: llama, ..tiny() },
+            Config { tied: false, form: neox, ..tiny() },
+        ]
+    }
+
+    #[test]
+    fn other_forms_have_the_same_bytes_when_blocks_are_run_again_and_at_any_number_of_threads() {
+        for config in other_forms() {
+            let model = irregular(&Config { dropout: 0.2, ..config }, DType::F32);
+            assert!(model.direct().is_none());
+            let (tokens, targets) = batch(6, 7);
+            let on = |threads: usize, recompute, taps: &[Layer]| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let step = Step { dropout: Some(9), recompute, spread: true, ..Step::default() };
+                    let Losses { losses, z, spread } = model.losses(&tokens, &targets, taps, step).unwrap();
+                    let Spread { ln1, ln2, ln_final } = spread.unwrap();
+                    let sum = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap();
+                    let total = z.iter().fold((sum(&losses) + sum(&ln_final)).unwrap(), |t, z| (t + sum(z)).unwrap());
+                    let store = ops::backward(&total).unwrap();
+                    let means = Tensor::new([ln1, ln2].concat(), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+                    let gradients = model.parameters.iter().map(|(name, var)| {
+                        (name.clone(), store.get(var).unwrap_or_else(|| panic!("no gradient for {name}")).clone())
+                    });
+                    bytes(
+                        [("losses".to_owned(), losses), ("means".to_owned(), means)]
+                            .into_iter()
+                            .chain(gradients)
+                            .collect(),
+                    )
+                })
+            };
+            for taps in [[].as_slice(), &[Layer(1)]] {
+                let kept = on(1, false, taps);
+                for threads in [1, 2, 4] {
+                    assert_eq!(kept, on(threads, false, taps));
+                    assert_eq!(kept, on(threads, true, taps));
                 }
             }
         }
@@ -1077,6 +1211,39 @@ mod tests {
         }
     }
 
+    /// A batch cut into others: sums run in another order, but it is the same sum.
+    #[test]
+    fn gradients_of_a_batch_are_the_sums_over_its_parts() {
+        for config in [variants(), other_forms()].concat() {
+            let model = irregular(&config, DType::F64);
+            let (tokens, targets) = batch(12, 7);
+            let gradients = |first: usize, count: usize| -> Vec<Tensor> {
+                let part = |x: &Tensor| x.narrow(0, first, count).unwrap();
+                let losses = model.losses(&part(&tokens), &part(&targets), &[], Step::default()).unwrap().losses;
+                let store = ops::backward(&losses.sum_all().unwrap()).unwrap();
+                model.parameters.iter().map(|(_, var)| store.get(var).unwrap().detach()).collect()
+            };
+            let whole = gradients(0, 12);
+            for parts in [vec![6, 6], vec![4, 4, 4], vec![1, 5, 6]] {
+                let mut first = 0;
+                let mut sums: Vec<Tensor> = Vec::new();
+                for count in parts {
+                    let part = gradients(first, count);
+                    first += count;
+                    if sums.is_empty() {
+                        sums = part;
+                    } else {
+                        sums.iter_mut().zip(&part).for_each(|(sum, part)| ops::add_to(sum, part).unwrap());
+                    }
+                }
+                for (((name, _), sum), whole) in model.parameters.iter().zip(&sums).zip(&whole) {
+                    let away = (sum - whole).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                    assert!(away < 1e-11, "{name}: {away}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn models_made_from_one_are_trained_apart() {
         let model = irregular(&tiny(), DType::F32);
@@ -1122,6 +1289,24 @@ mod tests {
         assert!(wrong(&eleven, &targets, &[]).contains("token 11"));
         assert!(wrong(&tokens, &targets, &[Layer(2)]).contains("block 2"));
         assert!(wrong(&tokens, &batch(1, 3).1, &[]).contains("3 targets"));
+        assert!(wrong(&tokens, &targets, &[Layer(1), Layer(0), Layer(1)]).contains("twice"));
+        let (nothing, none) = batch(2, 0);
+        assert!(wrong(&nothing, &none, &[]).contains("no losses"));
+    }
+
+    #[test]
+    fn frozen_weights_get_no_gradient_from_losses_either() {
+        for config in [vec![tiny()], other_forms()].concat() {
+            let model = irregular(&config, DType::F32);
+            let (tokens, targets) = batch(2, 3);
+            let loss = |model: &Decoder| {
+                let losses = model.losses(&tokens, &targets, &[], Step::default()).unwrap().losses;
+                ops::backward(&losses.sum_all().unwrap()).unwrap()
+            };
+            let (free, frozen) = (loss(&model), loss(&model.frozen()));
+            assert!(model.parameters.iter().all(|(_, var)| free.get(var).is_some()));
+            assert!(model.parameters.iter().all(|(_, var)| frozen.get(var).is_none()));
+        }
     }
 
     #[test]

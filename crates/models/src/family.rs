@@ -87,8 +87,8 @@ impl Family {
             Self::GptNeox => gpt_neox::config(fields),
             _ => llama::config(self, fields),
         }?;
-        config.fix_large_epsilon();
         config.check().map_err(|error| fields.wrong("", &error.to_string()))?;
+        config.fix_large_epsilon();
         Ok(config)
     }
 

@@ -25,7 +25,7 @@ pub(crate) fn fresh(config: &Config, rng: &mut impl Rng) -> Result<Named, Error>
 fn values(config: &Config, name: &str, shape: &[usize], rng: &mut impl Rng) -> Result<Vec<f32>, Error> {
     let count = shape.iter().product();
     let last = name.rsplit('.').next().unwrap_or(name);
-    let is_norm = name.contains("ln");
+    let is_norm = name.contains("ln") || name.contains("_norm.");
     let by_width = 1. / (config.d_model as f64).sqrt();
     let outwards = 1. / (2. * config.n_layers as f64).sqrt();
     Ok(match (config.initialisation, last) {

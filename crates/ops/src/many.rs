@@ -4,9 +4,11 @@
 //! over with [`deposit`]. [`backward`] puts them beside candle's.
 
 use std::cell::RefCell;
+use std::sync::Mutex;
 
+use candle_core::backend::BackendStorage;
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, Var, bail};
 
 thread_local! {
     /// Gradients handed over in the backward pass that runs on this thread, if one does.
@@ -66,9 +68,80 @@ pub(crate) fn offer(of: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
     })
 }
 
+/// `run(x)`, of which nothing is kept but `x` and the result: the backward pass runs it again, to the same bytes.
+///
+/// `out` is that result, `parameters` are the variables that `run` reads; their gradients are handed over with [`deposit`].
+/// This is gradient checkpointing (arXiv 1604.06174) for what candle's graph would keep whole.
+///
+/// # Errors
+/// When candle fails.
+pub fn run_again(
+    x: &Tensor,
+    out: Tensor,
+    parameters: Vec<Tensor>,
+    run: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    x.apply_op1(Again { out: Mutex::new(Some(out.detach().contiguous()?)), parameters, run: Box::new(run) })
+}
+
+type Run = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;
+
+struct Again {
+    out: Mutex<Option<Tensor>>,
+    parameters: Vec<Tensor>,
+    run: Run,
+}
+
+impl Again {
+    fn out(&self) -> Result<Tensor> {
+        match self.out.lock().ok().and_then(|mut out| out.take()) {
+            Some(out) if out.layout().start_offset() == 0 => Ok(out),
+            Some(out) => out.force_contiguous(),
+            None => bail!("a result is handed over once"),
+        }
+    }
+}
+
+impl CustomOp1 for Again {
+    fn name(&self) -> &'static str {
+        "run-again"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = self.out()?;
+        let (storage, layout) = out.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
+            _ => bail!("a result on another device than what it was computed from"),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let out = self.out()?;
+        let (storage, layout) = out.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
+            _ => bail!("a result on another device than what it was computed from"),
+        }
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let x = Var::from_tensor(&x.detach())?;
+        let y = (self.run)(x.as_tensor())?;
+        let mut store = backward(&(y * dy)?.sum_all()?)?;
+        for parameter in &self.parameters {
+            if let Some(gradient) = store.remove(parameter) {
+                // candle leaves what it was computed from attached to it
+                deposit(parameter, gradient.detach())?;
+            }
+        }
+        Ok(store.remove(x.as_tensor()).map(|dx| dx.detach()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Var};
+    use candle_core::Device;
 
     use super::*;
 
@@ -121,5 +194,32 @@ mod tests {
         // 2 a + a a at a = 3
         assert_eq!(backward(&loss).unwrap().get(&a).unwrap().to_scalar::<f64>().unwrap(), 8.);
         assert!(loss.backward().unwrap_err().to_string().contains("ops::backward"));
+    }
+
+    #[test]
+    fn what_is_run_again_gives_the_same_bytes_and_keeps_nothing_alive() {
+        let draw = |shape: &[usize], seed| Var::from_tensor(&crate::gradcheck::filled(shape, seed)).unwrap();
+        let (x, w, b) = (draw(&[5, 3], 1), draw(&[3, 3], 2), draw(&[3], 3));
+        let block = |x: &Tensor, w: &Tensor, b: &Tensor| x + crate::gelu_tanh(&crate::linear(x, w, Some(b))?)?;
+        let gradients = |again: bool| {
+            let part = |x: &Tensor| -> Result<Tensor> {
+                if !again {
+                    return block(x, w.as_tensor(), b.as_tensor());
+                }
+                let (w, b) = (w.as_tensor().clone(), b.as_tensor().clone());
+                let out = block(x, &w, &b)?;
+                run_again(x, out, vec![w.clone(), b.clone()], move |x| block(x, &w, &b))
+            };
+            // twice through the same weights
+            let y = part(&part(&x.sqr().unwrap()).unwrap()).unwrap();
+            let store = backward(&y.sqr().unwrap().sum_all().unwrap()).unwrap();
+            let bits = |var: &Var| store.get(var).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            [bits(&x), bits(&w), bits(&b)].map(|values| values.into_iter().map(f64::to_bits).collect::<Vec<_>>())
+        };
+        assert_eq!(gradients(true), gradients(false));
+        let (w, b) = (w.as_tensor().clone(), b.as_tensor().clone());
+        let out = block(x.as_tensor(), &w, &b).unwrap();
+        let y = run_again(x.as_tensor(), out, vec![w.clone(), b.clone()], move |x| block(x, &w, &b)).unwrap();
+        assert!(y.sum_all().unwrap().backward().unwrap_err().to_string().contains("ops::backward"));
     }
 }

@@ -135,14 +135,23 @@ impl Trial {
         output
     }
 
-    /// Bytes of every table, by file name.
+    /// Bytes of every table and of every model's weights, by path in the folder of results.
     #[must_use]
-    pub fn tables(&self) -> BTreeMap<String, Vec<u8>> {
-        let files = std::fs::read_dir(self.results()).unwrap().map(|entry| entry.unwrap().path());
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        fn add(folder: &Path, name: &str, files: &mut BTreeMap<String, Vec<u8>>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = format!("{name}{}", path.file_name().unwrap().to_string_lossy());
+                if path.is_dir() {
+                    add(&path, &format!("{name}/"), files);
+                } else if path.extension().is_some_and(|end| end == "csv" || end == "json" || end == "safetensors") {
+                    files.insert(name, std::fs::read(&path).unwrap());
+                }
+            }
+        }
+        let mut files = BTreeMap::new();
+        add(&self.results(), "", &mut files);
         files
-            .filter(|path| path.extension().is_some_and(|extension| extension == "csv" || extension == "json"))
-            .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()))
-            .collect()
     }
 }
 
@@ -152,7 +161,7 @@ pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Fails, naming the file, where two sets of tables differ.
+/// Fails, naming the file, where two sets of files differ.
 pub fn assert_same(ours: &BTreeMap<String, Vec<u8>>, theirs: &BTreeMap<String, Vec<u8>>) {
     assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
     for (name, bytes) in ours {

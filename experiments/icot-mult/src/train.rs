@@ -186,8 +186,11 @@ fn measures(run: &Run, n: usize, trained: Trained, outcome: Option<&Outcome>) {
     let least = |scores: &Scores| outer.iter().map(|k| scores.accuracy[*k]).fold(f64::INFINITY, f64::min);
     measure("outer_digits.least_accuracy", &least, "fraction");
     measure("hardest_digit.loss", &|scores| scores.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max), "nats");
-    let mean = |scores: &Scores| middle.iter().map(|k| scores.loss[*k]).sum::<f64>() / middle.len() as f64;
-    measure("middle_digits.mean_loss", &mean, "nats");
+    // products of single digits have none
+    if !middle.is_empty() {
+        let mean = |scores: &Scores| middle.iter().map(|k| scores.loss[*k]).sum::<f64>() / middle.len() as f64;
+        measure("middle_digits.mean_loss", &mean, "nats");
+    }
 }
 
 /// The digits that plain fine-tuning learns first (c_0, c_1 and c_{2n-1}; for n = 2 c_1 is a middle one), and the rest.

@@ -116,7 +116,6 @@ impl Shape {
                 biases: false,
                 form: Form {
                     n_key_value_heads: Some(self.n_heads),
-                    d_head: Some(self.d_model / self.n_heads.max(1)),
                     norm: NormKind::Rms,
                     positions: rotary(turned(1)),
                     gated: true,

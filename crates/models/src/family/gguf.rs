@@ -64,8 +64,8 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
             ..Form::default()
         },
     };
-    config.fix_large_epsilon();
     config.check().map_err(|error| Error::Checkpoint(format!("{}: {error}", gguf.path().display())))?;
+    config.fix_large_epsilon();
     Ok((family, config))
 }
 

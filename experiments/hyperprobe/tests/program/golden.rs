@@ -85,6 +85,6 @@ fn smoke_tables_are_the_golden_ones_and_identities_hold() {
 fn one_and_two_threads_give_the_same_bytes() {
     let (one, two) = (chain(1), chain(2));
     for ((_, ours), (_, theirs)) in one.iter().zip(two) {
-        assert_same(&ours.tables(), &theirs.tables());
+        assert_same(&ours.files(), &theirs.files());
     }
 }

@@ -29,7 +29,7 @@ fn a_killed_ingestion_keeps_its_shards_and_ends_with_the_same_bytes() {
     let written = std::fs::metadata(&first).unwrap().modified().unwrap();
     killed.finish();
     assert_eq!(std::fs::metadata(&first).unwrap().modified().unwrap(), written, "a shard that is there is kept");
-    assert_same(&whole.tables(), &killed.tables());
+    assert_same(&whole.files(), &killed.files());
     for shard in ["artifacts/toy/symbols-00003.safetensors", "artifacts/toy/words-00000.safetensors", "stores/toy.json"]
     {
         let bytes = [&whole, &killed].map(|trial| std::fs::read(trial.results().join(shard)).unwrap());

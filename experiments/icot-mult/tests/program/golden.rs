@@ -36,7 +36,7 @@ fn smoke_tables_of_the_analyses_are_the_golden_ones() {
         PROGRAM.check_golden(&trial, names, Tolerance { relative: 0.05, absolute: 0.02 });
         let again = PROGRAM.trial(experiment, &[]).needing("icot-mult/train", &train.results()).threads(2);
         again.finish();
-        assert_same(&trial.tables(), &again.tables());
+        assert_same(&trial.files(), &again.files());
     }
     let data = PROGRAM.trial("data", &[]);
     data.finish();
@@ -117,10 +117,10 @@ fn one_two_and_four_threads_and_a_second_run_give_the_same_bytes() {
         for threads in [1, 2, 4] {
             let other = PROGRAM.trial("train", set).threads(threads);
             other.finish();
-            assert_same(&one.tables(), &other.tables());
+            assert_same(&one.files(), &other.files());
         }
         let recomputed = PROGRAM.trial("train", &[set, &["params.training.recompute=true"]].concat()).threads(2);
         recomputed.finish();
-        assert_same(&one.tables(), &recomputed.tables());
+        assert_same(&one.files(), &recomputed.files());
     }
 }

@@ -64,7 +64,7 @@ fn ten_kills_three_of_them_inside_a_checkpoint_write_change_no_byte() {
         assert!(!killed.results().join("run.yaml").exists(), "an unfinished run has no manifest");
     }
     killed.finish();
-    assert_same(&undisturbed.tables(), &killed.tables());
+    assert_same(&undisturbed.files(), &killed.files());
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_polite_stop_saves_and_the_same_command_continues() {
         assert_eq!(output.status.code(), Some(130), "{}", told(&output));
         assert!(told(&output).contains("the same command continues"));
         stopped.finish();
-        assert_same(&undisturbed.tables(), &stopped.tables());
+        assert_same(&undisturbed.files(), &stopped.files());
     }
 }
 
@@ -111,7 +111,7 @@ fn a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused() {
     std::fs::write(&newest, &bytes[..bytes.len() / 3]).unwrap();
     let output = damaged.command().output().unwrap();
     assert!(output.status.success() && told(&output).contains("trying the checkpoint before it"), "{}", told(&output));
-    assert_same(&undisturbed.tables(), &damaged.tables());
+    assert_same(&undisturbed.files(), &damaged.files());
 
     let foreign = PROGRAM.trial("train", &["seed=2"]);
     std::fs::create_dir_all(foreign.work().join("sft")).unwrap();

@@ -112,7 +112,7 @@ fn batches_and_threads_do_not_matter() {
         trial
     };
     let one = run(&[], 1);
-    assert_same(&one.tables(), &run(&[], 2).tables());
+    assert_same(&one.files(), &run(&[], 2).files());
     let whole = run(&["params.batch=24"], 2);
     let [one, whole] = [&one, &whole].map(|trial| Table::read(&trial.results(), "statistics").unwrap());
     tables::compare(&one, &whole, tables::Tolerance { relative: 1e-5, absolute: 1e-6 }).unwrap();

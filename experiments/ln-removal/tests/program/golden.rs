@@ -107,13 +107,13 @@ fn consistent(maps: &Table) {
 fn one_and_two_threads_give_the_same_bytes() {
     let (one, two) = (models(1), models(2));
     for (one, two) in one.iter().zip(&two) {
-        assert_same(&one.tables(), &two.tables());
+        assert_same(&one.files(), &two.files());
     }
     for experiment in ["ioi", "evaluation", "direct", "norms"] {
         let on = |threads| {
             let trial = of(experiment, &one, &[]).threads(threads);
             trial.finish();
-            trial.tables()
+            trial.files()
         };
         assert_same(&on(1), &on(2));
     }

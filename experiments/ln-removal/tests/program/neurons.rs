@@ -102,7 +102,7 @@ fn neurons_do_not_depend_on_threads() {
     let tables = |threads| {
         let neurons = trial(&pretrain, &[]).threads(threads);
         neurons.finish();
-        neurons.tables()
+        neurons.files()
     };
     assert_same(&tables(1), &tables(2));
 }

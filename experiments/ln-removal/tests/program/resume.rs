@@ -34,7 +34,7 @@ fn a_killed_training_ends_with_the_same_bytes() {
     whole.finish();
     let killed = PROGRAM.trial("pretrain", &[]);
     kill_and_finish(&killed, "toy");
-    assert_same(&whole.tables(), &killed.tables());
+    assert_same(&whole.files(), &killed.files());
     let files = ["models/toy/model.safetensors", "models/toy/tokenizer.json", "models/toy/config.json"];
     assert_same_files(&whole, &killed, &files);
 }
@@ -49,6 +49,6 @@ fn a_killed_removal_ends_with_the_same_scales_and_losses() {
     whole.finish();
     let killed = removal();
     kill_and_finish(&killed, "ln_free");
-    assert_same(&whole.tables(), &killed.tables());
+    assert_same(&whole.files(), &killed.files());
     assert_same_files(&whole, &killed, &["models/ln_free/model.safetensors", "models/vanilla/model.safetensors"]);
 }

@@ -98,8 +98,8 @@ fn one_and_two_threads_give_the_same_bytes() {
         train
     };
     let (one, two) = (train(1), train(2));
-    assert_same(&one.tables(), &two.tables());
+    assert_same(&one.files(), &two.files());
     for ((_, ours), (_, theirs)) in analyses(&one, 1).iter().zip(analyses(&one, 2)) {
-        assert_same(&ours.tables(), &theirs.tables());
+        assert_same(&ours.files(), &theirs.files());
     }
 }

@@ -26,7 +26,7 @@ fn a_killed_training_ends_with_the_same_bytes() {
     child.wait().unwrap();
     assert!(!killed.results().join("run.yaml").exists());
     killed.finish();
-    assert_same(&whole.tables(), &killed.tables());
+    assert_same(&whole.files(), &killed.files());
     for model in ["options_first_late", "question_first_early", "question_first_middle"] {
         let file = format!("models/{model}.safetensors");
         let bytes = [&whole, &killed].map(|trial| std::fs::read(trial.results().join(&file)).unwrap());
