@@ -82,9 +82,11 @@ fn smoke_tables_are_the_golden_ones_and_identities_hold() {
 }
 
 #[test]
-fn one_and_two_threads_give_the_same_bytes() {
-    let (one, two) = (chain(1), chain(2));
-    for ((_, ours), (_, theirs)) in one.iter().zip(two) {
-        assert_same(&ours.files(), &theirs.files());
+fn one_two_and_four_threads_give_the_same_bytes() {
+    let one = chain(1);
+    for threads in [2, 4] {
+        for ((_, ours), (_, theirs)) in one.iter().zip(chain(threads)) {
+            assert_same(&ours.files(), &theirs.files());
+        }
     }
 }

@@ -104,10 +104,12 @@ fn consistent(maps: &Table) {
 }
 
 #[test]
-fn one_and_two_threads_give_the_same_bytes() {
-    let (one, two) = (models(1), models(2));
-    for (one, two) in one.iter().zip(&two) {
-        assert_same(&one.files(), &two.files());
+fn one_two_and_four_threads_give_the_same_bytes() {
+    let one = models(1);
+    for threads in [2, 4] {
+        for (one, other) in one.iter().zip(&models(threads)) {
+            assert_same(&one.files(), &other.files());
+        }
     }
     for experiment in ["ioi", "evaluation", "direct", "norms"] {
         let on = |threads| {
@@ -115,7 +117,9 @@ fn one_and_two_threads_give_the_same_bytes() {
             trial.finish();
             trial.files()
         };
-        assert_same(&on(1), &on(2));
+        let one = on(1);
+        assert_same(&one, &on(2));
+        assert_same(&one, &on(4));
     }
 }
 
