@@ -1253,7 +1253,8 @@ mod tests {
         let step =
             ops::AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0., t: 1, gradient_scale: 1. };
         let zeros = || var.zeros_like().unwrap().detach();
-        ops::adamw(var.as_tensor(), &var.ones_like().unwrap().detach(), &zeros(), &zeros(), &step).unwrap();
+        let (g, m, v) = (var.ones_like().unwrap().detach(), zeros(), zeros());
+        ops::adamw(&[ops::Update { w: var.as_tensor(), g: &g, m: &m, v: &v, step }]).unwrap();
         assert_ne!(var.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap(), before);
         assert_eq!(same.flatten_all().unwrap().to_vec1::<f32>().unwrap(), before);
     }

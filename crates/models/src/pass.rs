@@ -143,7 +143,7 @@ impl<'a, T: Real> Model<'a, T> {
     }
 
     /// A product of a shard: its own thread's work, unless it is the only shard.
-    fn product(&self, out: &mut [T], stride: usize, how: Into, a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T) {
+    fn product(&self, out: &mut [T], stride: usize, how: Into<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T) {
         if self.alone { shared_product(out, stride, how, a, b, scale) } else { product(out, stride, how, a, b, scale) }
     }
 
@@ -174,44 +174,29 @@ impl<'a, T: Real> Model<'a, T> {
         let sizes = (d_in, self.config.d_model);
         match drop {
             (Some(mask), place) => {
-                self.affine(at, x, sizes, false, out);
+                self.affine(at, x, sizes, out);
                 mask.apply(out, place);
                 rows::add(out, before);
             }
-            (None, _) => {
-                out.copy_from_slice(before);
-                self.affine(at, x, sizes, true, out);
-            }
+            (None, _) => self.map(at, x, sizes, Into::Rows(before, self.bias(at.b)), out),
         }
     }
 
-    /// `out = x w + b`, or `out += x w + b`.
-    fn affine(&self, at: Affine, x: &[T], sizes: (usize, usize), add: bool, out: &mut [T]) {
-        let (d_in, d_out) = sizes;
-        let count = out.len() / d_out;
-        let how = match self.bias(at.b) {
-            Some(bias) if add => {
-                rows::add_row(out, bias);
-                Into::Add
-            }
-            Some(bias) => {
-                rows::fill(out, Some(bias));
-                Into::Add
-            }
-            None if add => Into::Add,
-            None => Into::Replace,
-        };
-        let (x, w) = (Matrix::new(x, count, d_in), Matrix::new(self.w(at.w), d_in, d_out));
+    /// `out = x w + b`.
+    fn affine(&self, at: Affine, x: &[T], sizes: (usize, usize), out: &mut [T]) {
+        self.map(at, x, sizes, self.bias(at.b).map_or(Into::Replace, Into::Row), out);
+    }
+
+    /// `x w`, and what it is added to.
+    fn map(&self, at: Affine, x: &[T], (d_in, d_out): (usize, usize), how: Into<'_, T>, out: &mut [T]) {
+        let (x, w) = (Matrix::new(x, out.len() / d_out, d_in), Matrix::new(self.w(at.w), d_in, d_out));
         self.product(out, d_out, how, x, w, T::one());
     }
 
     /// `out = x w + b` for some columns of w.
     fn affine_columns(&self, at: Affine, x: &[T], (d_in, d_out): (usize, usize), columns: Range<usize>, out: &mut [T]) {
         let (first, count) = (columns.start, x.len() / d_in);
-        if let Some(bias) = self.bias(at.b) {
-            out.chunks_exact_mut(d_out).for_each(|row| row[columns.clone()].copy_from_slice(&bias[columns.clone()]));
-        }
-        let how = if at.b.is_some() { Into::Add } else { Into::Replace };
+        let how = self.bias(at.b).map_or(Into::Replace, |bias| Into::Row(&bias[columns.clone()]));
         let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
         self.product(&mut out[first..], d_out, how, Matrix::new(x, count, d_in), w, T::one());
     }
@@ -533,7 +518,7 @@ impl<T: Real> Shard<T> {
         norm::forward(Kind::Layer, stream, model.w(at.ln1.w), model.bias(at.ln1.b), by, ln1, stats);
         let qkv = sized(&mut inside.qkv, count * 3 * d, zero);
         match for_values {
-            None => model.affine(at.qkv, ln1, (d, 3 * d), false, qkv),
+            None => model.affine(at.qkv, ln1, (d, 3 * d), qkv),
             Some(by) => {
                 let ln1_v = sized(&mut inside.ln1_v, count * d, zero);
                 let stats = sized(&mut inside.stats1_v, count, [zero; 2]);
@@ -568,7 +553,7 @@ impl<T: Real> Shard<T> {
             self.scales[layer] = [model.sum_of_scales(stream), model.sum_of_scales(mid)];
         }
         let pre = sized(&mut inside.pre, count * m, zero);
-        model.affine(at.mlp_in, ln2, (d, m), false, pre);
+        model.affine(at.mlp_in, ln2, (d, m), pre);
         let post = sized(&mut inside.post, count * m, zero);
         activation::forward(model.activation, pre, post);
         let out = sized(&mut resid, count * d, zero);
@@ -801,7 +786,9 @@ pub(crate) fn backward<T: Real>(
 ) -> Vec<Vec<T>> {
     let (config, places) = (model.config, model.places);
     let (d, m, v) = (config.d_model, config.d_mlp, config.d_vocab);
-    let mut gradients: Vec<Vec<T>> = places.lengths.iter().map(|length| vec![T::zero(); *length]).collect();
+    // side by side, because clearing memory takes its time
+    let mut gradients: Vec<Vec<T>> =
+        places.lengths.par_iter().with_max_len(1).map(|length| vec![T::zero(); *length]).collect();
     let mut slots: Vec<Option<&mut [T]>> = gradients.iter_mut().map(|gradient| Some(gradient.as_mut_slice())).collect();
     let per = shards.first().map_or(1, Shard::rows).max(1);
 

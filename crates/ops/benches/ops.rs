@@ -93,7 +93,9 @@ fn all(c: &mut Criterion) -> Result<()> {
     let step = ops::AdamWStep { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1, t: 9, gradient_scale: 1. };
     let mut group = c.benchmark_group("adamw");
     group.throughput(Throughput::Elements(count as u64));
-    group.bench_function("a million", |b| b.iter(|| ops::adamw(&w, &g, &m, &s, &step).unwrap()));
+    group.bench_function("a million", |b| {
+        b.iter(|| ops::adamw(&[ops::Update { w: &w, g: &g, m: &m, v: &s, step }]).unwrap())
+    });
     group.bench_function("a million: sum of squares", |b| b.iter(|| ops::sum_of_squares(&g).unwrap()));
     let mut sum = m.clone();
     group.bench_function("a million: accumulation", |b| b.iter(|| ops::add_to(&mut sum, &g).unwrap()));

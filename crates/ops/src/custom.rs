@@ -203,10 +203,7 @@ fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>, activation: Op
     let count = x.len() / d_in.max(1);
     let mut out = vec![T::zero(); count * d_out];
     let part = |out: &mut [T], x: &[T], first: usize, width: usize| {
-        if let Some(bias) = bias {
-            rows::fill(out, Some(&bias[first..first + width]));
-        }
-        let how = if bias.is_some() { Into::Add } else { Into::Replace };
+        let how = bias.map_or(Into::Replace, |bias| Into::Row(&bias[first..first + width]));
         let x = Matrix::new(x, x.len() / d_in.max(1), d_in);
         product(out, width, how, x, w.columns(first, width), T::one());
         if let Some(kind) = activation {

@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod attention;
+mod lanes;
 pub mod loss;
 pub mod norm;
 mod number;

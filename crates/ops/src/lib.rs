@@ -29,7 +29,7 @@ pub use linear::{embedding, linear, linear_activated, linear_transposed, transpo
 pub use loss::{cross_entropy, token_losses};
 pub use many::{backward, deposit, run_again};
 pub use norm::{NormParts, fixed_norm, fixed_norm_parts, layer_norm, layer_norm_parts, rms_norm, rms_norm_parts};
-pub use optimizer::{AdamWStep, adamw, add_to, sum_of_squares};
+pub use optimizer::{AdamWStep, Update, adamw, add_to, sum_of_squares};
 pub use parallel::tile_rows;
 pub use rotary::{Pairs, Rotation};
 

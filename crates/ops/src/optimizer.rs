@@ -13,7 +13,7 @@ use crate::kernel::{Real, optimizer, rows};
 /// Numbers in one part of an update.
 const BLOCK: usize = 1 << 14;
 
-/// One update of AdamW (arXiv 1711.05101) for one parameter.
+/// Settings of one update of AdamW (arXiv 1711.05101).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
     /// Learning rate.
@@ -30,35 +30,58 @@ pub struct AdamWStep {
     pub gradient_scale: f64,
 }
 
-/// Updates a parameter and its two running means in place: `m` and `v` move towards `g` and `g^2`, and
+/// A parameter, its gradient and its two running means, all of one shape, and what to do with them.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    /// The parameter, changed in place.
+    pub w: &'a Tensor,
+    /// Its gradient.
+    pub g: &'a Tensor,
+    /// Running mean of the gradient, changed in place.
+    pub m: &'a Tensor,
+    /// Running mean of its square, changed in place.
+    pub v: &'a Tensor,
+    /// Rate, decay and the rest.
+    pub step: AdamWStep,
+}
+
+/// Updates parameters and their running means in place: `m` and `v` move towards `g` and `g^2`, and
 /// `w -= lr (m^ / (sqrt(v^) + eps) + decay w)` with bias-corrected means.
 ///
-/// On the CPU this is one pass over all four, split over threads; elsewhere it is composed from candle's operations.
-///
-/// # Shapes
-/// All alike.
+/// On the CPU this is one pass over all of them, split over threads; elsewhere it is composed from candle's operations.
 ///
 /// # Errors
-/// When the shapes differ, or one of the tensors is a view that does not own its numbers.
-pub fn adamw(w: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor, step: &AdamWStep) -> Result<()> {
-    let g = g.detach();
-    if takes(w) {
-        let g = g.contiguous()?;
-        return match w.dtype() {
-            DType::F64 => w.inplace_op1(&Outer { g: &g, m, v, step: step_of::<f64>(step) }),
-            _ => w.inplace_op1(&Outer { g: &g, m, v, step: step_of::<f32>(step) }),
-        };
+/// When the shapes of one update differ, before anything is changed; or when a tensor to be changed is not contiguous or
+/// stands in two places.
+pub fn adamw(updates: &[Update<'_>]) -> Result<()> {
+    for Update { w, g, m, v, .. } in updates {
+        if [g, m, v].into_iter().any(|x| x.shape() != w.shape()) {
+            bail!(
+                "adamw: gradient {:?} and means {:?}, {:?} for a parameter {:?}",
+                g.shape(),
+                m.shape(),
+                v.shape(),
+                w.shape()
+            );
+        }
     }
-    let AdamWStep { lr, betas: [beta1, beta2], eps, weight_decay, t, gradient_scale } = *step;
-    let g = (g * gradient_scale)?;
+    all::<f32>(updates)?;
+    all::<f64>(updates)?;
+    updates.iter().filter(|update| !takes(update.w)).try_for_each(composed)
+}
+
+fn composed(update: &Update<'_>) -> Result<()> {
+    let Update { w, g, m, v, step } = *update;
+    let AdamWStep { lr, betas: [beta1, beta2], eps, weight_decay, t, gradient_scale } = step;
+    let g = (g.detach() * gradient_scale)?;
     let set = |to: &Tensor, from: Tensor| -> Result<()> { to.slice_set(&flat(from)?, 0, 0) };
     let (w, m, v) = (flat(w.clone())?, flat(m.clone())?, flat(v.clone())?);
     let g = flat(g)?;
     set(&m, ((&m * beta1)? + (&g * (1. - beta1))?)?)?;
     set(&v, ((&v * beta2)? + (g.sqr()? * (1. - beta2))?)?)?;
     let correct = |x: &Tensor, beta: f64| x / (1. - beta.powf(t as f64));
-    let update = (correct(&m, beta1)? / (correct(&v, beta2)?.sqrt()? + eps)?)?;
-    set(&w, ((&w * (1. - lr * weight_decay))? - (update * lr)?)?)
+    let change = (correct(&m, beta1)? / (correct(&v, beta2)?.sqrt()? + eps)?)?;
+    set(&w, ((&w * (1. - lr * weight_decay))? - (change * lr)?)?)
 }
 
 /// One row, which shares its numbers with the tensor.
@@ -70,83 +93,94 @@ fn step_of<T: Real>(step: &AdamWStep) -> optimizer::Step<T> {
     optimizer::Step::new(step.lr, step.betas, step.eps, step.weight_decay, step.t, step.gradient_scale)
 }
 
-/// candle lends out the numbers of one tensor at a time, so three nested operations collect those of three.
-struct Outer<'a, T> {
-    g: &'a Tensor,
-    m: &'a Tensor,
-    v: &'a Tensor,
-    step: optimizer::Step<T>,
-}
-
-struct Middle<'a, T> {
-    w: RefCell<&'a mut [T]>,
-    outer: &'a Outer<'a, T>,
-}
-
-struct Inner<'a, T> {
-    w: RefCell<&'a mut [T]>,
-    m: RefCell<&'a mut [T]>,
-    step: &'a optimizer::Step<T>,
-}
-
-fn numbers<'a, T: Real>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("an update in place needs contiguous tensors");
-    };
-    let dtype = storage.dtype();
-    match T::numbers_mut(storage) {
-        Some(numbers) => Ok(&mut numbers[start..end]),
-        None => bail!("an update in place of {:?} was given {dtype:?}", T::DTYPE),
+/// All updates in numbers of this type on the CPU, in one pass.
+fn all<T: Real>(updates: &[Update<'_>]) -> Result<()> {
+    let ours = |update: &&Update<'_>| takes(update.w) && update.w.dtype() == T::DTYPE;
+    let updates: Vec<&Update<'_>> = updates.iter().filter(ours).collect();
+    let gradients = updates.iter().map(|update| update.g.detach().contiguous()).collect::<Result<Vec<_>>>()?;
+    let lent = |of: fn(&Update<'_>) -> Tensor| updates.iter().map(move |update| Lent::<T>::new(of(update)));
+    let mut w: Vec<Lent<T>> = lent(|update| update.w.clone()).collect::<Result<_>>()?;
+    let mut m: Vec<Lent<T>> = lent(|update| update.m.clone()).collect::<Result<_>>()?;
+    let mut v: Vec<Lent<T>> = lent(|update| update.v.clone()).collect::<Result<_>>()?;
+    let guards: Vec<_> = gradients.iter().map(Tensor::storage_and_layout).collect();
+    let mut parts = Vec::new();
+    for ((((update, (g, layout)), w), m), v) in updates.iter().zip(&guards).zip(&mut w).zip(&mut m).zip(&mut v) {
+        let Storage::Cpu(g) = &**g else { bail!("adamw: a gradient on another device than its parameter") };
+        let g = crate::custom::slice::<T>((g, layout))?.chunks(BLOCK);
+        let step = step_of::<T>(&update.step);
+        let means = m.numbers().chunks_mut(BLOCK).zip(v.numbers().chunks_mut(BLOCK));
+        parts.extend(w.numbers().chunks_mut(BLOCK).zip(g).zip(means).map(|((w, g), (m, v))| (step, w, g, m, v)));
     }
+    parts.into_par_iter().with_min_len(2).for_each(|(step, w, g, m, v)| optimizer::adamw(&step, w, g, m, v));
+    Ok(())
 }
 
-impl<T: Real> InplaceOp1 for Outer<'_, T> {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
+/// The numbers of a tensor, taken out of it until this is dropped: candle lends out those of one tensor at a time.
+struct Lent<T: Real> {
+    tensor: Tensor,
+    numbers: Vec<T>,
+    range: std::ops::Range<usize>,
+}
 
-    fn cpu_fwd(&self, w: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        if self.g.shape() != layout.shape() || self.m.shape() != layout.shape() || self.v.shape() != layout.shape() {
-            bail!("adamw: gradient {:?} or means for a parameter {:?}", self.g.shape(), layout.shape());
+impl<T: Real> Lent<T> {
+    fn new(tensor: Tensor) -> Result<Self> {
+        let Some((start, end)) = tensor.layout().contiguous_offsets() else {
+            bail!("an update in place needs contiguous tensors");
+        };
+        let mut lent = Self { tensor, numbers: Vec::new(), range: start..end };
+        lent.swap()?;
+        if lent.numbers.len() < end {
+            bail!("an update in place was given the same numbers twice");
         }
-        self.m.inplace_op1(&Middle { w: RefCell::new(numbers(w, layout)?), outer: self })
+        Ok(lent)
+    }
+
+    fn numbers(&mut self) -> &mut [T] {
+        &mut self.numbers[self.range.clone()]
+    }
+
+    fn swap(&mut self) -> Result<()> {
+        self.tensor.inplace_op1(&Swap(RefCell::new(&mut self.numbers)))
     }
 }
 
-impl<T: Real> InplaceOp1 for Middle<'_, T> {
-    fn name(&self) -> &'static str {
-        "adamw-mean"
-    }
-
-    fn cpu_fwd(&self, m: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let mut w = self.w.borrow_mut();
-        let inner = Inner { w: RefCell::new(&mut w), m: RefCell::new(numbers(m, layout)?), step: &self.outer.step };
-        self.outer.v.inplace_op2(self.outer.g, &inner)
+impl<T: Real> Drop for Lent<T> {
+    fn drop(&mut self) {
+        // what went one way goes the other
+        let _ = self.swap();
     }
 }
 
-impl<T: Real> InplaceOp2 for Inner<'_, T> {
+struct Swap<'a, T>(RefCell<&'a mut Vec<T>>);
+
+impl<T: Real> InplaceOp1 for Swap<'_, T> {
     fn name(&self) -> &'static str {
-        "adamw-square"
+        "swap"
     }
 
-    fn cpu_fwd(&self, v: &mut CpuStorage, v_at: &Layout, g: &CpuStorage, g_at: &Layout) -> Result<()> {
-        let (mut w, mut m, v) = (self.w.borrow_mut(), self.m.borrow_mut(), numbers(v, v_at)?);
-        let g = crate::custom::slice::<T>((g, g_at))?;
-        if g.len() <= BLOCK {
-            optimizer::adamw(self.step, &mut w, g, &mut m, v);
-            return Ok(());
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
+        let dtype = storage.dtype();
+        match T::numbers_mut(storage) {
+            Some(numbers) => std::mem::swap(numbers, *self.0.borrow_mut()),
+            None => bail!("an update in place of {:?} was given {dtype:?}", T::DTYPE),
         }
-        let means = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
-        w.par_chunks_mut(BLOCK)
-            .zip(g.par_chunks(BLOCK))
-            .zip(means)
-            .for_each(|((w, g), (m, v))| optimizer::adamw(self.step, w, g, m, v));
         Ok(())
     }
 }
 
-/// Sum of the squares of all entries, in a fixed order, blocks of it in f64.
+/// The numbers of a tensor in its storage.
+fn numbers<'a, T: Real>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("an addition in place needs contiguous tensors");
+    };
+    let dtype = storage.dtype();
+    match T::numbers_mut(storage) {
+        Some(numbers) => Ok(&mut numbers[start..end]),
+        None => bail!("an addition in place to {:?} was given {dtype:?}", T::DTYPE),
+    }
+}
+
+/// Sum of the squares of all entries, in a fixed order, parts of it in f64.
 ///
 /// # Errors
 /// When candle fails.
@@ -154,12 +188,16 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !takes(x) {
         return x.detach().sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar();
     }
+    fn run<T: Real>(x: &[T]) -> f64 {
+        let parts: Vec<f64> = x.par_chunks(4 * BLOCK).map(optimizer::sum_of_squares).collect();
+        parts.into_iter().sum()
+    }
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("a tensor of the CPU without its numbers") };
     Ok(match x.dtype() {
-        DType::F64 => optimizer::sum_of_squares(crate::custom::slice::<f64>((storage, layout))?),
-        _ => optimizer::sum_of_squares(crate::custom::slice::<f32>((storage, layout))?),
+        DType::F64 => run(crate::custom::slice::<f64>((storage, layout))?),
+        _ => run(crate::custom::slice::<f32>((storage, layout))?),
     })
 }
 
@@ -213,7 +251,7 @@ mod tests {
                 let g = filled(&shape, 10 + t as usize);
                 let step =
                     AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.3, t, gradient_scale: 0.5 };
-                adamw(&w, &g, &m, &v, &step).unwrap();
+                adamw(&[Update { w: &w, g: &g, m: &m, v: &v, step }]).unwrap();
                 let g = (g * 0.5).unwrap();
                 m0 = ((m0 * 0.9).unwrap() + (&g * 0.1).unwrap()).unwrap();
                 v0 = ((v0 * 0.99).unwrap() + (g.sqr().unwrap() * 0.01).unwrap()).unwrap();
@@ -230,12 +268,53 @@ mod tests {
     }
 
     #[test]
-    fn another_shape_is_refused() {
+    fn all_at_once_is_one_after_another_at_any_number_of_threads() {
+        let step = |t| AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.3, t, gradient_scale: 0.5 };
+        // single and double precision side by side, and a tensor that is a part of another
+        let shapes = [vec![3], vec![BLOCK + 1], vec![2, 7], vec![40, 1000]];
+        let draw = |seed: usize| -> Vec<Tensor> {
+            let dtype = |i| if i % 3 == 2 { DType::F64 } else { DType::F32 };
+            let all = shapes.iter().enumerate();
+            all.map(|(i, shape)| filled(shape, seed + i).to_dtype(dtype(i)).unwrap().copy().unwrap()).collect()
+        };
+        let run = |threads: usize, together: bool| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (w, m, v) = (draw(1), draw(20), draw(40).iter().map(|x| x.sqr().unwrap()).collect::<Vec<_>>());
+            for t in 1..4 {
+                let g = draw(60 + t as usize);
+                let updates: Vec<Update<'_>> = (0..shapes.len())
+                    .map(|i| Update { w: &w[i], g: &g[i], m: &m[i], v: &v[i], step: step(t) })
+                    .collect();
+                pool.install(|| {
+                    if together {
+                        adamw(&updates).unwrap();
+                    } else {
+                        updates.iter().for_each(|update| adamw(std::slice::from_ref(update)).unwrap());
+                    }
+                });
+            }
+            let bits = |x: &Tensor| x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+            w.iter().chain(&m).chain(&v).map(bits).collect::<Vec<_>>()
+        };
+        let one = run(1, false);
+        assert!([run(1, true), run(2, true), run(4, true)].iter().all(|all| *all == one));
+    }
+
+    #[test]
+    fn another_shape_is_refused_before_anything_changes() {
         let (w, other) = (filled(&[2], 1), filled(&[3], 1));
         let step = AdamWStep { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0., t: 1, gradient_scale: 1. };
-        let before = w.to_vec1::<f64>().unwrap();
-        assert!(adamw(&w, &other, &w.copy().unwrap(), &w.copy().unwrap(), &step).is_err());
-        assert_eq!(w.to_vec1::<f64>().unwrap(), before);
+        let [first, m, v] = [1, 2, 3].map(|seed| filled(&[2], seed).copy().unwrap());
+        let numbers = |x: &Tensor| x.to_vec1::<f64>().unwrap();
+        let before = numbers(&first);
+        let good = Update { w: &first, g: &w, m: &m, v: &v, step };
+        assert!(adamw(&[good, Update { w: &w, g: &other, m: &m, v: &v, step }]).is_err());
+        assert_eq!(numbers(&first), before);
+        // one of them twice: told, and given back
+        let error = adamw(&[good, good]).unwrap_err().to_string();
+        assert!(error.contains("twice"), "{error}");
+        assert_eq!(numbers(&first), before);
+        assert_eq!(numbers(&m).len(), 2);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! AdamW (arXiv 1711.05101) with decay groups and global-norm clipping.
 
 use candle_core::{Result, Tensor, Var};
-use ops::AdamWStep;
+use ops::{AdamWStep, Update};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -75,11 +75,12 @@ impl AdamW {
         let AdamWConfig { lr, betas, eps, weight_decay } = self.config;
         self.updates += 1;
         let step = AdamWStep { lr: lr * factor, betas, eps, weight_decay, t: self.updates, gradient_scale };
-        for (((var, gradient), [m, v]), decays) in variables.iter().zip(gradients).zip(&self.moments).zip(decays) {
+        let all = variables.iter().zip(gradients).zip(&self.moments).zip(decays);
+        let updates = all.map(|(((var, g), [m, v]), decays)| {
             let step = if *decays { step } else { AdamWStep { weight_decay: 0., ..step } };
-            ops::adamw(var.as_tensor(), gradient, m, v, &step)?;
-        }
-        Ok(())
+            Update { w: var.as_tensor(), g, m, v, step }
+        });
+        ops::adamw(&updates.collect::<Vec<_>>())
     }
 
     /// State to save: the number of updates, and the two running means per variable.

@@ -6,10 +6,10 @@ use std::ops::{AddAssign, DivAssign, MulAssign, SubAssign};
 use candle_core::{CpuStorage, WithDType};
 use num_traits::Float;
 
+use super::lanes::Lanes;
+
 /// f32, and f64 for checks.
-pub trait Real:
-    Float + WithDType + faer::traits::ComplexField + Sum + AddAssign + SubAssign + MulAssign + DivAssign + Send + Sync
-{
+pub trait Real: Float + WithDType + Lanes + Sum + AddAssign + SubAssign + MulAssign + DivAssign + Send + Sync {
     /// The nearest number.
     fn of(x: f64) -> Self;
 
