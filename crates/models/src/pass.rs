@@ -256,7 +256,8 @@ struct Inside<T> {
     mid: Vec<T>, // [r, d], the stream between attention and MLP
     ln2: Vec<T>, // [r, d]
     stats2: Vec<[T; 2]>,
-    pre: Vec<T>,  // [r, m]
+    /// Of the activation, where it is kept.
+    slope: Vec<T>, // [r, m]
     post: Vec<T>, // [r, m]
 }
 
@@ -283,7 +284,7 @@ impl<T> Default for Inside<T> {
             mid: Vec::new(),
             ln2: Vec::new(),
             stats2: Vec::new(),
-            pre: Vec::new(),
+            slope: Vec::new(),
             post: Vec::new(),
         }
     }
@@ -552,10 +553,15 @@ impl<T: Real> Shard<T> {
         if model.spread {
             self.scales[layer] = [model.sum_of_scales(stream), model.sum_of_scales(mid)];
         }
-        let pre = sized(&mut inside.pre, count * m, zero);
-        model.affine(at.mlp_in, ln2, (d, m), pre);
         let post = sized(&mut inside.post, count * m, zero);
-        activation::forward(model.activation, pre, post);
+        if self.keep == Some(Keep::Nothing) {
+            model.affine(at.mlp_in, ln2, (d, m), post);
+            activation::in_place(model.activation, post);
+        } else {
+            let slope = sized(&mut inside.slope, count * m, zero);
+            model.affine(at.mlp_in, ln2, (d, m), slope);
+            activation::forward_with_slope(model.activation, slope, post);
+        }
         let out = sized(&mut resid, count * d, zero);
         model.write(at.mlp_out, post, m, (model.drop.mask(number + 2), place), mid, out);
         self.stream[to] = resid;
@@ -666,7 +672,7 @@ impl<T: Real> Shard<T> {
         masked(&back.resid, &mut back.mlp_out, number + 2);
         let dpre = sized(&mut back.pre, behind * m, zero);
         model.through(at.mlp_out, &back.mlp_out, (m, d), dpre);
-        activation::backward(model.activation, &inside.pre, dpre);
+        rows::multiply(dpre, &inside.slope);
         let dx = sized(&mut back.x, behind * d, zero);
         model.through(at.mlp_in, dpre, (d, m), dx);
         let [gain, bias] = &mut back.ln2;

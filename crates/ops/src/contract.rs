@@ -146,8 +146,13 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
             &[&[rows, 3], &[3, n], &[n]],
             |t| linear_activated(&t[0], &t[1], Some(&t[2]), Activation::GeluTanh),
             |t| t[0].matmul(&t[1])?.broadcast_add(&t[2])?.gelu(),
-        )
-        .forward_only(),
+        ),
+        case(
+            "linear_activated without bias",
+            &[&[rows, n], &[n, 3]],
+            |t| linear_activated(&t[0], &t[1], None, Activation::Silu),
+            |t| t[0].matmul(&t[1])?.silu(),
+        ),
         case("transposed", &[&[rows, n]], |t| transposed(&t[0]), |t| t[0].t()).forward_only(),
         case(
             "layer_norm_parts",

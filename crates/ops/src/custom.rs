@@ -2,6 +2,7 @@
 //!
 //! The public functions choose these for f32 and f64 tensors on the CPU, and candle's own operations elsewhere.
 
+use std::borrow::Cow;
 use std::sync::Mutex;
 
 use candle_core::{
@@ -114,8 +115,41 @@ impl CustomOp1 for Pointwise {
 pub(crate) struct Linear {
     /// Whether the weight is `[d_out, d_in]` and not `[d_in, d_out]`.
     pub(crate) transposed: bool,
-    /// What becomes of the outputs while they are near; such a map has no backward pass.
-    pub(crate) activation: Option<Activation>,
+    /// What becomes of the outputs.
+    pub(crate) activation: Option<Activated>,
+}
+
+/// A nonlinearity behind a map.
+pub(crate) struct Activated {
+    kind: Activation,
+    /// What went into it, where a backward pass may come; elsewhere it is computed in place and nothing is kept.
+    before: Option<Mutex<CpuStorage>>,
+}
+
+impl Activated {
+    pub(crate) fn new(kind: Activation, backward: bool) -> Self {
+        Self { kind, before: backward.then(|| Mutex::new(CpuStorage::F32(Vec::new()))) }
+    }
+
+    /// Keeps what went in, and gives what comes out.
+    fn forward<T: Real>(&self, before: Vec<T>, keep: &Mutex<CpuStorage>) -> Vec<T> {
+        let mut out = vec![T::zero(); before.len()];
+        over_blocks(&mut out, BLOCK, |first, out| activation::forward(self.kind, &before[first..][..out.len()], out));
+        if let Ok(mut kept) = keep.lock() {
+            *kept = storage(before);
+        }
+        out
+    }
+
+    /// Turns the gradient of what came out into that of what went in.
+    fn backward<T: Real>(&self, dy: &mut [T]) -> Result<()> {
+        let Some(kept) = self.before.as_ref().and_then(|kept| kept.lock().ok()) else {
+            bail!("a map with its activation was made without a backward pass");
+        };
+        let before = kept.as_slice::<T>()?;
+        over_blocks(dy, BLOCK, |first, dy| activation::backward(self.kind, &before[first..][..dy.len()], dy));
+        Ok(())
+    }
 }
 
 /// A weight in a slice.
@@ -152,7 +186,12 @@ impl Linear {
     ) -> Result<CpuStorage> {
         let (d_in, d_out) = self.sizes(w_at.shape())?;
         let w = Weight { data: slice((w, w_at))?, d_in, d_out, transposed: self.transposed };
-        Ok(storage(affine::<T>(slice(x)?, w, bias.map(slice).transpose()?, self.activation)))
+        let (x, bias) = (slice::<T>(x)?, bias.map(slice).transpose()?);
+        Ok(storage(match &self.activation {
+            Some(activated @ Activated { before: Some(keep), .. }) => activated.forward(affine(x, w, bias, None), keep),
+            Some(Activated { kind, before: None }) => affine(x, w, bias, Some(*kind)),
+            None => affine(x, w, bias, None),
+        }))
     }
 
     /// Gradients of input, weight and bias; the last two only where somebody asks.
@@ -163,12 +202,18 @@ impl Linear {
         b: Option<&Tensor>,
         dy: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
-        if self.activation.is_some() {
-            bail!("a map with its activation has no backward pass");
-        }
         let (d_in, d_out) = self.sizes(w.shape())?;
         let (mut dx, mut dw, mut db) = (None, None, None);
         with(dy, |dy: &[T]| {
+            let dy = match &self.activation {
+                Some(activated) => {
+                    let mut before = dy.to_vec();
+                    activated.backward(&mut before)?;
+                    Cow::Owned(before)
+                }
+                None => Cow::Borrowed(dy),
+            };
+            let dy = dy.as_ref();
             if x.track_op() {
                 // the same map the other way round
                 let transposed = !self.transposed;

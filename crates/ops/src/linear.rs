@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::custom::{self, Gather, Linear, Transpose};
+use crate::custom::{self, Activated, Gather, Linear, Transpose};
 use crate::kernel::activation::Activation;
 
 /// `x w + b` over the last axis.
@@ -27,7 +27,9 @@ pub fn linear_transposed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<T
     map(x, w, b, Linear { transposed: true, activation: None })
 }
 
-/// `activation(x w + b)` over the last axis, without a backward pass: the numbers before the activation are never kept.
+/// `activation(x w + b)` over the last axis.
+///
+/// Where none of the three carries a gradient, the numbers before the activation are never kept.
 ///
 /// # Shapes
 /// As [`linear`].
@@ -35,11 +37,11 @@ pub fn linear_transposed(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<T
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear_activated(x: &Tensor, w: &Tensor, b: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-    let (x, w, b) = (x.detach(), w.detach(), b.map(Tensor::detach));
-    if custom::takes(&x) {
-        return map(&x, &w, b.as_ref(), Linear { transposed: false, activation: Some(activation) });
+    if custom::takes(x) {
+        let backward = x.track_op() || w.track_op() || b.is_some_and(Tensor::track_op);
+        return map(x, w, b, Linear { transposed: false, activation: Some(Activated::new(activation, backward)) });
     }
-    let pre = linear(&x, &w, b.as_ref())?;
+    let pre = linear(x, w, b)?;
     match activation {
         Activation::GeluTanh => pre.gelu(),
         Activation::GeluErf => pre.gelu_erf(),

@@ -92,6 +92,21 @@ pub fn in_place<T: Real>(kind: Activation, x: &mut [T]) {
     by_kind!(kind, run(x));
 }
 
+/// `out = f(x)`, and `x = f'(x)` in its place, for a backward pass that then only multiplies.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn forward_with_slope<T: Real>(kind: Activation, x: &mut [T], out: &mut [T]) {
+    #[inline(always)]
+    fn run<T: Real>(kind: Activation, x: &mut [T], out: &mut [T]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            (*out, *x) = both(kind, *x);
+        }
+    }
+    assert_eq!(x.len(), out.len(), "an activation and its output");
+    by_kind!(kind, run(x, out));
+}
+
 /// `dy = dy * f'(x)`, in place.
 ///
 /// # Panics

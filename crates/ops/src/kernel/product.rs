@@ -1,8 +1,8 @@
 //! Matrix products, on one thread each.
 //!
-//! Every number of a product is a sum over its depth in order, [`DEPTH`] terms at a time, by fused multiply-adds; it
-//! depends on nothing but its row and its column. So a row has the same bytes alone and among others, however a product is
-//! cut, and on every machine that multiplies and adds in one.
+//! Every number of a product is a sum over its depth in order, by fused multiply-adds, a fixed number of terms at a time
+//! ([`TERMS`], or fewer where the left side is transposed); it depends on nothing but its row and its column. So a row has
+//! the same bytes alone and among others, however a product is cut, and on every machine that multiplies and adds in one.
 
 use pulp::Simd;
 use rayon::prelude::*;
@@ -121,7 +121,11 @@ impl<'a, T: Real> Into<'a, T> {
     }
 }
 
-/// Terms of a sum that are added up in registers before they are added to what is in memory.
+/// Terms of a sum that are added up by themselves, before they are added to what comes before them; fewer where the left
+/// side lies the other way round.
+const TERMS: usize = 384;
+const TERMS_TURNED: usize = 192;
+/// Terms that are gone through at once: with more, a panel is too large for the cache.
 const DEPTH: usize = 192;
 /// What these are a multiple of: the numbers in the widest register.
 const UNIT: usize = 16;
@@ -251,30 +255,61 @@ impl<T: Real> Product<'_, T> {
         let dense_right = b.transposed || m > if a.transposed { many } else { few };
         let dense_left = n >= 2 * widest && if a.transposed { m > many } else { a.stride >= 512 && m > few };
         let most = m.min(ROWS);
-        let size = DEPTH * widest * PANELS.min(n.div_ceil(widest));
-        buffer.resize((size + if dense_left { DEPTH * most } else { 0 }).max(buffer.len()), T::zero());
+        let terms = if a.transposed { TERMS_TURNED } else { TERMS };
+        let deepest = k.min(terms);
+        let size = deepest * widest * PANELS.min(n.div_ceil(widest));
+        buffer.resize((size + if dense_left { deepest * most } else { 0 }).max(buffer.len()), T::zero());
         let (right, left) = buffer.split_at_mut(size);
         let block = (OUTPUT / most / widest).max(1) * widest;
         for (row, rows) in parts(m, ROWS, TILE) {
             for column in (0..n).step_by(block) {
-                for (first, depth) in parts(k, DEPTH, UNIT) {
-                    let strip = if !dense_left {
-                        a.strip(row, first)
-                    } else if a.transposed {
-                        a.tiles(simd, (row, rows), (first, depth), left);
-                        Strip { data: &*left, lie: Lie::Tiles(depth) }
-                    } else {
-                        a.pack(simd, (row, rows), (first, depth), depth, left);
-                        Strip { data: &*left, lie: Lie::Rows(depth) }
-                    };
-                    let how = if first == 0 { how.rows(row, stride) } else { Into::Add };
-                    let (out, end) = (&mut out[row * stride..], (column + block).min(n));
-                    let panels =
-                        Panels { matrix: b, dense: dense_right, depth: (first, depth), columns: (column, end) };
-                    panels.across::<S, V>(simd, (out, stride, how), strip, &mut *right, scale, rows);
+                for (sum, length) in parts(k, terms, 1) {
+                    let how = if sum == 0 { how.rows(row, stride) } else { Into::Add };
+                    // sums wait in the output while the rest of their terms is fetched, if it holds nothing yet
+                    let most = if how == Into::Add { length } else { DEPTH };
+                    for (first, depth) in parts(length, most, UNIT) {
+                        let (first, last) = (sum + first, first + depth == length);
+                        let strip = if !dense_left {
+                            a.strip(row, first)
+                        } else if a.transposed {
+                            a.tiles((row, rows), (first, depth), left);
+                            Strip { data: &*left, lie: Lie::Tiles(depth) }
+                        } else {
+                            a.pack(simd, (row, rows), (first, depth), depth, left);
+                            Strip { data: &*left, lie: Lie::Rows(depth) }
+                        };
+                        let (out, end) = (&mut out[row * stride..], (column + block).min(n));
+                        let to = Sums { begins: first == sum, ends: last, how, scale };
+                        let panels =
+                            Panels { matrix: b, dense: dense_right, depth: (first, depth), columns: (column, end) };
+                        panels.across::<S, V>(simd, (out, stride, to), strip, &mut *right, rows);
+                    }
                 }
             }
         }
+    }
+}
+
+/// Where sums come from and go to.
+#[derive(Clone, Copy)]
+struct Sums<'a, T> {
+    /// Whether they begin at zero; else they go on from what the output holds.
+    begins: bool,
+    /// Whether they are whole afterwards; else they are left in the output as they are.
+    ends: bool,
+    /// What whole sums are added to.
+    how: Into<'a, T>,
+    /// Factor on whole sums.
+    scale: T,
+}
+
+impl<T: Real> Sums<'_, T> {
+    fn columns(self, first: usize) -> Self {
+        Self { how: self.how.columns(first), ..self }
+    }
+
+    fn rows(self, first: usize, stride: usize) -> Self {
+        Self { how: self.how.rows(first, stride), ..self }
     }
 }
 
@@ -295,10 +330,9 @@ impl<T: Real> Panels<'_, T> {
     fn across<S: Simd, const V: usize>(
         self,
         simd: S,
-        (out, stride, how): Output<'_, '_, T>,
+        (out, stride, to): Output<'_, '_, T>,
         strip: Strip<'_, T>,
         buffer: &mut [T],
-        scale: T,
         rows: usize,
     ) {
         let Self { matrix, dense, depth: (first, depth), columns: (mut at, end) } = self;
@@ -317,7 +351,7 @@ impl<T: Real> Panels<'_, T> {
                 } else {
                     lies(from)
                 };
-                down::<T, S, V>(simd, (&mut out[from..], stride, how.columns(from)), strip, panel, scale, rows);
+                down::<T, S, V>(simd, (&mut out[from..], stride, to.columns(from)), strip, panel, rows);
             }
             at += panels * widest;
         }
@@ -331,43 +365,49 @@ impl<T: Real> Panels<'_, T> {
             } else {
                 lies(at)
             };
-            let out = (&mut out[at..], stride, how.columns(at));
+            let out = (&mut out[at..], stride, to.columns(at));
             match width / lanes {
-                0 => ragged(simd, out, strip, panel, scale, (rows, taken)),
-                1 => down::<T, S, 1>(simd, out, strip, panel, scale, rows),
-                _ => down::<T, S, 2>(simd, out, strip, panel, scale, rows),
+                0 => ragged(simd, out, strip, panel, (rows, taken)),
+                1 => down::<T, S, 1>(simd, out, strip, panel, rows),
+                _ => down::<T, S, 2>(simd, out, strip, panel, rows),
             }
             at += taken;
         }
     }
 }
 
-/// A part of the output, the distance of its rows, and what the product is added to.
-type Output<'a, 'b, T> = (&'a mut [T], usize, Into<'b, T>);
+/// A part of the output, the distance of its rows, and what becomes of the sums.
+type Output<'a, 'b, T> = (&'a mut [T], usize, Sums<'b, T>);
 
 /// All rows of a product with a panel of less than a register.
 #[inline(always)]
 fn ragged<T: Real, S: Simd>(
     simd: S,
-    (out, stride, how): Output<'_, '_, T>,
+    (out, stride, to): Output<'_, '_, T>,
     strip: Strip<'_, T>,
     panel: Panel<'_, T>,
-    scale: T,
     (m, width): (usize, usize),
 ) {
-    how.begin(out, stride, (m, width));
     let lanes = T::count::<S>();
     for first in (0..m).step_by(TILE) {
         let rows = TILE.min(m - first);
-        let mut tile = [T::zero(); TILE * 16];
-        let tile = &mut tile[..TILE * lanes];
+        let [mut sums, mut before] = [[T::zero(); TILE * 16]; 2];
         let of = |i: usize| (first + i) * stride..(first + i) * stride + width;
         for i in 0..rows {
-            tile[i * lanes..][..width].copy_from_slice(&out[of(i)]);
+            let (sums, before) = (&mut sums[i * lanes..][..width], &mut before[i * lanes..][..width]);
+            if !to.begins {
+                sums.copy_from_slice(&out[of(i)]);
+            }
+            if to.how == Into::Add {
+                before.copy_from_slice(&out[of(i)]);
+            } else {
+                to.how.rows(first + i, stride).begin(before, stride, (1, width));
+            }
         }
-        down::<T, S, 1>(simd, (tile, lanes, Into::Add), strip.from(first), panel, scale, rows);
+        let to = Sums { how: Into::Rows(&before, None), ..to };
+        down::<T, S, 1>(simd, (&mut sums, lanes, to), strip.from(first), panel, rows);
         for i in 0..rows {
-            out[of(i)].copy_from_slice(&tile[i * lanes..][..width]);
+            out[of(i)].copy_from_slice(&sums[i * lanes..][..width]);
         }
     }
 }
@@ -376,21 +416,20 @@ fn ragged<T: Real, S: Simd>(
 #[inline(always)]
 fn down<T: Real, S: Simd, const V: usize>(
     simd: S,
-    (out, stride, how): Output<'_, '_, T>,
+    (out, stride, to): Output<'_, '_, T>,
     strip: Strip<'_, T>,
     panel: Panel<'_, T>,
-    scale: T,
     m: usize,
 ) {
     let mut first = 0;
     while first < m {
-        let at = (&mut out[first * stride..], stride, how.rows(first, stride));
+        let at = (&mut out[first * stride..], stride, to.rows(first, stride));
         let strip = strip.from(first);
-        first += match tile_rows(m - first) {
-            1 => tile::<T, S, 1, V>(simd, at, strip, panel, scale),
-            2 => tile::<T, S, 2, V>(simd, at, strip, panel, scale),
-            4 => tile::<T, S, 4, V>(simd, at, strip, panel, scale),
-            _ => tile::<T, S, TILE, V>(simd, at, strip, panel, scale),
+        first += match next_rows(m - first) {
+            1 => tile::<T, S, 1, V>(simd, at, strip, panel),
+            2 => tile::<T, S, 2, V>(simd, at, strip, panel),
+            4 => tile::<T, S, 4, V>(simd, at, strip, panel),
+            _ => tile::<T, S, TILE, V>(simd, at, strip, panel),
         };
     }
 }
@@ -399,15 +438,21 @@ fn down<T: Real, S: Simd, const V: usize>(
 #[inline(always)]
 fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
     simd: S,
-    (out, stride, how): Output<'_, '_, T>,
+    (out, stride, to): Output<'_, '_, T>,
     strip: Strip<'_, T>,
     panel: Panel<'_, T>,
-    scale: T,
 ) -> usize {
     let zero = T::splat(simd, T::zero());
-    let mut sums = [[zero; V]; M];
     let width = V * T::count::<S>();
     let depth = panel.depth;
+    let row = |x: &[T]| -> [T::Register<S>; V] {
+        let x = T::registers::<S>(&x[..width]);
+        std::array::from_fn(|v| x[v])
+    };
+    let mut sums = [[zero; V]; M];
+    if !to.begins {
+        sums = std::array::from_fn(|i| row(&out[i * stride..]));
+    }
     // every loop below is as plain as it is so that no check of a bound stays in it where memory is dense
     match strip.lie {
         Lie::Rows(stride) => {
@@ -443,14 +488,14 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
             }
         }
     }
-    let scale = T::splat(simd, scale);
+    let scale = T::splat(simd, to.scale);
     for (i, sums) in sums.into_iter().enumerate() {
         let out = T::registers_mut::<S>(&mut out[i * stride..][..width]);
-        let row = |x: &[T]| -> [T::Register<S>; V] {
-            let x = T::registers::<S>(&x[..width]);
-            std::array::from_fn(|v| x[v])
-        };
-        let before: [T::Register<S>; V] = match how {
+        if !to.ends {
+            out.copy_from_slice(&sums);
+            continue;
+        }
+        let before: [T::Register<S>; V] = match to.how {
             Into::Replace => [zero; V],
             Into::Add => std::array::from_fn(|v| out[v]),
             Into::Row(x) => row(x),
@@ -492,7 +537,7 @@ fn multiply_add<T: Real, S: Simd, const M: usize, const V: usize>(
 }
 
 /// Rows of the next tile when so many are left.
-fn tile_rows(left: usize) -> usize {
+fn next_rows(left: usize) -> usize {
     match left {
         0 | 1 => left,
         2 | 3 => 2,
@@ -528,10 +573,10 @@ impl<'a, T: Real> Matrix<'a, T> {
 
     /// Lays out some columns of some rows of a transposed matrix as [`Lie::Tiles`].
     #[inline(always)]
-    fn tiles<S: Simd>(self, _: S, (row, rows): (usize, usize), (column, depth): (usize, usize), out: &mut [T]) {
+    fn tiles(self, (row, rows): (usize, usize), (column, depth): (usize, usize), out: &mut [T]) {
         let mut at = 0;
         while at < rows {
-            let count = tile_rows(rows - at);
+            let count = next_rows(rows - at);
             let out = &mut out[at * depth..][..count * depth];
             let from = &self.data[column * self.stride + row + at..];
             if let (TILE, (out, [])) = (count, out.as_chunks_mut::<TILE>()) {
@@ -694,9 +739,17 @@ mod tests {
                 (0..cols).flat_map(|j| (0..rows).map(move |i| x[i * cols + j])).collect()
             };
             let (a_turned, b_turned) = (turned(&a, m, k), turned(&b, k, n));
-            assert_eq!(whole(true, false, &a_turned, &b, m, n), reference);
             assert_eq!(whole(false, true, &a, &b_turned, m, n), reference);
-            assert_eq!(whole(true, true, &a_turned, &b_turned, m, n), reference);
+            let lying = whole(true, false, &a_turned, &b, m, n);
+            assert_eq!(whole(true, true, &a_turned, &b_turned, m, n), lying);
+            if k <= TERMS_TURNED {
+                assert_eq!(lying, reference);
+            }
+            // every row alone, lying the other way round
+            for (i, row) in lying.chunks_exact(n).enumerate() {
+                let alone: Vec<f32> = (0..k).map(|l| a[i * k + l]).collect();
+                assert_eq!(whole(true, false, &alone, &b, 1, n), row);
+            }
             // every row alone, and the first columns alone
             for (a, row) in a.chunks_exact(k).zip(reference.chunks_exact(n)) {
                 assert_eq!(whole(false, false, a, &b, 1, n), row);

@@ -61,28 +61,6 @@ pub(crate) fn largest<T: Real>(a: &[T]) -> T {
     most.into_iter().fold(rest, larger)
 }
 
-/// Fills rows with copies of one row, or with zeros.
-pub fn fill<T: Real>(out: &mut [T], row: Option<&[T]>) {
-    match row {
-        Some(row) => out.chunks_exact_mut(row.len()).for_each(|out| out.copy_from_slice(row)),
-        None => out.fill(T::zero()),
-    }
-}
-
-/// Adds one row to every row.
-pub fn add_row<T: Real>(out: &mut [T], row: &[T]) {
-    vectorised(
-        #[inline(always)]
-        || {
-            for out in out.chunks_exact_mut(row.len()) {
-                for (out, row) in out.iter_mut().zip(row) {
-                    *out += *row;
-                }
-            }
-        },
-    );
-}
-
 /// `out += x`.
 ///
 /// # Panics
@@ -94,6 +72,22 @@ pub fn add<T: Real>(out: &mut [T], x: &[T]) {
         || {
             for (out, x) in out.iter_mut().zip(x) {
                 *out += *x;
+            }
+        },
+    );
+}
+
+/// `out = out * x`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn multiply<T: Real>(out: &mut [T], x: &[T]) {
+    assert_eq!(out.len(), x.len(), "two slices to multiply");
+    vectorised(
+        #[inline(always)]
+        || {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out *= *x;
             }
         },
     );
@@ -129,9 +123,8 @@ mod tests {
 
     #[test]
     fn rows_and_columns() {
-        let mut x = vec![0f32; 6];
-        fill(&mut x, Some(&[1., 2., 3.]));
-        add_row(&mut x, &[1., 1., 1.]);
+        let mut x = vec![1f32, 1.5, 2., 1., 1.5, 2.];
+        multiply(&mut x, &[2.; 6]);
         assert_eq!(x, [2., 3., 4., 2., 3., 4.]);
         let mut sums = [1f32, 0., 0.];
         add_column_sums(&mut sums, &x);
