@@ -257,59 +257,50 @@ impl<T: Real> Product<'_, T> {
         let most = m.min(ROWS);
         let terms = if a.transposed { TERMS_TURNED } else { TERMS };
         let deepest = k.min(terms);
-        let size = deepest * widest * PANELS.min(n.div_ceil(widest));
-        buffer.resize((size + if dense_left { deepest * most } else { 0 }).max(buffer.len()), T::zero());
-        let (right, left) = buffer.split_at_mut(size);
+        let sizes = [most * widest, deepest * widest * PANELS.min(n.div_ceil(widest))];
+        let size = sizes[0] + sizes[1] + if dense_left { deepest * most } else { 0 };
+        buffer.resize(size.max(buffer.len()), T::zero());
+        let (waiting, rest) = buffer.split_at_mut(sizes[0]);
+        let (right, left) = rest.split_at_mut(sizes[1]);
         let block = (OUTPUT / most / widest).max(1) * widest;
         for (row, rows) in parts(m, ROWS, TILE) {
             for column in (0..n).step_by(block) {
-                for (sum, length) in parts(k, terms, 1) {
-                    let how = if sum == 0 { how.rows(row, stride) } else { Into::Add };
-                    // sums wait in the output while the rest of their terms is fetched, if it holds nothing yet
-                    let most = if how == Into::Add { length } else { DEPTH };
-                    for (first, depth) in parts(length, most, UNIT) {
-                        let (first, last) = (sum + first, first + depth == length);
-                        let strip = if !dense_left {
-                            a.strip(row, first)
-                        } else if a.transposed {
-                            a.tiles((row, rows), (first, depth), left);
-                            Strip { data: &*left, lie: Lie::Tiles(depth) }
-                        } else {
-                            a.pack(simd, (row, rows), (first, depth), depth, left);
-                            Strip { data: &*left, lie: Lie::Rows(depth) }
-                        };
-                        let (out, end) = (&mut out[row * stride..], (column + block).min(n));
-                        let to = Sums { begins: first == sum, ends: last, how, scale };
-                        let panels =
-                            Panels { matrix: b, dense: dense_right, depth: (first, depth), columns: (column, end) };
-                        panels.across::<S, V>(simd, (out, stride, to), strip, &mut *right, rows);
-                    }
+                for (first, depth) in parts(k, terms, 1) {
+                    let strip = if !dense_left {
+                        a.strip(row, first)
+                    } else if a.transposed {
+                        a.tiles((row, rows), (first, depth), left);
+                        Strip { data: &*left, lie: Lie::Tiles(depth) }
+                    } else {
+                        a.pack(simd, (row, rows), (first, depth), depth, left);
+                        Strip { data: &*left, lie: Lie::Rows(depth) }
+                    };
+                    let how = if first == 0 { how.rows(row, stride) } else { Into::Add };
+                    let (out, end) = (&mut out[row * stride..], (column + block).min(n));
+                    let panels =
+                        Panels { matrix: b, dense: dense_right, depth: (first, depth), columns: (column, end) };
+                    let to = Output { out, stride, how, scale, waiting: &mut *waiting };
+                    panels.across::<S, V>(simd, to, strip, &mut *right, rows);
                 }
             }
         }
     }
 }
 
-/// Where sums come from and go to.
-#[derive(Clone, Copy)]
-struct Sums<'a, T> {
-    /// Whether they begin at zero; else they go on from what the output holds.
-    begins: bool,
-    /// Whether they are whole afterwards; else they are left in the output as they are.
-    ends: bool,
-    /// What whole sums are added to.
-    how: Into<'a, T>,
-    /// Factor on whole sums.
+/// Where sums go.
+struct Output<'a, 'b, T> {
+    out: &'a mut [T],
+    stride: usize,
+    how: Into<'b, T>,
     scale: T,
+    /// Sums that wait for the rest of their terms, row after row.
+    waiting: &'a mut [T],
 }
 
-impl<T: Real> Sums<'_, T> {
-    fn columns(self, first: usize) -> Self {
-        Self { how: self.how.columns(first), ..self }
-    }
-
-    fn rows(self, first: usize, stride: usize) -> Self {
-        Self { how: self.how.rows(first, stride), ..self }
+impl<'b, T: Real> Output<'_, 'b, T> {
+    fn columns(&mut self, first: usize) -> Output<'_, 'b, T> {
+        let Self { out, stride, how, scale, waiting } = self;
+        Output { out: &mut out[first..], stride: *stride, how: how.columns(first), scale: *scale, waiting }
     }
 }
 
@@ -330,7 +321,7 @@ impl<T: Real> Panels<'_, T> {
     fn across<S: Simd, const V: usize>(
         self,
         simd: S,
-        (out, stride, to): Output<'_, '_, T>,
+        mut to: Output<'_, '_, T>,
         strip: Strip<'_, T>,
         buffer: &mut [T],
         rows: usize,
@@ -351,7 +342,7 @@ impl<T: Real> Panels<'_, T> {
                 } else {
                     lies(from)
                 };
-                down::<T, S, V>(simd, (&mut out[from..], stride, to.columns(from)), strip, panel, rows);
+                down::<T, S, V>(simd, to.columns(from), strip, panel, rows);
             }
             at += panels * widest;
         }
@@ -365,49 +356,44 @@ impl<T: Real> Panels<'_, T> {
             } else {
                 lies(at)
             };
-            let out = (&mut out[at..], stride, to.columns(at));
+            let to = to.columns(at);
             match width / lanes {
-                0 => ragged(simd, out, strip, panel, (rows, taken)),
-                1 => down::<T, S, 1>(simd, out, strip, panel, rows),
-                _ => down::<T, S, 2>(simd, out, strip, panel, rows),
+                0 => ragged(simd, to, strip, panel, (rows, taken)),
+                1 => down::<T, S, 1>(simd, to, strip, panel, rows),
+                _ => down::<T, S, 2>(simd, to, strip, panel, rows),
             }
             at += taken;
         }
     }
 }
 
-/// A part of the output, the distance of its rows, and what becomes of the sums.
-type Output<'a, 'b, T> = (&'a mut [T], usize, Sums<'b, T>);
-
 /// All rows of a product with a panel of less than a register.
 #[inline(always)]
 fn ragged<T: Real, S: Simd>(
     simd: S,
-    (out, stride, to): Output<'_, '_, T>,
+    to: Output<'_, '_, T>,
     strip: Strip<'_, T>,
     panel: Panel<'_, T>,
     (m, width): (usize, usize),
 ) {
+    let Output { out, stride, how, scale, waiting } = to;
     let lanes = T::count::<S>();
     for first in (0..m).step_by(TILE) {
         let rows = TILE.min(m - first);
-        let [mut sums, mut before] = [[T::zero(); TILE * 16]; 2];
+        let mut tile = [T::zero(); TILE * 16];
         let of = |i: usize| (first + i) * stride..(first + i) * stride + width;
         for i in 0..rows {
-            let (sums, before) = (&mut sums[i * lanes..][..width], &mut before[i * lanes..][..width]);
-            if !to.begins {
-                sums.copy_from_slice(&out[of(i)]);
-            }
-            if to.how == Into::Add {
-                before.copy_from_slice(&out[of(i)]);
+            let tile = &mut tile[i * lanes..][..width];
+            if how == Into::Add {
+                tile.copy_from_slice(&out[of(i)]);
             } else {
-                to.how.rows(first + i, stride).begin(before, stride, (1, width));
+                how.rows(first + i, stride).begin(tile, stride, (1, width));
             }
         }
-        let to = Sums { how: Into::Rows(&before, None), ..to };
-        down::<T, S, 1>(simd, (&mut sums, lanes, to), strip.from(first), panel, rows);
+        let to = Output { out: &mut tile, stride: lanes, how: Into::Add, scale, waiting: &mut *waiting };
+        down::<T, S, 1>(simd, to, strip.from(first), panel, rows);
         for i in 0..rows {
-            out[of(i)].copy_from_slice(&sums[i * lanes..][..width]);
+            out[of(i)].copy_from_slice(&tile[i * lanes..][..width]);
         }
     }
 }
@@ -416,86 +402,101 @@ fn ragged<T: Real, S: Simd>(
 #[inline(always)]
 fn down<T: Real, S: Simd, const V: usize>(
     simd: S,
-    (out, stride, to): Output<'_, '_, T>,
+    to: Output<'_, '_, T>,
     strip: Strip<'_, T>,
     panel: Panel<'_, T>,
     m: usize,
 ) {
-    let mut first = 0;
-    while first < m {
-        let at = (&mut out[first * stride..], stride, to.rows(first, stride));
-        let strip = strip.from(first);
-        first += match next_rows(m - first) {
-            1 => tile::<T, S, 1, V>(simd, at, strip, panel),
-            2 => tile::<T, S, 2, V>(simd, at, strip, panel),
-            4 => tile::<T, S, 4, V>(simd, at, strip, panel),
-            _ => tile::<T, S, TILE, V>(simd, at, strip, panel),
-        };
+    let Output { out, stride, how, scale, waiting } = to;
+    let width = V * T::count::<S>();
+    for (begin, length) in parts(panel.depth, DEPTH, UNIT) {
+        let depth = (begin, begin + length);
+        let mut first = 0;
+        while first < m {
+            let waiting = &mut waiting[first * width..];
+            let to = Output { out: &mut out[first * stride..], stride, how: how.rows(first, stride), scale, waiting };
+            let strip = strip.from(first);
+            first += match next_rows(m - first) {
+                1 => tile::<T, S, 1, V>(simd, to, strip, panel, depth),
+                2 => tile::<T, S, 2, V>(simd, to, strip, panel, depth),
+                4 => tile::<T, S, 4, V>(simd, to, strip, panel, depth),
+                _ => tile::<T, S, TILE, V>(simd, to, strip, panel, depth),
+            };
+        }
     }
 }
 
-/// A tile of the output, `M` rows of `V` registers; gives `M`.
+/// Some of the terms of a tile of the output, `M` rows of `V` registers; gives `M`.
 #[inline(always)]
 fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
     simd: S,
-    (out, stride, to): Output<'_, '_, T>,
+    to: Output<'_, '_, T>,
     strip: Strip<'_, T>,
     panel: Panel<'_, T>,
+    (begin, end): (usize, usize),
 ) -> usize {
+    let Output { out, stride, how, scale, waiting } = to;
     let zero = T::splat(simd, T::zero());
     let width = V * T::count::<S>();
-    let depth = panel.depth;
+    let depth = end - begin;
     let row = |x: &[T]| -> [T::Register<S>; V] {
         let x = T::registers::<S>(&x[..width]);
         std::array::from_fn(|v| x[v])
     };
     let mut sums = [[zero; V]; M];
-    if !to.begins {
-        sums = std::array::from_fn(|i| row(&out[i * stride..]));
+    if begin > 0 {
+        sums = std::array::from_fn(|i| row(&waiting[i * width..]));
     }
+    let right = &panel.data[begin * panel.stride..];
     // every loop below is as plain as it is so that no check of a bound stays in it where memory is dense
     match strip.lie {
         Lie::Rows(stride) => {
-            let rows: [&[T]; M] = std::array::from_fn(|i| &strip.data[i * stride..][..depth]);
+            let rows: [&[T]; M] = std::array::from_fn(|i| &strip.data[i * stride + begin..][..depth]);
             if panel.stride == width {
-                let right = &T::registers::<S>(&panel.data[..depth * width]).as_chunks::<V>().0[..depth];
+                let right = &T::registers::<S>(&right[..depth * width]).as_chunks::<V>().0[..depth];
                 for l in 0..depth {
                     multiply_add(simd, &mut sums, |i| rows[i][l], &right[l]);
                 }
             } else {
-                for (l, right) in panel.data.chunks(panel.stride).enumerate().take(depth) {
+                for (l, right) in right.chunks(panel.stride).enumerate().take(depth) {
                     multiply_add(simd, &mut sums, |i| rows[i][l], T::registers::<S>(&right[..width]));
                 }
             }
         }
         Lie::Columns(stride) => {
-            for (left, right) in strip.data.chunks(stride).zip(panel.data.chunks(panel.stride)).take(depth) {
+            let left = strip.data[begin * stride..].chunks(stride);
+            for (left, right) in left.zip(right.chunks(panel.stride)).take(depth) {
                 let left = &left[..M];
                 multiply_add(simd, &mut sums, |i| left[i], T::registers::<S>(&right[..width]));
             }
         }
         Lie::Tiles(_) => {
-            let left = &strip.data.as_chunks::<M>().0[..depth];
+            let left = &strip.data.as_chunks::<M>().0[begin..end];
             if panel.stride == width {
-                let right = &T::registers::<S>(&panel.data[..depth * width]).as_chunks::<V>().0[..depth];
+                let right = &T::registers::<S>(&right[..depth * width]).as_chunks::<V>().0[..depth];
                 for l in 0..depth {
                     multiply_add(simd, &mut sums, |i| left[l][i], &right[l]);
                 }
             } else {
-                for (left, right) in left.iter().zip(panel.data.chunks(panel.stride)) {
+                for (left, right) in left.iter().zip(right.chunks(panel.stride)) {
                     multiply_add(simd, &mut sums, |i| left[i], T::registers::<S>(&right[..width]));
                 }
             }
         }
     }
-    let scale = T::splat(simd, to.scale);
+    if end < panel.depth {
+        // number by number: a copy of the whole would keep the sums in memory all the time
+        for (sums, waiting) in sums.into_iter().zip(waiting.chunks_exact_mut(width)) {
+            for (waiting, sum) in T::registers_mut::<S>(waiting).iter_mut().zip(sums) {
+                *waiting = sum;
+            }
+        }
+        return M;
+    }
+    let scale = T::splat(simd, scale);
     for (i, sums) in sums.into_iter().enumerate() {
         let out = T::registers_mut::<S>(&mut out[i * stride..][..width]);
-        if !to.ends {
-            out.copy_from_slice(&sums);
-            continue;
-        }
-        let before: [T::Register<S>; V] = match to.how {
+        let before: [T::Register<S>; V] = match how {
             Into::Replace => [zero; V],
             Into::Add => std::array::from_fn(|v| out[v]),
             Into::Row(x) => row(x),
