@@ -1,7 +1,7 @@
 //! Matrix products, on one thread each.
 //!
 //! Every number of a product is a sum over its depth in order, by fused multiply-adds, a fixed number of terms at a time
-//! ([`TERMS`], or fewer where the left side is transposed); it depends on nothing but its row and its column. So a row has
+//! (`TERMS`, or fewer where the left side is transposed); it depends on nothing but its row and its column. So a row has
 //! the same bytes alone and among others, however a product is cut, and on every machine that multiplies and adds in one.
 
 use pulp::Simd;
@@ -130,7 +130,7 @@ const DEPTH: usize = 192;
 /// What these are a multiple of: the numbers in the widest register.
 const UNIT: usize = 16;
 /// Numbers of a part of the output that stays in the cache while the depth is gone through.
-const OUTPUT: usize = 1 << 17;
+const OUTPUT: usize = 1 << 18;
 /// Panels of the right side that are laid out together.
 const PANELS: usize = 4;
 /// Rows that are multiplied with a block of the right side before the next block is.
