@@ -253,7 +253,8 @@ impl<T: Real> Product<'_, T> {
         // what is read again and again from rows that lie far apart is better laid out densely first
         let (few, many) = (4 * TILE, 10 * TILE);
         let dense_right = b.transposed || m > if a.transposed { many } else { few };
-        let dense_left = n >= 2 * widest && if a.transposed { m > many } else { a.stride >= 512 && m > few };
+        let dense_left =
+            dense_right && n >= 2 * widest && if a.transposed { m > many } else { a.stride >= 512 && m > few };
         let most = m.min(ROWS);
         let terms = if a.transposed { TERMS_TURNED } else { TERMS };
         let deepest = k.min(terms);
@@ -471,16 +472,11 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
             }
         }
         Lie::Tiles(_) => {
+            // a left side that is worth laying out has a right side that is, too
             let left = &strip.data.as_chunks::<M>().0[begin..end];
-            if panel.stride == width {
-                let right = &T::registers::<S>(&right[..depth * width]).as_chunks::<V>().0[..depth];
-                for l in 0..depth {
-                    multiply_add(simd, &mut sums, |i| left[l][i], &right[l]);
-                }
-            } else {
-                for (left, right) in left.iter().zip(right.chunks(panel.stride)) {
-                    multiply_add(simd, &mut sums, |i| left[i], T::registers::<S>(&right[..width]));
-                }
+            let right = &T::registers::<S>(&right[..depth * width]).as_chunks::<V>().0[..depth];
+            for l in 0..depth {
+                multiply_add(simd, &mut sums, |i| left[l][i], &right[l]);
             }
         }
     }
