@@ -22,7 +22,7 @@ pub struct Args {
     /// Name of the folder, the package and the binary, such as `induction-heads`
     paper: String,
     /// Name of its first experiment
-    #[arg(long, default_value = "measure")]
+    #[arg(long, default_value = "metric")]
     experiment: String,
 }
 

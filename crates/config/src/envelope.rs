@@ -74,7 +74,7 @@ pub struct Body {
     /// Published numbers to stand beside ours.
     #[serde(default)]
     pub published: Vec<Published>,
-    /// What should come out, with the bar that decides.
+    /// What should come out, with the threshold that decides.
     #[serde(default)]
     pub claims: Vec<Claim>,
     /// What to draw from the tables.
@@ -131,16 +131,16 @@ pub enum Draw {
     Integer([i64; 2]),
 }
 
-/// A number from the paper, and the measure of ours that it stands beside.
+/// A number from the paper, and the metric of ours that it stands beside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
     /// Checklist id of the table or figure it belongs to.
     pub artefact: String,
-    /// Name of the measure that the experiment reports.
-    pub measure: String,
+    /// Name of the metric that the experiment reports.
+    pub metric: String,
     /// What it is, in words.
-    pub says: String,
+    pub statement: String,
     /// The published value; left out where none could be found.
     #[serde(default)]
     pub value: Option<f64>,
@@ -193,17 +193,17 @@ pub struct Claim {
     /// Checklist id of the table or figure it rests on.
     pub artefact: String,
     /// The claim in words.
-    pub says: String,
-    /// Name of the measure that decides.
-    pub measure: String,
-    /// A second measure to take off the first.
+    pub statement: String,
+    /// Name of the metric that decides.
+    pub metric: String,
+    /// A second metric to take off the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minus: Option<String>,
-    /// How several points of a sweep become one number; the side worst for the bar when left out.
+    /// How several points of a sweep become one number; the side worst for the threshold when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Over>,
     /// What the number must meet.
-    pub bar: Bar,
+    pub threshold: Threshold,
     /// The paper's value of the same quantity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<f64>,
@@ -229,10 +229,10 @@ pub enum Over {
     Max,
 }
 
-/// The bar of a claim.
+/// The threshold of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Bar {
+pub enum Threshold {
     /// Holds when the value is at least this.
     AtLeast(f64),
     /// Holds when the value is at most this.

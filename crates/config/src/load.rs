@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::located::{parse, parse_bytes};
-    use crate::{Bar, Sweep, yaml};
+    use crate::{Sweep, Threshold, yaml};
 
     #[derive(Debug, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
@@ -194,7 +194,8 @@ params:
       warmup: 10
 ";
 
-    const CLAIM: &str = "claims:\n- {id: a, artefact: M-F2, says: high, measure: acc, bar: {at_least: 0.9}}\n";
+    const CLAIM: &str =
+        "claims:\n- {id: a, artefact: M-F2, statement: high, metric: acc, threshold: {at_least: 0.9}}\n";
     const FIGURE: &str = "figures:\n- {id: a, artefact: M-F2, title: t, kind: line, table: t, x: a, y: b}\n";
 
     /// Loads `train.yaml`, or the last of several files.
@@ -400,12 +401,12 @@ train.yaml: 3 mistakes
         more(
             &CLAIM.replace("at_least: 0.9", "at_lest: 0.9"),
             &[
-                "train.yaml:13:59: claims.0.bar.at_lest: unknown variant, did you mean `at_least`? (expected one of `at_least: ..`, `at_most: ..`, `between: ..`)",
+                "train.yaml:13:59: claims.0.threshold.at_lest: unknown variant, did you mean `at_least`? (expected one of `at_least: ..`, `at_most: ..`, `between: ..`)",
             ],
         );
         more(
             &CLAIM.replace("at_least: 0.9", "between: [2, 1]"),
-            &["train.yaml:13:68: claims.0.bar.between: the first number must be the smaller one, found 2 and 1"],
+            &["train.yaml:13:68: claims.0.threshold.between: the first number must be the smaller one, found 2 and 1"],
         );
         more(&format!("{CLAIM}{}", &CLAIM[8..]), &["train.yaml:14:8: claims.1.id: `a` is there already"]);
         more(FIGURE, &[]);
@@ -475,7 +476,7 @@ train.yaml: 3 mistakes
     #[test]
     fn a_resolved_file_is_read_back() {
         let text = format!(
-            "{BASE}{CLAIM}{FIGURE}sweep: {{list: [{{seed: 3, params.lr: 1}}]}}\npublished: [{{artefact: M-F2, measure: acc, says: x, source: y, provenance: read}}]\n"
+            "{BASE}{CLAIM}{FIGURE}sweep: {{list: [{{seed: 3, params.lr: 1}}]}}\npublished: [{{artefact: M-F2, metric: acc, statement: x, source: y, provenance: read}}]\n"
         );
         let envelope = load(&[("train.smoke.yaml", &text)], &[]).unwrap();
         let resolved = yaml::to_string(&envelope).unwrap();
@@ -483,7 +484,7 @@ train.yaml: 3 mistakes
         assert!(resolved.starts_with("paper: p\nexperiment: train\nprofile: smoke\ntitle: A title\n"), "{resolved}");
         assert_eq!(load(&[("elsewhere.yaml", &resolved)], &[]).unwrap(), envelope);
         assert_eq!(yaml::from_str::<Envelope>(&resolved, "x").unwrap(), envelope);
-        assert_eq!(envelope.body.claims[0].bar, Bar::AtLeast(0.9));
+        assert_eq!(envelope.body.claims[0].threshold, Threshold::AtLeast(0.9));
         let typo = resolved.replace("profile: smoke", "profile: smoek");
         let error = load(&[("elsewhere.yaml", &typo)], &[]).unwrap_err();
         assert_eq!(told(&error), ["elsewhere.yaml:3:10: profile: unknown profile, did you mean `smoke`?"]);
@@ -521,7 +522,7 @@ train.yaml: 3 mistakes
 
     fn try_all(parsed: Parsed) {
         let names = Names { paper: "p".into(), experiment: "x".into(), profile: "cpu".into() };
-        let overrides = ["params.lr=1".parse().unwrap(), "claims.0.bar.at_most=2".parse().unwrap()];
+        let overrides = ["params.lr=1".parse().unwrap(), "claims.0.threshold.at_most=2".parse().unwrap()];
         let rules = Rules { schema: &schema_of::<Params>(), overrides: &overrides, known: None };
         if let Err(error) = resolve(parsed, "x.yaml", names, &rules) {
             assert!(!error.to_string().is_empty());

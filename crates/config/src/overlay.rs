@@ -19,7 +19,7 @@ pub(crate) const EXTENDS: &str = "extends";
 /// A value for a key from outside the file, such as `--set params.lr=1e-3`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Override {
-    /// Path of the key; `.` goes into mappings and lists, as in `claims.0.bar`.
+    /// Path of the key; `.` goes into mappings and lists, as in `claims.0.threshold`.
     pub key: String,
     /// Its new value.
     pub value: Value,

@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(whole["required"], json!(["title", "seed", "params"]));
         assert_eq!(whole["properties"]["params"]["$ref"], json!("#/$defs/Params"));
         assert_eq!(whole["$defs"]["Params"]["required"], json!(["lr", "inner"]));
-        assert!(whole["$defs"]["Claim"]["properties"]["bar"].is_object());
+        assert!(whole["$defs"]["Claim"]["properties"]["threshold"].is_object());
         let open = schema::<BTreeMap<String, Value>>();
         assert_eq!(open["properties"]["params"]["type"], json!("object"));
     }

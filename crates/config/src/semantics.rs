@@ -24,7 +24,7 @@ pub(crate) fn check(tree: &Node, value: &Value, schema: &Value, known: Option<Kn
     rules.needs(known);
     ["artefacts", "claims", "figures"].into_iter().for_each(|list| rules.ids(list));
     ["claims", "figures", "published"].into_iter().for_each(|list| rules.artefacts(list));
-    rules.bars();
+    rules.thresholds();
     rules.figures();
     rules.sweep(value, schema);
     rules.mistakes
@@ -92,10 +92,10 @@ impl<'t> Rules<'t> {
         }
     }
 
-    fn bars(&mut self) {
+    fn thresholds(&mut self) {
         for (path, item) in self.items("claims") {
-            if let Some(pair) = item.get("bar").and_then(|bar| bar.get("between")) {
-                self.rising(pair, &join(&path, "bar.between"), true);
+            if let Some(pair) = item.get("threshold").and_then(|threshold| threshold.get("between")) {
+                self.rising(pair, &join(&path, "threshold.between"), true);
             }
         }
     }

@@ -47,7 +47,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Bar, Draw, Over, Provenance};
+    use crate::{Draw, Over, Provenance, Threshold};
 
     #[track_caller]
     fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T, text: &str) {
@@ -57,8 +57,8 @@ mod tests {
 
     #[test]
     fn enums_have_no_tags() {
-        check(Bar::AtLeast(0.9), "at_least: 0.9");
-        check(Bar::Between([0.0, 1e-10]), "between:\n- 0.0\n- 1e-10");
+        check(Threshold::AtLeast(0.9), "at_least: 0.9");
+        check(Threshold::Between([0.0, 1e-10]), "between:\n- 0.0\n- 1e-10");
         check(Over::Median, "median");
         check(Provenance::Unstated, "unstated");
         check(vec![Draw::Integer([1, 3])], "- integer:\n  - 1\n  - 3");
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn errors_name_their_origin() {
         let check = |text: &str, expected: &str| {
-            assert_eq!(from_str::<Bar>(text, "run.yaml").unwrap_err().to_string().lines().next(), Some(expected));
+            assert_eq!(from_str::<Threshold>(text, "run.yaml").unwrap_err().to_string().lines().next(), Some(expected));
         };
         check("at_least: [", "run.yaml: 1 mistake");
         check("at_least: x", "run.yaml: invalid type: string \"x\", expected f64");

@@ -3,13 +3,13 @@
 //! A paper's `main` hands its list of experiments to [`main`]; each is a function of a [`Run`] and its checked
 //! parameters.
 //! The run gives it a device, named random streams, progress bars, a place for checkpoints and the results of the
-//! experiments it needs; it takes back tables and measures, and writes them with the manifest when all is done.
+//! experiments it needs; it takes back tables and metrics, and writes them with the manifest when all is done.
 //!
 //! ```no_run
 //! # use experiment::{Experiment, Run};
 //! # #[derive(serde::Deserialize, schemars::JsonSchema)] struct Params { samples: usize }
 //! fn count(run: &Run, params: Params) -> anyhow::Result<()> {
-//!     run.measure("samples", params.samples as f64, "count");
+//!     run.metric("samples", params.samples as f64, "count");
 //!     Ok(())
 //! }
 //!

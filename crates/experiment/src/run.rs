@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
-use config::claims::Measure;
+use config::claims::Metric;
 use config::{Code, Envelope, MANIFEST, Manifest};
 use rand_chacha::ChaCha12Rng;
 use serde::de::DeserializeOwned;
@@ -53,7 +53,7 @@ pub struct Run {
 struct Collected {
     tables: Vec<Table>,
     /// Of each draw, the first one first.
-    measures: Vec<Vec<Measure>>,
+    metrics: Vec<Vec<Metric>>,
     streams: BTreeSet<String>,
     inputs: BTreeMap<String, String>,
     files: BTreeSet<String>,
@@ -233,20 +233,20 @@ impl Run {
 
     /// Hands in a number that claims and published values are held against; none for one that the configuration did not
     /// ask for, whose claims then stay open.
-    pub fn measure(&self, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        self.measure_draw(1, name, value, unit);
+    pub fn metric(&self, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        self.metric_of_draw(1, name, value, unit);
     }
 
-    /// As [`Self::measure`], of one of several draws of the same thing, counted from 1. A claim takes its number from all
+    /// As [`Self::metric`], of one of several draws of the same thing, counted from 1. A claim takes its number from all
     /// draws, as it does from the points of a sweep: the worst, unless it says `over:`.
-    pub fn measure_draw(&self, draw: usize, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        let measure = Measure { name: name.to_owned(), value: value.into(), unit: unit.to_owned() };
+    pub fn metric_of_draw(&self, draw: usize, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        let metric = Metric { name: name.to_owned(), value: value.into(), unit: unit.to_owned() };
         let mut collected = self.collected();
         let draw = draw.max(1);
-        if collected.measures.len() < draw {
-            collected.measures.resize(draw, Vec::new());
+        if collected.metrics.len() < draw {
+            collected.metrics.resize(draw, Vec::new());
         }
-        collected.measures[draw - 1].push(measure);
+        collected.metrics[draw - 1].push(metric);
     }
 
     /// Notes the hash of a file that the run reads.
@@ -292,7 +292,7 @@ impl Run {
         Ok(Needed { folder: folder.clone(), manifest })
     }
 
-    /// Writes tables, measures, verdicts and, last of all, the manifest; then forgets the checkpoints.
+    /// Writes tables, metrics, verdicts and, last of all, the manifest; then forgets the checkpoints.
     pub(crate) fn finish(self) -> Result<()> {
         let collected = std::mem::take(&mut *self.collected());
         for need in &self.config.body.needs {
@@ -300,7 +300,7 @@ impl Run {
                 bail!("the configuration needs `{need}`, but the experiment never read it");
             }
         }
-        let standard = results::standard(&self.config, &collected.measures)?;
+        let standard = results::standard(&self.config, &collected.metrics)?;
         let tables: Vec<&Table> = collected.tables.iter().chain(&standard).collect();
         let mut outputs = BTreeMap::new();
         // a folder without a manifest is an unfinished run, whatever lies in it

@@ -34,7 +34,7 @@ pub fn scoreboard(root: &Path, only: &[String]) -> Result<String, Error> {
             let (sign, word) = row.verdict();
             let unit = if row.unit.is_empty() { String::new() } else { format!(" {}", row.unit) };
             let measured = row.measured.map_or("–".into(), human);
-            let mut line = format!("  {sign} {word:<12} {:<24} {measured}{unit}, bar {}", row.id, row.bar);
+            let mut line = format!("  {sign} {word:<12} {:<24} {measured}{unit}, threshold {}", row.id, row.threshold);
             if let Some(published) = row.published {
                 line.push_str(&format!(", published {}", human(published)));
             }

@@ -1,4 +1,4 @@
-//! The picture part of one run folder: SVG, PNG, `report.md`, and what current words and bars make of old numbers.
+//! The picture part of one run folder: SVG, PNG, `report.md`, and what current words and thresholds make of old numbers.
 
 use std::path::{Path, PathBuf};
 
@@ -132,8 +132,8 @@ fn refresh(folder: &Path, config: &Envelope) -> Result<(), Error> {
     }
     let (old, new) = (&manifest.config.body, &config.body);
     if old.claims != new.claims || old.published != new.published {
-        let measures = Table::read(folder, "measures")?;
-        let (claims, published) = judge(new, &points_of(&measures)?)?;
+        let metrics = Table::read(folder, "metrics")?;
+        let (claims, published) = judge(new, &points_of(&metrics)?)?;
         let index = tables::read_index(folder)?;
         let entries: Vec<_> = index
             .iter()

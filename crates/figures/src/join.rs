@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use config::{Envelope, MANIFEST, Manifest, Ordered, Point, Sweep, claims::Measure};
+use config::{Envelope, MANIFEST, Manifest, Ordered, Point, Sweep, claims::Metric};
 use serde_json::Value as Json;
 use tables::{Schema, Table, Value, concat, read_index, write_index};
 
@@ -82,13 +82,13 @@ pub fn join(config: &Envelope, out: &Path, points: &[PointFolder], code_hash: Op
             .collect();
         joined.push(concat(&parts)?);
     }
-    let measures: Vec<Vec<Measure>> = read
+    let metrics: Vec<Vec<Metric>> = read
         .iter()
         .flatten()
-        .filter(|t| t.schema().name == "measures")
+        .filter(|t| t.schema().name == "metrics")
         .map(|t| Ok(points_of(t)?.into_iter().flatten().collect()))
         .collect::<Result<_, Error>>()?;
-    let (claims, published) = judge(&config.body, &measures)?;
+    let (claims, published) = judge(&config.body, &metrics)?;
     joined.extend([claims, published]);
 
     let mut outputs = BTreeMap::new();

@@ -205,7 +205,7 @@ fn scoreboard(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Erro
         put!(
             out,
             "<h3>{}</h3>\n<div class=\"scroll\"><table class=\"board\">\n<thead><tr><th>Verdict</th><th>Claim</th>\
-             <th class=\"n\">Measured</th><th>Bar</th><th class=\"n\">Published</th><th class=\"n\">Difference</th>\
+             <th class=\"n\">Measured</th><th>Threshold</th><th class=\"n\">Published</th><th class=\"n\">Difference</th>\
              <th>Source</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n",
             esc(paper)
         );
@@ -248,10 +248,10 @@ fn score(out: &mut String, run: &Run, row: &Row) {
     put!(
         out,
         "<tr><td class=\"verdict {class}\">{verdict}</td><td class=\"claim\">{}<span class=\"where\">{place}</span></td>\
-         <td class=\"n\" data-label=\"measured\">{measured}</td><td class=\"bar\" data-label=\"bar\">{}</td>\
+         <td class=\"n\" data-label=\"measured\">{measured}</td><td class=\"threshold\" data-label=\"threshold\">{}</td>\
          <td class=\"n\"{}>{}</td><td class=\"n\"{}>{gap}</td><td class=\"source\"{}>{}</td></tr>\n",
         prose(&row.claim),
-        esc(&row.bar.replace(">=", "≥").replace("<=", "≤")),
+        esc(&row.threshold.replace(">=", "≥").replace("<=", "≤")),
         label("published", row.published.is_some()),
         number(row.published),
         label("difference", !gap.is_empty()),
@@ -313,8 +313,8 @@ fn section(out: &mut String, run: &Run) -> Result<(), Error> {
         beside(out, published)?;
     }
     out.push_str("<h4>Tables</h4>\n");
-    let measures = run.tables.iter().filter(|(s, _)| s.name == "measures");
-    for (schema, rows) in run.own_tables().chain(measures) {
+    let metrics = run.tables.iter().filter(|(s, _)| s.name == "metrics");
+    for (schema, rows) in run.own_tables().chain(metrics) {
         preview(out, run, schema, *rows)?;
     }
     if let Some(manifest) = &run.manifest {
@@ -453,7 +453,7 @@ fn json(runs: &[Run]) -> Result<Json, Error> {
                 "claim": row.claim,
                 "measured": number(row.measured),
                 "published": number(row.published),
-                "bar": row.bar,
+                "threshold": row.threshold,
                 "holds": row.holds,
                 "n": row.n,
                 "unit": row.unit,

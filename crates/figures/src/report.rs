@@ -118,7 +118,7 @@ pub(crate) fn report(run: &Run, drawn: &[(Figure, Vec<String>)]) -> Result<Strin
             ("", false),
             ("claim", false),
             ("measured", true),
-            ("bar", false),
+            ("threshold", false),
             ("published", true),
             ("difference", true),
             ("unit", false),
@@ -133,7 +133,7 @@ pub(crate) fn report(run: &Run, drawn: &[(Figure, Vec<String>)]) -> Result<Strin
                 format!("{sign} {word}"),
                 row.claim.clone(),
                 row.measured.map_or("–".into(), human),
-                row.bar.replace(">=", "≥").replace("<=", "≤"),
+                row.threshold.replace(">=", "≥").replace("<=", "≤"),
                 row.published.map_or("–".into(), human),
                 gap.map_or("–".into(), signed),
                 row.unit.clone(),
@@ -175,10 +175,10 @@ pub(crate) fn report(run: &Run, drawn: &[(Figure, Vec<String>)]) -> Result<Strin
         text.push_str(&format!("{about}{rows} rows{first}: [{file}.csv]({file}.csv).\n\n"));
         text.push_str(&preview(schema, &Table::read(&run.folder, file)?)?);
     }
-    let standard = run.tables.iter().filter(|(s, _)| s.name == "measures");
+    let standard = run.tables.iter().filter(|(s, _)| s.name == "metrics");
     for (schema, rows) in standard {
-        text.push_str(&format!("### measures\n\n{rows} rows: [measures.csv](measures.csv).\n\n"));
-        text.push_str(&preview(schema, &Table::read(&run.folder, "measures")?)?);
+        text.push_str(&format!("### metrics\n\n{rows} rows: [metrics.csv](metrics.csv).\n\n"));
+        text.push_str(&preview(schema, &Table::read(&run.folder, "metrics")?)?);
     }
 
     if let Some(manifest) = &run.manifest {

@@ -77,9 +77,9 @@ impl Run {
         format!("{}/{}", self.config.paper, self.config.experiment)
     }
 
-    /// Tables that only this experiment has: not measures, claims and published numbers.
+    /// Tables that only this experiment has: not metrics, claims and published numbers.
     pub fn own_tables(&self) -> impl Iterator<Item = &(Schema, usize)> {
-        self.tables.iter().filter(|(s, _)| !matches!(s.name.as_str(), "measures" | "claims" | "published"))
+        self.tables.iter().filter(|(s, _)| !matches!(s.name.as_str(), "metrics" | "claims" | "published"))
     }
 
     /// The scoreboard's rows.
@@ -95,7 +95,7 @@ impl Run {
             Ok(table.floats(column)?.into_iter().map(|v| (!v.is_nan()).then_some(v)).collect())
         };
         let (id, artefact, claim) = (texts("id")?, texts("artefact")?, texts("claim")?);
-        let (bar, holds, unit, source) = (texts("bar")?, texts("holds")?, texts("unit")?, texts("source")?);
+        let (threshold, holds, unit, source) = (texts("threshold")?, texts("holds")?, texts("unit")?, texts("source")?);
         let (measured, published) = (floats("measured")?, floats("published")?);
         let n = table.ints("n")?;
         Ok((0..table.len())
@@ -105,7 +105,7 @@ impl Run {
                 claim: claim[i].clone(),
                 measured: measured[i],
                 published: published[i],
-                bar: bar[i].clone(),
+                threshold: threshold[i].clone(),
                 holds: match holds[i].as_str() {
                     "yes" => Some(true),
                     "no" => Some(false),
@@ -133,7 +133,7 @@ pub struct Row {
     /// The paper's value.
     pub published: Option<f64>,
     /// What the measured value must meet.
-    pub bar: String,
+    pub threshold: String,
     /// Whether it does; `None` where nothing was measured.
     pub holds: Option<bool>,
     /// Points of the sweep behind it.

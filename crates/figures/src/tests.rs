@@ -250,10 +250,10 @@ artefacts: [{id: M-F1, title: A figure}, {id: M-ACC, title: A table}]
 seed: 1
 params: {lr: 0.001, task: {digits: 3}}
 published:
-  - {artefact: M-ACC, measure: accuracy, says: exact match, value: 0.99, unit: fraction, source: 'Table <1>', provenance: published}
+  - {artefact: M-ACC, metric: accuracy, statement: exact match, value: 0.99, unit: fraction, source: 'Table <1>', provenance: published}
 claims:
-  - {id: learns, artefact: M-ACC, says: It learns a<b, measure: accuracy, bar: {at_least: 0.9}, published: 0.99, unit: fraction, source: section 3}
-  - {id: fails, artefact: M-ACC, says: Something else, measure: other, bar: {at_most: 1}}
+  - {id: learns, artefact: M-ACC, statement: It learns a<b, metric: accuracy, threshold: {at_least: 0.9}, published: 0.99, unit: fraction, source: section 3}
+  - {id: fails, artefact: M-ACC, statement: Something else, metric: other, threshold: {at_most: 1}}
 figures:
   - {id: losses, artefact: M-F1, title: Losses, caption: Look <here>., kind: line, table: t, x: step, y: loss, series: digit, facet: method}
 ";
@@ -265,11 +265,11 @@ fn config() -> Envelope {
 /// A finished run with the given accuracy.
 fn run_folder(folder: &Path, mut config: Envelope, accuracy: f64) {
     let t = curves();
-    let measures =
-        Table::from_rows(standard::measures(), [row!["accuracy", accuracy, "fraction"], row!["other", 2.0, "nats"]])
+    let metrics =
+        Table::from_rows(standard::metrics(), [row!["accuracy", accuracy, "fraction"], row!["other", 2.0, "nats"]])
             .unwrap();
-    let (claims, published) = judge::judge(&config.body, &judge::points_of(&measures).unwrap()).unwrap();
-    let all = [&t, &measures, &claims, &published];
+    let (claims, published) = judge::judge(&config.body, &judge::points_of(&metrics).unwrap()).unwrap();
+    let all = [&t, &metrics, &claims, &published];
     for table in all {
         table.write(folder).unwrap();
     }
@@ -451,7 +451,7 @@ fn points_join_into_one_run() {
 
     // new bars over the same points
     let mut stricter = whole.clone();
-    stricter.body.claims[0].bar = config::Bar::AtLeast(0.92);
+    stricter.body.claims[0].threshold = config::Threshold::AtLeast(0.92);
     experiment(&out, Some(stricter), None, false).unwrap();
     assert_eq!(Run::open(&out).unwrap().verdicts().unwrap()[0].holds, Some(false));
 

@@ -1,27 +1,27 @@
-//! The tables that every run folder has: measures, claims and published numbers.
+//! The tables that every run folder has: metrics, claims and published numbers.
 
-use config::claims::{Comparison, Measure, Verdict};
+use config::claims::{Comparison, Metric, Verdict};
 
 use crate::{build::Builder, error::Error, row, schema::Schema, table::Table};
 
-/// `measures.csv`: the numbers that claims and published values are held against.
-pub fn measures() -> Schema {
-    Schema::new("measures", "one named number of the run")
-        .text("measure", "name, as in the configuration's claims and published numbers")
+/// `metrics.csv`: the numbers that claims and published values are held against.
+pub fn metrics() -> Schema {
+    Schema::new("metrics", "one named number of the run")
+        .text("metric", "name, as in the configuration's claims and published numbers")
         .float("value", "what came out", "")
         .text("unit", "unit of the value")
 }
 
 /// `claims.csv`: what should have come out, and whether it did.
 pub fn claims() -> Schema {
-    Schema::new("claims", "one claim of the configuration, decided by its bar")
+    Schema::new("claims", "one claim of the configuration, decided by its threshold")
         .text("id", "short name of the claim")
         .text("artefact", "checklist id of the table or figure it rests on")
         .text("claim", "the claim in words")
-        .text("measure", "the measure that decides, with `minus` where two are taken off each other")
+        .text("metric", "the metric that decides, with `minus` where two are taken off each other")
         .float("measured", "what came out", "")
         .float("published", "the paper's value of the same quantity", "")
-        .text("bar", "what the measured value must meet")
+        .text("threshold", "what the measured value must meet")
         .text("holds", "yes, no, or n/a where nothing was measured")
         .int("n", "points of the sweep that the value is taken over")
         .text("unit", "unit of measured and published")
@@ -32,8 +32,8 @@ pub fn claims() -> Schema {
 pub fn published() -> Schema {
     Schema::new("published", "one published number beside ours")
         .text("artefact", "checklist id of the table or figure it belongs to")
-        .text("says", "what it is, in words")
-        .text("measure", "name of our measure")
+        .text("statement", "what it is, in words")
+        .text("metric", "name of our metric")
         .float("ours", "what came out, the mean over the points of a sweep", "")
         .float("published", "the paper's value; empty where none could be found", "")
         .float("difference", "ours minus published", "")
@@ -46,10 +46,10 @@ pub fn published() -> Schema {
 ///
 /// # Errors
 /// When polars fails.
-pub fn measures_table(measures: &[Measure]) -> Result<Table, Error> {
-    let mut builder = Builder::new(crate::standard::measures());
-    for measure in measures {
-        builder.push(row![&measure.name, measure.value, &measure.unit])?;
+pub fn metrics_table(metrics: &[Metric]) -> Result<Table, Error> {
+    let mut builder = Builder::new(crate::standard::metrics());
+    for metric in metrics {
+        builder.push(row![&metric.name, metric.value, &metric.unit])?;
     }
     builder.finish()
 }
@@ -62,9 +62,9 @@ pub fn claims_table(verdicts: &[Verdict]) -> Result<Table, Error> {
     let mut builder = Builder::new(claims());
     for verdict in verdicts {
         let claim = &verdict.claim;
-        let measure = match &claim.minus {
-            Some(minus) => format!("{} minus {minus}", claim.measure),
-            None => claim.measure.clone(),
+        let metric = match &claim.minus {
+            Some(minus) => format!("{} minus {minus}", claim.metric),
+            None => claim.metric.clone(),
         };
         let holds = match verdict.holds {
             Some(true) => "yes",
@@ -74,11 +74,11 @@ pub fn claims_table(verdicts: &[Verdict]) -> Result<Table, Error> {
         builder.push(row![
             &claim.id,
             &claim.artefact,
-            &claim.says,
-            measure,
+            &claim.statement,
+            metric,
             verdict.measured,
             claim.published,
-            claim.bar.to_string(),
+            claim.threshold.to_string(),
             holds,
             verdict.n,
             &claim.unit,
@@ -98,8 +98,8 @@ pub fn published_table(comparisons: &[Comparison]) -> Result<Table, Error> {
         let of = &comparison.published;
         builder.push(row![
             &of.artefact,
-            &of.says,
-            &of.measure,
+            &of.statement,
+            &of.metric,
             comparison.ours,
             of.value,
             comparison.difference,

@@ -9,9 +9,11 @@ mod error;
 mod optimizer;
 mod run;
 mod schedule;
+mod streams;
 
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use error::Error;
 pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
 pub use run::{Ended, MeanLoss, Objective, Observer, Parameter, Plan, train};
 pub use schedule::Schedule;
+pub use streams::stream_at;

@@ -6,8 +6,8 @@
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
+use crate::analogies::{Corpus, Order};
 use anyhow::{Result, bail};
-use datasets::analogies::{Corpus, Order};
 use experiment::Run;
 use probes::{mean, standard_deviation};
 use rand::Rng;
@@ -147,7 +147,7 @@ fn identities(run: &Run, params: &Params) -> Result<()> {
         failures += failed;
         table.push(row![rule, tried, failed])?;
     }
-    run.measure("identities.failed", failures as f64, "");
+    run.metric("identities.failed", failures as f64, "");
     run.record(table.finish()?);
     Ok(())
 }
@@ -181,7 +181,7 @@ fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
         let expected = 1. / (*d as f64).sqrt();
         let (least, most) = all.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), x| (x.min(l), x.max(m)));
         table.push(row![*d, book.len(), mean(&all), sd, expected, least, most, noise(*d, book.len())])?;
-        run.measure(&format!("codebook.{d}.sd_over_expected"), sd / expected, "");
+        run.metric(&format!("codebook.{d}.sd_over_expected"), sd / expected, "");
         let chosen = index::sample(&mut run.rng("cosines"), all.len(), params.drawn.min(all.len()));
         chosen.into_iter().try_for_each(|at| cosines.push(row![*d, all[at]]))?;
     }
@@ -293,7 +293,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
             table.push(row![*d, *name, *exact, mean, error])?;
         }
     }
-    run.measure("bundle.worst_error", worst, "");
+    run.metric("bundle.worst_error", worst, "");
     run.record(table.finish()?);
     run.record(targets.finish()?);
     Ok(())
@@ -334,7 +334,7 @@ fn capacity(run: &Run, params: &Params) -> Result<()> {
             table.push(row![*d, members, exact, measured, mean(&means), mean(&constant), accuracy, detected])?;
         }
     }
-    run.measure("capacity.worst_difference", params.dimensions.contains(&4096).then_some(worst), "");
+    run.metric("capacity.worst_difference", params.dimensions.contains(&4096).then_some(worst), "");
     run.record(table.finish()?);
     Ok(())
 }
@@ -369,7 +369,7 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
             for ties in ["-1", "drawn"] {
                 let stream = run.rng("noise");
                 let each = |number: usize| {
-                    let mut rng = datasets::at(&stream, number as u64);
+                    let mut rng = training::stream_at(&stream, number as u64);
                     let words = four(*items, &mut rng);
                     let tie = if ties == "-1" { Tie::Negative } else { Tie::Random(rng.random()) };
                     let signs = encoded(&book, &words, tie).signs();
@@ -398,13 +398,13 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
                     let (key, context) = (by(Query::Key), by(Query::Context));
                     table.push(row![*d, *items, *flips, ties, name, precision, key, context])?;
                     if ties == "drawn" && name == "published, without search" {
-                        run.measure(&format!("noise.{d}.{items}.{flips}.drawn.by_key"), key, "fraction");
+                        run.metric(&format!("noise.{d}.{items}.{flips}.drawn.by_key"), key, "fraction");
                     }
                     if ties == "-1" {
                         let id = name.replace(", ", "_").replace(' ', "_");
-                        run.measure(&format!("noise.{d}.{items}.{flips}.{id}"), precision, "fraction");
+                        run.metric(&format!("noise.{d}.{items}.{flips}.{id}"), precision, "fraction");
                         if id == "published_without_search" {
-                            run.measure(&format!("noise.{d}.{items}.{flips}.by_key"), key, "fraction");
+                            run.metric(&format!("noise.{d}.{items}.{flips}.by_key"), key, "fraction");
                         }
                     }
                 }
@@ -449,10 +449,10 @@ fn counts(run: &Run, corpus: &Corpus) -> Result<()> {
             distinct
         ])?;
     }
-    run.measure("corpus.with_repeats", repeats.len() as f64, "documents");
-    run.measure("corpus.training", training.len() as f64, "documents");
-    run.measure("corpus.words", words.len() as f64, "documents");
-    run.measure("corpus.concepts", corpus.concepts().count() as f64, "concepts");
+    run.metric("corpus.with_repeats", repeats.len() as f64, "documents");
+    run.metric("corpus.training", training.len() as f64, "documents");
+    run.metric("corpus.words", words.len() as f64, "documents");
+    run.metric("corpus.concepts", corpus.concepts().count() as f64, "concepts");
     run.record(table.finish()?);
     Ok(())
 }
@@ -490,8 +490,8 @@ fn memory(run: &Run, params: &Params) -> Result<()> {
             cut(1),
             shape.n_parameters()
         ])?;
-        run.measure(&format!("memory.{name}.cut_clustered"), cut(clusters), "fraction");
-        run.measure(&format!("memory.{name}.encoder_parameters"), shape.n_parameters() as f64, "");
+        run.metric(&format!("memory.{name}.cut_clustered"), cut(clusters), "fraction");
+        run.metric(&format!("memory.{name}.encoder_parameters"), shape.n_parameters() as f64, "");
     }
     run.record(table.finish()?);
     Ok(())

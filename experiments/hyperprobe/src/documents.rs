@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::analogies::{Analogy, Corpus, Order, Part, SMALL};
 use anyhow::{Result, anyhow, bail};
-use datasets::analogies::{Analogy, Corpus, Order, Part, SMALL};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha12Rng;
@@ -106,13 +106,13 @@ impl Documents {
     pub fn draw(sample: &Sample, rng: &ChaCha12Rng) -> Result<Self> {
         let corpus = sample.relations.corpus()?;
         let some = |mut all: Vec<Analogy>, count: usize, stream: u64| {
-            all.shuffle(&mut datasets::at(rng, stream));
+            all.shuffle(&mut training::stream_at(rng, stream));
             all.truncate(count);
             all
         };
         let symbols = some(corpus.training(), sample.symbols, 0);
         let words = some(corpus.verbose(), sample.words, 1);
-        let random = unrelated(&corpus, sample.random, &mut datasets::at(rng, 2))?;
+        let random = unrelated(&corpus, sample.random, &mut training::stream_at(rng, 2))?;
         Ok(Self { corpus, symbols, words, random })
     }
 
@@ -193,7 +193,7 @@ impl<'a> Targets<'a> {
 
 /// A seed that no other document has.
 pub fn seed_of(rng: &ChaCha12Rng, document: usize) -> u64 {
-    datasets::at(rng, document as u64).random()
+    training::stream_at(rng, document as u64).random()
 }
 
 #[cfg(test)]

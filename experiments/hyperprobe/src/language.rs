@@ -7,10 +7,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::analogies::{Analogy, Part};
+use crate::facts::{Fact, facts};
 use anyhow::{Context, Result, bail};
 use candle_core::{D, Tensor};
-use datasets::analogies::{Analogy, Part};
-use datasets::facts::{Fact, facts};
 use experiment::{Interrupted, Run};
 use hooks::{End, HookedModel, NoHook, Start};
 use models::{Activation, Config, Decoder, Step};
@@ -150,7 +150,7 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
 }
 
 /// Every word and mark that is read, in a fixed order.
-fn vocabulary(corpus: &datasets::analogies::Corpus, facts: &[Fact]) -> Vec<String> {
+fn vocabulary(corpus: &crate::analogies::Corpus, facts: &[Fact]) -> Vec<String> {
     let mut words: BTreeSet<String> = corpus
         .categories
         .iter()
@@ -174,7 +174,7 @@ struct Library {
 }
 
 impl Library {
-    fn new(corpus: &datasets::analogies::Corpus, tokenizer: &Tokenizer) -> Result<Self> {
+    fn new(corpus: &crate::analogies::Corpus, tokenizer: &Tokenizer) -> Result<Self> {
         let encode = |text: &str| -> Result<Vec<u32>> { Ok(tokenizer.encode(&spaced(text), Bos::Always)?.ids) };
         let mut documents = Vec::new();
         let symbols = corpus.training().into_iter().map(|one| (one.prompt(), one));
@@ -223,7 +223,7 @@ struct Lesson<'a> {
 impl Lesson<'_> {
     /// Inputs and targets `[batch, longest]`; padding counts for nothing.
     fn batch(&self, position: u64) -> Result<[Tensor; 2]> {
-        let mut rng = datasets::at(&self.batches, position);
+        let mut rng = training::stream_at(&self.batches, position);
         let facts = position % self.params.facts_every == self.params.facts_every - 1;
         let (from, count) = match facts {
             true => (&self.reading.facts, self.params.batch_size.div_ceil(4)),
@@ -267,7 +267,7 @@ impl Objective for Lesson<'_> {
     fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
         let position = step * u64::from(self.params.training.accumulate) + u64::from(micro);
         let [inputs, targets] = self.batch(position).map_err(Error::objective)?;
-        let dropout = Some(datasets::at(&self.batches, position).random());
+        let dropout = Some(training::stream_at(&self.batches, position).random());
         let how = Step { dropout, recompute: self.params.training.recompute, ..Step::default() };
         Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
     }
@@ -308,9 +308,9 @@ fn report(run: &Run, config: &Config, history: &History) -> Result<()> {
         }
     }
     for (part, share) in history.rows.last().map(|row| row.right.as_slice()).unwrap_or_default() {
-        run.measure(&format!("{part}.next_token"), *share, "fraction");
+        run.metric(&format!("{part}.next_token"), *share, "fraction");
     }
-    run.measure("parameters", config.n_parameters() as f64, "");
+    run.metric("parameters", config.n_parameters() as f64, "");
     run.record(curves.finish()?);
     Ok(())
 }

@@ -2,7 +2,9 @@
 //! arXiv 2509.25045.
 
 mod algebra;
+mod analogies;
 mod documents;
+mod facts;
 mod ingestion;
 mod language;
 mod layers;

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::analogies::{Analogy, Area, Part};
 use anyhow::{Context, Result, bail};
-use datasets::analogies::{Analogy, Area, Part};
 use experiment::{Needed, Run};
 use probes::{mean, rank_correlation, standard_deviation};
 use rayon::prelude::*;
@@ -236,7 +236,7 @@ fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables)
         let mut push = |what: &str, values: Vec<f64>| {
             let (precision, sd) = (mean(&values), standard_deviation(&values));
             let id = what.replace(" @", "_").replace(' ', "_");
-            run.measure(&format!("{name}.{part_id}.{id}"), precision, "fraction");
+            run.metric(&format!("{name}.{part_id}.{id}"), precision, "fraction");
             tables.precision.push(row![name, part_name, what, of.len(), precision, sd])
         };
         push("next token @1", of.iter().map(|record| record.next.score[0]).collect())?;
@@ -257,7 +257,7 @@ fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables)
     let single: Vec<&Record<'_>> = records.iter().filter(|r| r.part == Part::Train && r.next.single).collect();
     let above: Vec<f64> = single.iter().map(|record| hit(record, 2) - record.next.score[0]).collect();
     let above = (!above.is_empty()).then(|| mean(&above));
-    run.measure(&format!("{name}.train.key_above_next_token"), above, "fraction");
+    run.metric(&format!("{name}.train.key_above_next_token"), above, "fraction");
     Ok(())
 }
 
@@ -292,13 +292,13 @@ fn factors(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -
             let of = |wanted: &str| {
                 counts.iter().filter(|(factors, _)| *factors == wanted).map(|(_, n)| share(*n)).sum::<f64>()
             };
-            run.measure(&format!("{name}.key_target"), of("key | target"), "fraction");
-            run.measure(
+            run.metric(&format!("{name}.key_target"), of("key | target"), "fraction");
+            run.metric(
                 &format!("{name}.key_or_context_target"),
                 of("key | target") + of("context | target"),
                 "fraction",
             );
-            run.measure(&format!("{name}.nothing"), of(NONE), "fraction");
+            run.metric(&format!("{name}.nothing"), of(NONE), "fraction");
         }
     }
     Ok(())
@@ -324,7 +324,7 @@ fn areas(run: &Run, name: &str, documents: &Documents, records: &[Record<'_>], t
             let values: Vec<f64> = of.iter().map(|record| value(record)).collect();
             tables.areas.push(row![name, &*area_name, metric, of.len(), mean(&values), standard_deviation(&values)])?;
             let id = format!("{name}.{}.{}", area_name.replace(' ', "_"), metric.replace(" @", "_").replace(' ', "_"));
-            run.measure(&id.replace(",", ""), mean(&values), "");
+            run.metric(&id.replace(",", ""), mean(&values), "");
         }
         let blank = of.iter().filter(|record| record.next.score[1] == 0. && hit(record, 0) == 0.).count();
         tables.blank.push(row![name, &*area_name, blank as f64 / of.len() as f64])?;
@@ -358,7 +358,7 @@ fn lens(run: &Run, source: &str, records: &[Record<'_>], tables: &mut Tables) ->
             .collect();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         records.iter().for_each(|record| *counts.entry(of(record)).or_default() += 1);
-        run.measure(&format!("{source}.lens.{}", if normed { "normed" } else { "raw" }), mean(&hits), "fraction");
+        run.metric(&format!("{source}.lens.{}", if normed { "normed" } else { "raw" }), mean(&hits), "fraction");
         for (label, count) in counts {
             tables.lens.push(row![source, norm, &*label, count as f64 / records.len() as f64])?;
         }

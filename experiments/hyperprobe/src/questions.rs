@@ -7,11 +7,11 @@
 //! Tables: `answers` (how well the model answers), `fit` and `curves` (the encoder), `overlap` and `proportions` (what is extracted
 //! before and after), `correlations`, `items` (every question).
 
+use crate::analogies::{Corpus, Part};
+use crate::facts::{Fact, concepts, facts};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use capture::{Choice, generate};
-use datasets::analogies::{Corpus, Part};
-use datasets::facts::{Fact, concepts, facts};
 use experiment::Run;
 use hooks::HookedModel;
 use probes::{correlation, mean, standard_deviation};
@@ -141,7 +141,7 @@ fn train(
         let (cosines, shares): (Vec<f64>, Vec<f64>) =
             encoder::agreement(&o, &material.targets(rows))?.into_iter().unzip();
         tables.fit.push(row![&*subject.name, set, rows.len(), mean(&cosines), mean(&shares)])?;
-        run.measure(&format!("{}.{set}.cosine", subject.name), mean(&cosines), "");
+        run.metric(&format!("{}.{set}.cosine", subject.name), mean(&cosines), "");
     }
     Ok(encoder)
 }
@@ -273,9 +273,9 @@ fn answers(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             mean(&exact),
             mean(&mentioned)
         ])?;
-        run.measure(&format!("{name}.{part}.f1"), mean(&f1), "fraction");
-        run.measure(&format!("{name}.{part}.exact"), mean(&exact), "fraction");
-        run.measure(&format!("{name}.{part}.mentioned"), mean(&mentioned), "fraction");
+        run.metric(&format!("{name}.{part}.f1"), mean(&f1), "fraction");
+        run.metric(&format!("{name}.{part}.exact"), mean(&exact), "fraction");
+        run.metric(&format!("{name}.{part}.mentioned"), mean(&mentioned), "fraction");
     }
     Ok(())
 }
@@ -316,14 +316,14 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
                     standard_deviation(&fuzzy)
                 ])?;
                 let id = group.replace(' ', "_");
-                run.measure(&format!("{name}.{id}.{time}.{features}.jaccard"), mean(&exact), "fraction");
+                run.metric(&format!("{name}.{id}.{time}.{features}.jaccard"), mean(&exact), "fraction");
             }
             let shares: Vec<[f64; 3]> = of.iter().map(|item| item.shares(at)).collect();
             for (class, label) in ["question", "answer", "other"].into_iter().enumerate() {
                 let values: Vec<f64> = shares.iter().map(|of| of[class]).collect();
                 tables.proportions.push(row![name, group, time, label, mean(&values)])?;
                 let id = group.replace(' ', "_");
-                run.measure(&format!("{name}.{id}.{time}.{label}.share"), mean(&values), "fraction");
+                run.metric(&format!("{name}.{id}.{time}.{label}.share"), mean(&values), "fraction");
             }
         }
     }

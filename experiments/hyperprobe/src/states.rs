@@ -5,9 +5,9 @@
 //! `next_tokens` (what the model itself says, and what its states spell, for each document in words), `lens` (one document, place
 //! by place).
 
+use crate::analogies::Analogy;
 use anyhow::{Context, Result, anyhow};
 use candle_core::{Device, Tensor};
-use datasets::analogies::Analogy;
 use experiment::{Needed, Run};
 use hooks::HookedModel;
 use probes::{Clusters, Matrix, correlation, mean, silhouette, spectrum, standard_deviation};
@@ -167,8 +167,8 @@ fn ingest(
         standard_deviation(&norms)
     ])?;
     if set == Set::Symbols {
-        run.measure(&format!("{}.states", subject.name), states as f64, "states");
-        run.measure(&format!("{}.clusters", subject.name), clusters as f64, "clusters");
+        run.metric(&format!("{}.states", subject.name), states as f64, "states");
+        run.metric(&format!("{}.clusters", subject.name), clusters as f64, "clusters");
     }
     Ok(shelf)
 }
@@ -233,11 +233,11 @@ fn study(
             best = Some((k, average));
         }
         if k == chosen {
-            run.measure(&format!("{name}.silhouette"), average, "");
+            run.metric(&format!("{name}.silhouette"), average, "");
         }
         tables.silhouettes.push(row![name, k, average, standard_deviation(&scores)])?;
     }
-    run.measure(&format!("{name}.best_k"), best.map(|(k, _)| k as f64), "clusters");
+    run.metric(&format!("{name}.best_k"), best.map(|(k, _)| k as f64), "clusters");
     let row_of = |x: &Matrix, i: usize| -> Vec<f64> { (0..x.ncols()).map(|f| x[(i, f)]).collect() };
     let mut adjacent = Vec::new();
     for i in 0..states {
@@ -250,7 +250,7 @@ fn study(
             tables.correlations.push(row![name, first + i, first + j, r])?;
         }
     }
-    run.measure(&format!("{name}.adjacent_correlation"), mean(&adjacent), "");
+    run.metric(&format!("{name}.adjacent_correlation"), mean(&adjacent), "");
     // clusters are numbered by the first layer they hold
     let labels = seen.par_iter().map(|seen| Ok(renumbered(&seen.states.clusters(starts)?.labels)));
     let labels = labels.collect::<Result<Vec<Vec<usize>>>>()?;
@@ -266,7 +266,7 @@ fn study(
         let filled = of.iter().collect::<std::collections::BTreeSet<_>>().len();
         together += f64::from(u8::from(changes + 1 == filled)) / labels.len() as f64;
     }
-    run.measure(&format!("{name}.contiguous_clusters"), together, "fraction");
+    run.metric(&format!("{name}.contiguous_clusters"), together, "fraction");
     let values = all.par_iter().map(|x| Ok(spectrum(x.as_ref())?)).collect::<Result<Vec<Vec<f64>>>>()?;
     let normed: Vec<Vec<f64>> = values
         .iter()
@@ -281,7 +281,7 @@ fn study(
         tables.spectrum.push(row![name, component + 1, mean(&raw), standard_deviation(&raw), mean(&share)])?;
     }
     let effective: Vec<f64> = normed.iter().map(|of| 1. / of.iter().map(|x| x * x).sum::<f64>()).collect();
-    run.measure(&format!("{name}.effective_states"), mean(&effective), "states");
+    run.metric(&format!("{name}.effective_states"), mean(&effective), "states");
     Ok(())
 }
 

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::analogies::Analogy;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use datasets::analogies::Analogy;
 use experiment::Needed;
 use serde::{Deserialize, Serialize};
 use weights::Named;

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use crate::analogies::{Analogy, Part};
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
-use datasets::analogies::{Analogy, Part};
 use experiment::{Interrupted, Needed, Run, distinct};
 use probes::mean;
 use rand::seq::SliceRandom;
@@ -502,7 +502,10 @@ impl Judge<'_> {
                 None => x,
                 Some(rng) => {
                     let mut values = x.to_vec2::<f32>()?;
-                    values.iter_mut().zip(rows).for_each(|(x, row)| x.shuffle(&mut datasets::at(rng, *row as u64)));
+                    values
+                        .iter_mut()
+                        .zip(rows)
+                        .for_each(|(x, row)| x.shuffle(&mut training::stream_at(rng, *row as u64)));
                     Tensor::from_vec(values.concat(), x.dims(), &material.device)?
                 }
             };
@@ -561,7 +564,7 @@ impl Judge<'_> {
         let vectors = signs(&self.outputs(material, rows, None)?)?;
         let hits = |first: usize| {
             let hit = |(v, row): (&Bipolar, &usize)| {
-                let mut rng = datasets::at(rng, *row as u64);
+                let mut rng = training::stream_at(rng, *row as u64);
                 let Words { given: [a, b, c], target } = material.words[*row];
                 let unbound =
                     (0..4).fold(v.clone(), |v, _| v.unbind(&self.book.vectors()[rng.random_range(0..self.book.len())]));
@@ -659,12 +662,12 @@ impl Objective for Lesson<'_> {
         let (epoch, batch) = (step / self.per_epoch, (step % self.per_epoch) as usize);
         if self.order.0 != epoch {
             let mut order = self.rows.train.clone();
-            order.shuffle(&mut datasets::at(&self.batches, epoch));
+            order.shuffle(&mut training::stream_at(&self.batches, epoch));
             self.order = (epoch, order);
         }
         let size = self.training.batch_size;
         let rows = &self.order.1[batch * size..self.order.1.len().min((batch + 1) * size)];
-        let key = datasets::at(&self.dropout, step).next_u64();
+        let key = training::stream_at(&self.dropout, step).next_u64();
         let dropout = (self.setting.dropout > 0.).then_some((self.setting.dropout, key));
         let loss = || {
             let pre = self.encoder.forward(&self.material.rows(rows)?, dropout)?;
@@ -756,21 +759,21 @@ fn report(run: &Run, params: &Params, documents: &Documents, outcomes: &[Outcome
         for Score { set, documents, cosine, accuracy } in all {
             scores.push(row![name, &**set, *documents, *cosine, *accuracy])?;
             let set = id(set);
-            run.measure(&format!("{name}.{set}.cosine"), *cosine, "");
-            run.measure(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
+            run.metric(&format!("{name}.{set}.cosine"), *cosine, "");
+            run.metric(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
         }
         for Precision { set, readout, documents, at, clear, by } in found {
             let known = |x: f64| x.is_finite().then_some(x);
             let [clear, key, context] = [*clear, by[0], by[1]].map(known);
             precision.push(row![name, &**set, *readout, *documents, at[0], at[1], at[2], clear, key, context])?;
-            run.measure(&format!("{name}.{}.{}.by_key", id(set), id(readout)), key, "fraction");
-            run.measure(&format!("{name}.{}.{}.at_1", id(set), id(readout)), at[0], "fraction");
+            run.metric(&format!("{name}.{}.{}.by_key", id(set), id(readout)), key, "fraction");
+            run.metric(&format!("{name}.{}.{}.at_1", id(set), id(readout)), at[0], "fraction");
         }
     }
     for (name, count, cosine, accuracy) in ignorant(run, params, documents)? {
         scores.push(row![name, "test", count, cosine, accuracy])?;
-        run.measure(&format!("{}.test.cosine", id(name)), cosine, "");
-        run.measure(&format!("{}.test.accuracy", id(name)), accuracy, "fraction");
+        run.metric(&format!("{}.test.cosine", id(name)), cosine, "");
+        run.metric(&format!("{}.test.accuracy", id(name)), accuracy, "fraction");
     }
     for table in [variants, curves, scores, precision] {
         run.record(table.finish()?);

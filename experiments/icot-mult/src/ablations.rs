@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::multiplication::Split;
 use anyhow::Result;
-use datasets::multiplication::Split;
 use experiment::Run;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,9 +76,9 @@ fn report(run: &Run, work: &[(&str, usize, TrainParams)], outcomes: &[Outcome]) 
         }
     }
     for (name, exact) in exact {
-        run.measure(&format!("{name}.mean_exact_match"), probes::mean(&exact), "fraction");
+        run.metric(&format!("{name}.mean_exact_match"), probes::mean(&exact), "fraction");
         let least = exact.iter().copied().fold(f64::INFINITY, f64::min);
-        run.measure(&format!("{name}.least_exact_match"), least, "fraction");
+        run.metric(&format!("{name}.least_exact_match"), least, "fraction");
     }
     run.record(ends.finish()?);
     run.record(stability.finish()?);

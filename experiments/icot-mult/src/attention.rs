@@ -9,10 +9,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::multiplication::Problem;
 use anyhow::Result;
 use candle_core::{D, DType, IndexOp, Tensor};
 use capture::Keep;
-use datasets::multiplication::Problem;
 use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
@@ -66,9 +66,9 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         out.arcs(*method, subject.place(Place::Predicting, digit), &attention, params.threshold)?;
         let scene = Scene { run, subject: &subject, method: *method, model: &model, digit };
         let largest = out.cuts(&scene, &attention, &problems, params.threshold)?;
-        method.measure(run, "pair_mass", mass, "fraction");
-        method.measure(run, "middle.recall", recall, "fraction");
-        method.measure(run, "largest_cut", largest, "");
+        method.metric(run, "pair_mass", mass, "fraction");
+        method.metric(run, "middle.recall", recall, "fraction");
+        method.metric(run, "largest_cut", largest, "");
         bar.at(index as u64 + 1, &method.to_string());
     }
     leave_open(run, &params.methods, &["pair_mass", "middle.recall", "largest_cut"]);

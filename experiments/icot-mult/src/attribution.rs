@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::multiplication::Problem;
 use anyhow::{Context, Result, bail};
 use candle_core::{D, Tensor};
-use datasets::multiplication::Problem;
 use experiment::Run;
 use hooks::{HookedModel, NoHook};
 use models::Decoder;
@@ -113,8 +113,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let r = probes::correlation(&cells, &reference);
         let largest = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         correlation.push(row![method.to_string(), r, largest])?;
-        method.measure(run, "delta_correlation", r, "");
-        method.measure(run, "delta_largest", largest, "");
+        method.metric(run, "delta_correlation", r, "");
+        method.metric(run, "delta_largest", largest, "");
     }
     leave_open(run, &params.methods, &["delta_correlation", "delta_largest"]);
     run.record(delta.finish()?);
@@ -227,7 +227,7 @@ fn published_table(run: &Run, published: &BTreeMap<String, Vec<Vec<f64>>>) -> Re
                 table.push(row![method.as_str(), digit.name(), format!("c{k}"), *cell])?;
             }
         }
-        run.measure(&format!("published.{method}.delta_correlation"), probes::correlation(&cells, &reference), "");
+        run.metric(&format!("published.{method}.delta_correlation"), probes::correlation(&cells, &reference), "");
     }
     table.finish().context("published_delta")
 }

@@ -1,7 +1,7 @@
 //! Problems as tensors.
 
+use crate::multiplication::{Example, Problem, Side, Vocabulary};
 use candle_core::{Device, Result, Tensor};
-use datasets::multiplication::{Example, Problem, Side, Vocabulary};
 
 /// Sequences of one step, shorter ones filled up on the right.
 #[derive(Debug)]

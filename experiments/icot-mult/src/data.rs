@@ -2,8 +2,8 @@
 //!
 //! Tables: `lines` (whole examples as text), `sums` (spread of the running column sums and entropy of the digits).
 
+use crate::multiplication::{Problem, Split};
 use anyhow::Result;
-use datasets::multiplication::{Problem, Split};
 use experiment::Run;
 use probes::{mean, standard_deviation};
 use schemars::JsonSchema;
@@ -64,8 +64,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             let error = mean(&values.iter().map(|value| (value - centre).abs()).collect::<Vec<_>>());
             let entropy = entropy(sums.iter().map(|sums| (sums[k] % 10) as usize));
             table.push(row![*n, format!("c{k}"), centre, standard_deviation(&values), error, entropy])?;
-            run.measure(&format!("n{n}.c{k}.mae_of_mean"), error, "");
-            run.measure(&format!("n{n}.c{k}.entropy"), entropy, "nats");
+            run.metric(&format!("n{n}.c{k}.mae_of_mean"), error, "");
+            run.metric(&format!("n{n}.c{k}.entropy"), entropy, "nats");
         }
     }
     run.record(lines.finish()?);

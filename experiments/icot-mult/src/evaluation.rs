@@ -1,8 +1,8 @@
 //! How well a model multiplies: exact match, and accuracy, loss and gradient of each answer digit.
 
+use crate::multiplication::{Problem, Side, Vocabulary};
 use anyhow::Result;
 use candle_core::{D, DType, Tensor};
-use datasets::multiplication::{Problem, Side, Vocabulary};
 use hooks::{HookedModel, NoHook};
 use models::Decoder;
 

@@ -85,8 +85,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             if frequencies.len() == 4 {
                 let name = format!("{}.median_r2", object.replace(' ', "_"));
                 match trained {
-                    Some(trained) => trained.measure(run, &name, median, "fraction"),
-                    None => run.measure(&format!("{method}.{name}"), median, "fraction"),
+                    Some(trained) => trained.metric(run, &name, median, "fraction"),
+                    None => run.metric(&format!("{method}.{name}"), median, "fraction"),
                 }
             }
         }

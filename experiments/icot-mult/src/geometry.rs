@@ -7,10 +7,10 @@
 //! Tables: `minkowski` (points of the four panels), `sums` (how additive), `prism` (points), `prism_digits` (means of
 //! each digit), `prism_edges`, `prism_fit`.
 
+use crate::multiplication::Problem;
 use anyhow::Result;
 use candle_core::{DType, IndexOp};
 use capture::Keep;
-use datasets::multiplication::Problem;
 use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
 use probes::{Fourier, Matrix, MatrixRef, Pca, additive_r2, overlap};
@@ -243,8 +243,8 @@ impl Tables {
             e2,
             e3
         ])?;
-        method.measure(run, "additivity_r2", additivity, "fraction");
-        method.measure(run, "nested_score", nested, "fraction");
+        method.metric(run, "additivity_r2", additivity, "fraction");
+        method.metric(run, "nested_score", nested, "fraction");
         Ok(())
     }
 
@@ -277,9 +277,9 @@ impl Tables {
         let name = format!("c{digit}");
         let Fit { parity, parity_r2, pentagon_r2 } = fit;
         self.prism_fit.push(row![method.to_string(), name, parity + 1, parity_r2, pentagon_r2, between, e1, e2, e3])?;
-        method.measure(run, "parity_r2", parity_r2, "fraction");
-        method.measure(run, "pentagon_r2", pentagon_r2, "fraction");
-        method.measure(run, "between_share", between, "fraction");
+        method.metric(run, "parity_r2", parity_r2, "fraction");
+        method.metric(run, "pentagon_r2", pentagon_r2, "fraction");
+        method.metric(run, "between_share", between, "fraction");
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! One method's training: its losses, and what is looked at on the way.
 
+use crate::multiplication::{Problem, Split};
 use candle_core::{D, DType, Tensor, Var};
-use datasets::multiplication::{Problem, Split};
 use hooks::{HookedModel, Layer};
 use models::{Decoder, Losses, Step};
 use rand::RngCore;
@@ -149,7 +149,7 @@ impl<'a> Lesson<'a> {
         let TrainParams { batch_size, training, task, icot, .. } = self.params;
         let position = step * u64::from(training.accumulate) + u64::from(micro);
         let problems = self.split.batch(&self.streams.batches, position, *batch_size);
-        let mut rng = datasets::at(&self.streams.smoothing, position);
+        let mut rng = training::stream_at(&self.streams.smoothing, position);
         let removed: Vec<usize> = problems.iter().map(|_| self.removal.drawn(&mut rng)).collect();
         let device = self.model.parameters()[0].1.device();
         let batch = encode(&problems, &removed, icot.side, task.vocabulary, device)?;
@@ -247,7 +247,7 @@ fn regressor(params: &TrainParams, model: &Decoder) -> anyhow::Result<Var> {
 impl Objective for Lesson<'_> {
     fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
         let (problems, batch) = self.batch(step, micro)?;
-        let key = datasets::at(&self.streams.dropout, step).next_u64().wrapping_add(u64::from(micro) << 32);
+        let key = training::stream_at(&self.streams.dropout, step).next_u64().wrapping_add(u64::from(micro) << 32);
         let taps: Vec<Layer> = self.regressor.iter().map(|_| Layer(self.model.n_layers() - 1)).collect();
         let positions = self.params.icot.keep_positions.then_some(batch.kept_positions.as_slice());
         let how = Step { dropout: Some(key), recompute: self.params.training.recompute, positions, ..Step::default() };

@@ -9,6 +9,7 @@ mod evaluation;
 mod fourier;
 mod geometry;
 mod lesson;
+mod multiplication;
 mod params;
 mod probing;
 mod removal;

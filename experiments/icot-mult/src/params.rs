@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use datasets::multiplication::{Side, Vocabulary};
+use crate::multiplication::{Side, Vocabulary};
 use experiment::Run;
 use models::{Activation, Config, Form, Initialisation};
 use schemars::JsonSchema;
@@ -81,8 +81,8 @@ impl Trained {
     }
 
     /// Hands in a number of this draw under the way's name.
-    pub fn measure(self, run: &Run, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        run.measure_draw(self.draw, &format!("{}.{name}", self.method), value, unit);
+    pub fn metric(self, run: &Run, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        run.metric_of_draw(self.draw, &format!("{}.{name}", self.method), value, unit);
     }
 }
 

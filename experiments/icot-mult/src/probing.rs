@@ -7,9 +7,9 @@
 //! Tables: `probes` (error and R² of every probe), `points` (held-out problems, predicted against
 //! true), `errors` (the probes of the figure beside the mean).
 
+use crate::multiplication::Problem;
 use anyhow::Result;
 use capture::Keep;
-use datasets::multiplication::Problem;
 use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
@@ -116,7 +116,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         done.push((*method, found, model.n_layers()));
         bar.at(index as u64 + 1, &method.to_string());
     }
-    measures(run, subject.n(), &done);
+    metrics(run, subject.n(), &done);
     run.record(table.finish()?);
     run.record(points.finish()?);
     run.record(errors.finish()?);
@@ -211,7 +211,7 @@ fn probe(
 }
 
 /// The figure's probes (last block after attention, by ridge), at both places; those of other methods stay open.
-fn measures(run: &Run, n: usize, done: &[(Trained, Vec<Probes>, usize)]) {
+fn metrics(run: &Run, n: usize, done: &[(Trained, Vec<Probes>, usize)]) {
     let left_out = left_out(&done.iter().map(|(trained, ..)| *trained).collect::<Vec<_>>()).collect::<Vec<_>>();
     let mut all: Vec<Trained> = done.iter().map(|(trained, ..)| *trained).chain(left_out).collect();
     all.sort();
@@ -224,12 +224,12 @@ fn measures(run: &Run, n: usize, done: &[(Trained, Vec<Probes>, usize)]) {
         for place in Place::ALL {
             let (name, probes) = (place.name(), of(place));
             for k in 0..2 * n {
-                trained.measure(run, &format!("{name}.c{k}.mae"), probes.map(|probes| probes.mae[k]), "");
+                trained.metric(run, &format!("{name}.c{k}.mae"), probes.map(|probes| probes.mae[k]), "");
             }
             let worst = probes.map(|probes| {
                 middle(n).map(|k| probes.mae[k] / probes.mae_of_mean[k]).fold(f64::NEG_INFINITY, f64::max)
             });
-            trained.measure(run, &format!("{name}.middle.largest_mae_over_mean"), worst, "");
+            trained.metric(run, &format!("{name}.middle.largest_mae_over_mean"), worst, "");
         }
     }
 }

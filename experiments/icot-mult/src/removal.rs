@@ -121,7 +121,7 @@ fn offset(lambda: f64, rng: &mut ChaCha12Rng) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use datasets::multiplication::Side;
+    use crate::multiplication::Side;
     use rand::SeedableRng;
 
     use super::*;

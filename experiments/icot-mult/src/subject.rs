@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::multiplication::{Problem, Split, Vocabulary};
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use capture::Keep;
-use datasets::multiplication::{Problem, Split, Vocabulary};
 use experiment::{Needed, Run};
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
@@ -224,11 +224,11 @@ pub fn left_out(methods: &[Trained]) -> impl Iterator<Item = Trained> {
     Method::ALL.into_iter().filter(move |method| !there(method)).map(Trained::first)
 }
 
-/// Hands in the measures of the methods that were not asked for, without a value: their claims stay open.
+/// Hands in the metrics of the methods that were not asked for, without a value: their claims stay open.
 pub fn leave_open(run: &Run, methods: &[Trained], names: &[&str]) {
     for method in left_out(methods) {
         for name in names {
-            method.measure(run, name, None, "");
+            method.metric(run, name, None, "");
         }
     }
 }

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
+use crate::multiplication::Split;
 use anyhow::{Context, Result, bail};
-use datasets::multiplication::Split;
 use experiment::{Interrupted, Run};
 use models::Decoder;
 use tables::{Builder, Schema, row};
@@ -164,7 +164,7 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
     let mut all: Vec<_> = outcomes.iter().map(|outcome| (outcome.trained, Some(outcome))).chain(left_out).collect();
     all.sort_by_key(|(trained, _)| *trained);
     for (trained, outcome) in all {
-        measures(run, params.task.digits, trained, outcome);
+        metrics(run, params.task.digits, trained, outcome);
     }
     run.record(accuracy.finish()?);
     run.record(digits.finish()?);
@@ -172,24 +172,24 @@ fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Resu
 }
 
 /// The numbers that claims are held against; those of a method that was not trained stay open.
-fn measures(run: &Run, n: usize, trained: Trained, outcome: Option<&Outcome>) {
-    let measure = |name: &str, of: &dyn Fn(&Scores) -> f64, unit: &str| {
-        trained.measure(run, name, outcome.map(|outcome| of(&outcome.scores)), unit);
+fn metrics(run: &Run, n: usize, trained: Trained, outcome: Option<&Outcome>) {
+    let metric = |name: &str, of: &dyn Fn(&Scores) -> f64, unit: &str| {
+        trained.metric(run, name, outcome.map(|outcome| of(&outcome.scores)), unit);
     };
     for k in 0..2 * n {
-        measure(&format!("c{k}.accuracy"), &|scores| scores.accuracy[k], "fraction");
-        measure(&format!("c{k}.loss"), &|scores| scores.loss[k], "nats");
+        metric(&format!("c{k}.accuracy"), &|scores| scores.accuracy[k], "fraction");
+        metric(&format!("c{k}.loss"), &|scores| scores.loss[k], "nats");
     }
-    measure("exact_match", &|scores| scores.exact, "fraction");
-    measure("digit_accuracy", &Scores::digit_accuracy, "fraction");
+    metric("exact_match", &|scores| scores.exact, "fraction");
+    metric("digit_accuracy", &Scores::digit_accuracy, "fraction");
     let (outer, middle) = outer_and_middle(n);
     let least = |scores: &Scores| outer.iter().map(|k| scores.accuracy[*k]).fold(f64::INFINITY, f64::min);
-    measure("outer_digits.least_accuracy", &least, "fraction");
-    measure("hardest_digit.loss", &|scores| scores.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max), "nats");
+    metric("outer_digits.least_accuracy", &least, "fraction");
+    metric("hardest_digit.loss", &|scores| scores.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max), "nats");
     // products of single digits have none
     if !middle.is_empty() {
         let mean = |scores: &Scores| middle.iter().map(|k| scores.loss[*k]).sum::<f64>() / middle.len() as f64;
-        measure("middle_digits.mean_loss", &mean, "nats");
+        metric("middle_digits.mean_loss", &mean, "nats");
     }
 }
 

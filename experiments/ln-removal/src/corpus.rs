@@ -1,8 +1,8 @@
 //! The toy's text: documents from a seed, as rows of tokens.
 
+use crate::prose::{self, Kinds};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use datasets::prose::{self, Kinds};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokens::{Bos, END_OF_TEXT, Tokenizer};
@@ -27,7 +27,7 @@ pub struct Documents {
 impl Documents {
     fn texts(&self, numbers: std::ops::Range<u64>) -> impl Iterator<Item = String> + Send + use<> {
         let Self { kinds, stream } = self.clone();
-        numbers.map(move |number| prose::document(&kinds, &mut datasets::at(&stream, number)))
+        numbers.map(move |number| prose::document(&kinds, &mut training::stream_at(&stream, number)))
     }
 
     /// Documents to train on, each behind an end of text, as many as are asked for.

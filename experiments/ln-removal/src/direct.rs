@@ -133,8 +133,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             let [lower, upper] = effects.interval(params.resamples, &mut rng);
             let largest = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             summary.push(row![&*source.name, *target, pooled, lower, upper, mean, largest])?;
-            source.measure(run, &format!("{target}.pooled_nmae"), pooled, "%");
-            source.measure(run, &format!("{target}.mean_nmae"), mean, "%");
+            source.metric(run, &format!("{target}.pooled_nmae"), pooled, "%");
+            source.metric(run, &format!("{target}.mean_nmae"), mean, "%");
         }
     }
     run.record(heads.finish()?);

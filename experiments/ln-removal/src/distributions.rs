@@ -89,15 +89,15 @@ struct Pair {
     at: [usize; 2],
     /// As in tables, `original vs ln_free-2`.
     name: String,
-    /// As in measures, `original_ln_free`.
+    /// As in metrics, `original_ln_free`.
     key: String,
-    /// Draw that its measures belong to.
+    /// Draw that its metrics belong to.
     draw: usize,
 }
 
 impl Pair {
-    fn measure(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
-        run.measure_draw(self.draw, &format!("{what}.{}", self.key), value, unit);
+    fn metric(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
+        run.metric_of_draw(self.draw, &format!("{what}.{}", self.key), value, unit);
     }
 }
 
@@ -304,16 +304,16 @@ fn means(run: &Run, params: &Params, seen: &Seen) -> Result<()> {
 
     for (model, source) in seen.models.iter().enumerate() {
         for (metric, name) in METRICS.iter().enumerate() {
-            source.measure(run, name, whole[of(model, metric)], if metric < 2 { "nats" } else { "fraction" });
+            source.metric(run, name, whole[of(model, metric)], if metric < 2 { "nats" } else { "fraction" });
         }
     }
     for (number, pair) in seen.pairs.iter().enumerate() {
         let change = |metric: usize, [from, to]: [usize; 2]| whole[of(to, metric)] - whole[of(from, metric)];
         let [a, b] = pair.at;
-        pair.measure(run, "jsd", whole[of(seen.models.len(), number)], "nats");
-        pair.measure(run, "ce_rise", change(0, [a, b]), "nats");
-        pair.measure(run, "entropy_drop", change(1, [b, a]), "nats");
-        pair.measure(run, "ece_rise", change(2, [a, b]), "fraction");
+        pair.metric(run, "jsd", whole[of(seen.models.len(), number)], "nats");
+        pair.metric(run, "ce_rise", change(0, [a, b]), "nats");
+        pair.metric(run, "entropy_drop", change(1, [b, a]), "nats");
+        pair.metric(run, "ece_rise", change(2, [a, b]), "fraction");
     }
     Ok(())
 }
@@ -397,7 +397,7 @@ fn calibrations(run: &Run, seen: &Seen) -> Result<()> {
             let known = |value: f64| (found.tokens > 0).then_some(value);
             let (confidence, accuracy) = (known(found.confidence), known(found.accuracy));
             table.push(row![&*source.name, bin, confidence, accuracy, found.tokens])?;
-            source.measure(run, &format!("calibration_{bin}"), accuracy, "fraction");
+            source.metric(run, &format!("calibration_{bin}"), accuracy, "fraction");
         }
     }
     run.record(table.finish()?);
@@ -457,9 +457,9 @@ fn divergence(run: &Run, params: &Params, seen: &Seen) -> Result<()> {
             // no tokens are no share, not a negative one of nothing
             let of_difference = (difference != 0.).then(|| if tokens > 0 { part / difference } else { 0. });
             table.push(row![&*pair.name, region.name(), tokens, share, part, of_difference])?;
-            pair.measure(run, &format!("{}_share", region.name()), share, "fraction");
-            pair.measure(run, &format!("{}_contribution", region.name()), part, "nats");
-            pair.measure(run, &format!("{}_of_difference", region.name()), of_difference, "fraction");
+            pair.metric(run, &format!("{}_share", region.name()), share, "fraction");
+            pair.metric(run, &format!("{}_contribution", region.name()), part, "nats");
+            pair.metric(run, &format!("{}_of_difference", region.name()), of_difference, "fraction");
         }
     }
     run.record(table.finish()?);

@@ -194,11 +194,11 @@ fn losses(run: &Run, params: &Params, cells: &[Cell<'_>]) -> Result<()> {
             percentile(0.999),
             cell.exploded(),
         ])?;
-        cell.source.measure(run, &format!("{}.ce", cell.text), ce, "nats");
-        cell.source.measure(run, &format!("{}.median", cell.text), percentile(0.5), "nats");
-        cell.source.measure(run, &format!("{}.exploded", cell.text), cell.exploded() as f64, "");
+        cell.source.metric(run, &format!("{}.ce", cell.text), ce, "nats");
+        cell.source.metric(run, &format!("{}.median", cell.text), percentile(0.5), "nats");
+        cell.source.metric(run, &format!("{}.exploded", cell.text), cell.exploded() as f64, "");
         if name == params.compare.ln_free {
-            cell.source.measure(run, &format!("{}.over_vanilla", cell.text), over_vanilla, "nats");
+            cell.source.metric(run, &format!("{}.over_vanilla", cell.text), over_vanilla, "nats");
         }
     }
     run.record(table.finish()?);
@@ -226,7 +226,7 @@ fn unseen(run: &Run, tokenizer: &tokens::Tokenizer, texts: &[(&str, Vec<Vec<u32>
             table.push(row![*name, i64::from(*id), format!("{shown:?}"), *count])?;
         }
         let total: u64 = counts.iter().map(|(_, count)| count).sum();
-        run.measure(&format!("{name}.unseen_tokens"), total as f64, "");
+        run.metric(&format!("{name}.unseen_tokens"), total as f64, "");
     }
     run.record(table.finish()?);
     Ok(())

@@ -14,10 +14,10 @@
 //! Tables: `maps` (both, by layer and place), `heads` (activation patching of each head's output), `errors`
 //! (|act - attr| by layer), `behaviour` (does the model do the task at all), `prompts` (what was asked).
 
+use crate::ioi_prompts::{Prompt, Sentences};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture};
-use datasets::ioi::{Prompt, Sentences};
 use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
@@ -303,7 +303,7 @@ fn maps(run: &Run, outcomes: &[Outcome]) -> Result<()> {
                 }
             }
         }
-        outcome.source.measure(run, "map_correlation", probes::correlation(&outcome.act, &outcome.attr), "");
+        outcome.source.metric(run, "map_correlation", probes::correlation(&outcome.act, &outcome.attr), "");
     }
     run.record(table.finish()?);
     Ok(())
@@ -341,7 +341,7 @@ fn errors(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             let differ: f64 = row.map(|cell| (outcome.act[cell] - outcome.attr[cell]).abs()).sum();
             table.push(row![&*outcome.source.name, layer, *error, differ])?;
         }
-        outcome.source.measure(run, "error", probes::mean(&outcome.errors), "");
+        outcome.source.metric(run, "error", probes::mean(&outcome.errors), "");
     }
     run.record(table.finish()?);
     Ok(())
@@ -360,8 +360,8 @@ fn behaviour(run: &Run, outcomes: &[Outcome]) -> Result<()> {
         let right = clean.iter().filter(|difference| **difference > 0.).count() as f64 / clean.len() as f64;
         let mean = probes::mean(clean);
         table.push(row![&*source.name, clean.len(), *left_out, right, mean])?;
-        source.measure(run, "accuracy", right, "fraction");
-        source.measure(run, "logit_difference", mean, "logits");
+        source.metric(run, "accuracy", right, "fraction");
+        source.metric(run, "logit_difference", mean, "logits");
     }
     run.record(table.finish()?);
     Ok(())
@@ -370,9 +370,9 @@ fn behaviour(run: &Run, outcomes: &[Outcome]) -> Result<()> {
 /// How much smaller the error is without norms, layer by layer: mean and standard deviation (arXiv 2507.02559, section 5.2).
 fn improvement(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
     let Some(Comparison { with_norms, without_norms }) = &params.compare else {
-        run.measure("improvement.mean", None, "");
-        run.measure("improvement.std", None, "");
-        run.measure("improvement.mean_over_std", None, "");
+        run.metric("improvement.mean", None, "");
+        run.metric("improvement.std", None, "");
+        run.metric("improvement.mean_over_std", None, "");
         return Ok(());
     };
     let mut draws: Vec<usize> = outcomes.iter().map(|outcome| outcome.source.draw().1).collect();
@@ -390,9 +390,9 @@ fn improvement(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
         }
         let gains: Vec<f64> = with.iter().zip(without).map(|(with, without)| with - without).collect();
         let (mean, spread) = (probes::mean(&gains), probes::standard_deviation(&gains));
-        run.measure_draw(draw, "improvement.mean", mean, "");
-        run.measure_draw(draw, "improvement.std", spread, "");
-        run.measure_draw(draw, "improvement.mean_over_std", mean.abs() / spread, "");
+        run.metric_of_draw(draw, "improvement.mean", mean, "");
+        run.metric_of_draw(draw, "improvement.std", spread, "");
+        run.metric_of_draw(draw, "improvement.mean_over_std", mean.abs() / spread, "");
     }
     Ok(())
 }

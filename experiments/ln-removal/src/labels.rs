@@ -1,6 +1,6 @@
 //! What stands at each place of a set of prompts: a word that all share, or the part that a word plays.
 
-use datasets::ioi::Prompt;
+use crate::ioi_prompts::Prompt;
 
 /// The word of a prompt that plays a part.
 type Part = fn(&Prompt) -> &str;

@@ -443,11 +443,11 @@ fn record_neurons(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Resul
             table.push(row![&*source.name, index, norm, logit_var, score, rank, group])?;
         }
         for (place, neuron) in ranking[..params.top].iter().enumerate() {
-            source.measure(run, &format!("neuron_{}", place + 1), *neuron as f64, "");
+            source.metric(run, &format!("neuron_{}", place + 1), *neuron as f64, "");
         }
         let (own, first) = (&ranking[..params.ranked], &outcomes[*leader].ranking[..params.ranked]);
         let shared = own.iter().filter(|neuron| first.contains(neuron)).count();
-        source.measure(run, "top_overlap", shared as f64 / params.ranked as f64, "fraction");
+        source.metric(run, "top_overlap", shared as f64 / params.ranked as f64, "fraction");
     }
     run.record(table.finish()?);
     Ok(())
@@ -473,9 +473,9 @@ fn record_null_space(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
             }
         }
         let begin = spectrum.null_begin();
-        source.measure(run, "null_begin", begin as f64, "");
-        source.measure(run, "null_share", spectrum.null_share(), "fraction");
-        source.measure(run, "null_chance", (d_model - begin) as f64 / d_model as f64, "fraction");
+        source.metric(run, "null_begin", begin as f64, "");
+        source.metric(run, "null_share", spectrum.null_share(), "fraction");
+        source.metric(run, "null_chance", (d_model - begin) as f64 / d_model as f64, "fraction");
     }
     run.record(table.finish()?);
     Ok(())
@@ -516,15 +516,15 @@ fn record_ablation(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
                 for (statistic, value) in [("q1", q1), ("median", median), ("q3", q3)] {
                     quartiles.push(row![name, *neuron, metric, statistic, value])?;
                 }
-                outcome.source.measure(run, &format!("{metric}_change_{}", place + 1), median, "nats");
+                outcome.source.metric(run, &format!("{metric}_change_{}", place + 1), median, "nats");
             }
         }
         for (number, metric) in METRICS.into_iter().enumerate() {
             for kind in ["effect", "mean_effect"] {
                 let ours = over_neurons(outcome, number, kind == "mean_effect");
                 let first = over_neurons(&outcomes[outcome.leader], number, kind == "mean_effect");
-                outcome.source.measure(run, &format!("{metric}_{kind}"), ours, "nats");
-                outcome.source.measure(run, &format!("{metric}_{kind}_ratio"), ours / first, "");
+                outcome.source.metric(run, &format!("{metric}_{kind}"), ours, "nats");
+                outcome.source.metric(run, &format!("{metric}_{kind}_ratio"), ours / first, "");
             }
         }
     }
@@ -548,7 +548,7 @@ fn record_cumulative(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
             let change = |metric: usize| 100. * (values[metric] - cumulative[0][metric]) / cumulative[0][metric];
             table.push(row![&*source.name, n, values[0], values[1], change(0), change(1)])?;
             for (number, metric) in METRICS.into_iter().enumerate().filter(|_| n > 0) {
-                source.measure(run, &format!("cumulative_{metric}_{n}"), change(number), "%");
+                source.metric(run, &format!("cumulative_{metric}_{n}"), change(number), "%");
             }
         }
     }
@@ -569,15 +569,15 @@ fn record_in_order(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Resu
     for outcome in outcomes {
         let Outcome { source, in_order, .. } = outcome;
         for (number, metric) in METRICS.into_iter().enumerate() {
-            source.measure(run, metric, in_order[0][number], "nats");
+            source.metric(run, metric, in_order[0][number], "nats");
         }
         if is(outcome, &params.reference) {
             for (n, [ce, entropy]) in in_order.iter().enumerate() {
                 table.push(row![&*source.name, n, *ce, *entropy])?;
             }
             for (number, metric) in METRICS.into_iter().enumerate() {
-                let measure = format!("in_order.{metric}");
-                run.measure_draw(source.draw().1, &measure, in_order[params.ablated_in_order][number], "nats");
+                let metric = format!("in_order.{metric}");
+                run.metric_of_draw(source.draw().1, &metric, in_order[params.ablated_in_order][number], "nats");
             }
         } else if is(outcome, &params.without_norms) {
             for n in [0, params.ablated_in_order] {
@@ -586,7 +586,7 @@ fn record_in_order(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Resu
         }
     }
     if params.reference.is_none() {
-        METRICS.into_iter().for_each(|metric| run.measure(&format!("in_order.{metric}"), None, "nats"));
+        METRICS.into_iter().for_each(|metric| run.metric(&format!("in_order.{metric}"), None, "nats"));
     }
     run.record(table.finish()?);
     Ok(())

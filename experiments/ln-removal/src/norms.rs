@@ -212,7 +212,7 @@ fn norms(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
                 ratio = ratio.max(moments[0].mean() / moments[1].mean());
             }
         }
-        source.measure(run, "first_over_rest", ratio, "");
+        source.metric(run, "first_over_rest", ratio, "");
     }
     run.record(table.finish()?);
     Ok(())
@@ -263,7 +263,7 @@ fn sinks(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
                 probes::quantile(&sorted, 0.025),
                 probes::quantile(&sorted, 0.975)
             ])?;
-            source.measure(run, &format!("sink_rate.{definition}"), rate, "fraction");
+            source.metric(run, &format!("sink_rate.{definition}"), rate, "fraction");
         }
     }
     run.record(table.finish()?);

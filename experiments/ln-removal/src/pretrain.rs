@@ -7,9 +7,9 @@
 
 use std::path::Path;
 
+use crate::prose::Kinds;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
-use datasets::prose::Kinds;
 use experiment::{Interrupted, Run};
 use models::{Activation, Biases, Config, Decoder, Family, Form, Initialisation, NormKind, Positions, Rotary, Step};
 use rand::RngCore;
@@ -169,7 +169,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         validation: first_tokens(documents.held_out(&tokenizer)?, params.validation_tokens)?,
     };
     let config = params.model.config(tokenizer.d_vocab());
-    run.measure("uniform_guess", (config.d_vocab as f64).ln(), "nats");
+    run.metric("uniform_guess", (config.d_vocab as f64).ln(), "nats");
     let draws: Vec<usize> = (1..=params.draws).collect();
     let histories = run.side_by_side(&draws, |draw| pretrain(run, &params, &config, &corpus, &making, *draw))?;
     curves(run, &params, &histories)?;
@@ -217,7 +217,7 @@ fn pretrain(
     if ended == Ended::Interrupted {
         return Err(Interrupted.into());
     }
-    run.measure_draw(draw, "validation_loss", lesson.validation()?, "nats");
+    run.metric_of_draw(draw, "validation_loss", lesson.validation()?, "nats");
     let history = lesson.history;
     hand_in(run, &model, params.model.hub(), Some(&making.join("tokenizer")), &label)?;
     Ok((label, history))
@@ -308,11 +308,11 @@ impl Lesson<'_> {
 impl Objective for Lesson<'_> {
     fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
         let position = step * u64::from(self.params.training.accumulate) + u64::from(micro);
-        let mut rng = datasets::at(&self.batches, position);
+        let mut rng = training::stream_at(&self.batches, position);
         let (rows, seq) = (self.params.batch_size, self.params.model.n_positions);
         let windows = windows(&self.corpus.train, rows, seq, &mut rng, &self.model.device());
         let [inputs, targets] = windows.map_err(Error::objective)?;
-        let key = datasets::at(&self.dropout, position).next_u64();
+        let key = training::stream_at(&self.dropout, position).next_u64();
         let how = Step { dropout: Some(key), recompute: self.params.training.recompute, ..Step::default() };
         Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
     }

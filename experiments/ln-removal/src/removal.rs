@@ -370,14 +370,14 @@ impl Lesson<'_> {
     fn micro(&mut self, step: u64, micro: u32) -> Result<Tensor> {
         let Self { params, setting, variant, .. } = self;
         let position = step * u64::from(params.training.accumulate) + u64::from(micro);
-        let mut rng = datasets::at(&self.batches, position);
+        let mut rng = training::stream_at(&self.batches, position);
         let [inputs, targets] =
             windows(&setting.train, params.batch_size, params.block, &mut rng, &self.model.device())?;
         let targets = without(&targets, setting.end.filter(|_| params.ignore_end_of_text))?;
         let removed = removed(self.events, step);
         self.model.set_fixed_scales(self.state.tracker.fixed(&removed))?;
         let how = Step {
-            dropout: (params.dropout > 0.).then(|| datasets::at(&self.dropout, position).next_u64()),
+            dropout: (params.dropout > 0.).then(|| training::stream_at(&self.dropout, position).next_u64()),
             recompute: params.training.recompute,
             spread: variant.remove.is_some() || variant.aux > 0.,
             ..Step::default()
@@ -565,7 +565,7 @@ fn forms(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             table.push(row![&*outcome.label, *form, *difference])?;
         }
         let largest = outcome.forms.iter().map(|(_, difference)| *difference).reduce(f64::max);
-        run.measure_draw(outcome.draw, &format!("{}.form_difference", outcome.name), largest, "logits");
+        run.metric_of_draw(outcome.draw, &format!("{}.form_difference", outcome.name), largest, "logits");
     }
     run.record(table.finish()?);
     Ok(())
@@ -612,7 +612,7 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
         let parameters = setting.start.config().n_parameters();
         let (none, no_step, no_phase) = (None::<f64>, None::<i64>, None::<&str>);
         table.push(row![name, "original", draw, parameters, 0, 0, original, none, no_step, none, no_step, no_phase])?;
-        run.measure_draw(draw, "original.ce", original, "nats");
+        run.metric_of_draw(draw, "original.ce", original, "nats");
         for outcome in outcomes.iter().filter(|outcome| outcome.draw == draw) {
             let steps = outcome.history.steps.len() as u64;
             let last = |outcome: &Outcome| {
@@ -635,14 +635,14 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
                 spike.as_ref().map(|spike| spike.step as i64),
                 spike.as_ref().map(|spike| spike.phase),
             ])?;
-            let measure = |what: &str, value: Option<f64>, unit: &str| {
-                run.measure_draw(draw, &format!("{}.{what}", outcome.name), value, unit);
+            let metric = |what: &str, value: Option<f64>, unit: &str| {
+                run.metric_of_draw(draw, &format!("{}.{what}", outcome.name), value, unit);
             };
-            measure("ce", loss, "nats");
-            measure("gap", gap, "nats");
-            measure("highest_in_mlp", spike.as_ref().map(|spike| f64::from(u8::from(spike.phase == "mlp"))), "");
-            measure("rise_at_highest", spike.map(|spike| spike.rise), "nats");
-            measure("diverged", Some(f64::from(u8::from(outcome.diverged.is_some()))), "");
+            metric("ce", loss, "nats");
+            metric("gap", gap, "nats");
+            metric("highest_in_mlp", spike.as_ref().map(|spike| f64::from(u8::from(spike.phase == "mlp"))), "");
+            metric("rise_at_highest", spike.map(|spike| spike.rise), "nats");
+            metric("diverged", Some(f64::from(u8::from(outcome.diverged.is_some()))), "");
         }
     }
     run.record(table.finish()?);

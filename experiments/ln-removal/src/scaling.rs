@@ -64,8 +64,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     );
     table.push(row![reached.len(), exponent])?;
     run.record(table.finish()?);
-    run.measure("exponent", exponent, "");
-    run.measure("reached", reached.len() as f64 / points.len().max(1) as f64, "fraction");
+    run.metric("exponent", exponent, "");
+    run.metric("reached", reached.len() as f64 / points.len().max(1) as f64, "fraction");
     Ok(())
 }
 

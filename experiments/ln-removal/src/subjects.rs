@@ -1,8 +1,8 @@
 //! The checkpoints that are looked at, and what they read.
 
+use crate::prose::Kinds;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use datasets::prose::Kinds;
 use experiment::Run;
 use models::{Decoder, Transform};
 use pretrained::Pretrained;
@@ -36,9 +36,9 @@ impl Source {
     }
 
     /// Hands in a number of this draw under the model's name.
-    pub fn measure(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
+    pub fn metric(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
         let (name, draw) = self.draw();
-        run.measure_draw(draw, &format!("{name}.{what}"), value, unit);
+        run.metric_of_draw(draw, &format!("{name}.{what}"), value, unit);
     }
 
     /// The path or repository that `model` stands for.

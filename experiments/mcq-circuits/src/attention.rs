@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::mcq::Part;
 use anyhow::Result;
-use datasets::mcq::Part;
 use experiment::Run;
 use patching::Node;
 use schemars::JsonSchema;
@@ -202,14 +202,14 @@ fn classes(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
             tables.classes.push(row![name, class.name(), shift, effects.len(), share])?;
             if shift == 0. {
                 let key = class.name().replace(' ', "_");
-                run.measure(&format!("{name}.{key}.heads"), effects.len() as f64, "heads");
-                run.measure(&format!("{name}.{key}.share"), share, "fraction");
+                run.metric(&format!("{name}.{key}.heads"), effects.len() as f64, "heads");
+                run.metric(&format!("{name}.{key}.share"), share, "fraction");
             }
         }
     }
     let best = |of: &dyn Fn(&crate::heads::Portrait) -> f64| study.portraits.iter().map(of).fold(0., f64::max);
-    run.measure(&format!("{name}.best_label_diagonal"), best(&|portrait| diagonality(&portrait.labels)), "fraction");
-    run.measure(&format!("{name}.best_option_diagonal"), best(&|portrait| diagonality(&portrait.contents)), "fraction");
+    run.metric(&format!("{name}.best_label_diagonal"), best(&|portrait| diagonality(&portrait.labels)), "fraction");
+    run.metric(&format!("{name}.best_option_diagonal"), best(&|portrait| diagonality(&portrait.contents)), "fraction");
     Ok(())
 }
 

@@ -76,8 +76,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             let (name, count) = (&*subject.name, asked.prompts.len());
             let loss = mean(&scored.loss);
             behaviour.push(row![name, parameters, "letter", *shots, count, accuracy, low, high, mass, loss])?;
-            run.measure(&format!("{name}.letter.{shots}.accuracy"), accuracy, "fraction");
-            run.measure(&format!("{name}.letter.{shots}.mass"), mass, "fraction");
+            run.metric(&format!("{name}.letter.{shots}.accuracy"), accuracy, "fraction");
+            run.metric(&format!("{name}.letter.{shots}.mass"), mass, "fraction");
             if *shots == params.shots[0] {
                 for (right, answers) in scored.answers.iter().enumerate() {
                     for (answer, share) in answers.iter().enumerate() {
@@ -91,7 +91,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
                 let none = None::<f64>;
                 let accuracy = mean(&right);
                 behaviour.push(row![name, parameters, "text", *shots, count, accuracy, low, high, none, none])?;
-                run.measure(&format!("{name}.text.{shots}.accuracy"), accuracy, "fraction");
+                run.metric(&format!("{name}.text.{shots}.accuracy"), accuracy, "fraction");
             }
         }
     }

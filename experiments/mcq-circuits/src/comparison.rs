@@ -26,8 +26,8 @@ pub struct Params {
 pub struct Number {
     /// The experiment that measured it, one of `needs`.
     pub from: String,
-    /// Its measure without the model's name, such as `heads_share`.
-    pub measure: String,
+    /// Its metric without the model's name, such as `heads_share`.
+    pub metric: String,
     /// What tables and figures call it.
     pub says: String,
 }
@@ -38,8 +38,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     for number in &params.numbers {
         if !read.contains_key(number.from.as_str()) {
             let need = run.need(&number.from).with_context(|| format!("params.numbers: {}", number.says))?;
-            let measures = measures(&need)?;
-            read.insert(&number.from, (need, measures));
+            let metrics = metrics(&need)?;
+            read.insert(&number.from, (need, metrics));
         }
     }
     let nodes = run.need("mcq-circuits/nodes")?;
@@ -52,21 +52,21 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .float("value", "its value; none where it was not measured", ""),
     );
     for number in &params.numbers {
-        let Some((_, measures)) = read.get(number.from.as_str()) else { continue };
+        let Some((_, metrics)) = read.get(number.from.as_str()) else { continue };
         for subject in &subjects {
-            let value = measures.get(&format!("{subject}.{}", number.measure)).copied();
+            let value = metrics.get(&format!("{subject}.{}", number.metric)).copied();
             models.push(row![&**subject, &*number.says, value])?;
         }
     }
-    run.measure("models", subjects.len() as f64, "models");
+    run.metric("models", subjects.len() as f64, "models");
     run.record(models.finish()?);
     run.record(overview(&nodes)?);
     Ok(())
 }
 
-fn measures(need: &Needed) -> Result<BTreeMap<String, f64>> {
-    let table = need.table("measures")?;
-    let names = table.texts("measure")?.into_iter().flatten();
+fn metrics(need: &Needed) -> Result<BTreeMap<String, f64>> {
+    let table = need.table("metrics")?;
+    let names = table.texts("metric")?.into_iter().flatten();
     Ok(names.zip(table.floats("value")?).filter(|(_, value)| !value.is_nan()).collect())
 }
 

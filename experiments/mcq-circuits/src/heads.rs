@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::mcq::Part;
 use anyhow::Result;
 use candle_core::{D, DType, Tensor};
-use datasets::mcq::Part;
 use hooks::{End, Hook, HookedModel, Layer, Point, Site, Start};
 use models::Decoder;
 use patching::Node;

@@ -7,6 +7,7 @@ mod comparison;
 mod edits;
 mod heads;
 mod letters;
+mod mcq;
 mod mutations;
 mod nodes;
 mod paths;

@@ -16,8 +16,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::mcq::Mutation;
 use anyhow::{Context, Result};
-use datasets::mcq::Mutation;
 use experiment::Run;
 use hooks::Layer;
 use patching::{Node, patch_nodes, run_nodes};
@@ -100,9 +100,9 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
     if heads.is_empty() {
         for set in &params.sets {
             let open = ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"];
-            open.iter().for_each(|what| run.measure(&format!("{name}.{}.{what}", set.id), None, ""));
+            open.iter().for_each(|what| run.metric(&format!("{name}.{}.{what}", set.id), None, ""));
         }
-        ["next", "old"].iter().for_each(|what| run.measure(&format!("{name}.steered.{what}"), None, "fraction"));
+        ["next", "old"].iter().for_each(|what| run.metric(&format!("{name}.steered.{what}"), None, "fraction"));
         return Ok(());
     }
     let batch = params.common.questions.batch;
@@ -115,7 +115,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
             let (kept, left_out) = (changed.prompts.len(), changed.left_out);
             tables.skipped.push(row![name, &*set.id, kept, left_out])?;
             let open = ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"];
-            open.iter().for_each(|what| run.measure(&format!("{name}.{}.{what}", set.id), None, ""));
+            open.iter().for_each(|what| run.metric(&format!("{name}.{}.{what}", set.id), None, ""));
             continue;
         }
         one_set(run, params, study, (&heads, &codes), (set, &changed.prompts), tables)?;
@@ -225,16 +225,16 @@ fn one_set(
         let rho_m = (by_m >= least_m).then(|| (summary.m - gone.m) / by_m);
         tables.derived.push(row![name, &*set.id, &*set.name, *variant, by_loss, by_m, rho, rho_m])?;
         if *variant == "low-rank QK" {
-            run.measure(&format!("{name}.{}.rho", set.id), rho, "fraction");
-            run.measure(&format!("{name}.{}.rho_m", set.id), rho_m, "fraction");
-            run.measure(&format!("{name}.{}.low_rank", set.id), summary.accuracy, "fraction");
+            run.metric(&format!("{name}.{}.rho", set.id), rho, "fraction");
+            run.metric(&format!("{name}.{}.rho_m", set.id), rho_m, "fraction");
+            run.metric(&format!("{name}.{}.low_rank", set.id), summary.accuracy, "fraction");
         }
         if *variant == "algorithm" {
-            run.measure(&format!("{name}.{}.algorithm.m_share", set.id), summary.m / full.m, "fraction");
-            run.measure(&format!("{name}.{}.algorithm.accuracy", set.id), summary.accuracy, "fraction");
+            run.metric(&format!("{name}.{}.algorithm.m_share", set.id), summary.m / full.m, "fraction");
+            run.metric(&format!("{name}.{}.algorithm.accuracy", set.id), summary.accuracy, "fraction");
         }
     }
-    run.measure(&format!("{name}.{}.full", set.id), full.accuracy, "fraction");
+    run.metric(&format!("{name}.{}.full", set.id), full.accuracy, "fraction");
     Ok(())
 }
 
@@ -274,8 +274,8 @@ fn steering(
         let (moved, stayed) = (share(&next), share(&|i| prompts[i].correct));
         tables.steering.push(row![name, who, moved, stayed])?;
         if who != "Correct Letter heads" {
-            run.measure(&format!("{name}.steered.next"), moved, "fraction");
-            run.measure(&format!("{name}.steered.old"), stayed, "fraction");
+            run.metric(&format!("{name}.steered.next"), moved, "fraction");
+            run.metric(&format!("{name}.steered.old"), stayed, "fraction");
         }
     }
     Ok(())

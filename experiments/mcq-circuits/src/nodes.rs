@@ -72,7 +72,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     let batch = params.common.questions.batch;
     let eval = direct(&study.subject, &study.eval.prompts, batch)?;
     let gap = eval.gap(&study.eval.prompts);
-    run.measure(&format!("{name}.completeness_gap"), gap, "logits");
+    run.metric(&format!("{name}.completeness_gap"), gap, "logits");
     let mut rng = run.rng(&format!("pairs.{name}"));
     let sources: Vec<Vec<usize>> = (0..params.draws).map(|_| others(&study.eval, &mut rng)).collect();
     for (draw, sources) in sources.iter().enumerate() {
@@ -268,7 +268,7 @@ fn report(run: &Run, study: &Study, eval: &Direct, effects: &[Effect], tables: &
         ("left_out", (study.fit.left_out + study.eval.left_out) as f64, "questions"),
     ];
     for (what, value, unit) in numbers {
-        run.measure(&format!("{name}.{what}"), value, unit);
+        run.metric(&format!("{name}.{what}"), value, unit);
         tables.circuit.push(row![name, what, value])?;
     }
     Ok(())
@@ -356,10 +356,10 @@ fn sets(
                     if *kind == "both" {
                         let control = if control == "best nodes" { "" } else { ".random" };
                         if *k == study.kept {
-                            run.measure(&format!("{name}.circuit.{mode}.r{control}"), r, "");
+                            run.metric(&format!("{name}.circuit.{mode}.r{control}"), r, "");
                         }
                         if *k == study.nodes.len() && control.is_empty() {
-                            run.measure(&format!("{name}.all.{mode}.gap"), (r - 1.).abs(), "fraction");
+                            run.metric(&format!("{name}.all.{mode}.gap"), (r - 1.).abs(), "fraction");
                         }
                     }
                 }

@@ -53,7 +53,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, table: &mut Builder) -> Re
     let last = receivers.iter().map(|node| node.layer()).max();
     let senders: Vec<Node> = study.nodes.iter().copied().filter(|node| Some(node.layer()) < last).collect();
     if receivers.is_empty() || senders.is_empty() {
-        ["top_share", "sum_share", "whole"].iter().for_each(|what| run.measure(&format!("{name}.{what}"), None, ""));
+        ["top_share", "sum_share", "whole"].iter().for_each(|what| run.metric(&format!("{name}.{what}"), None, ""));
         return Ok(());
     }
     let (prompts, batch) = (&study.eval.prompts, params.common.questions.batch);
@@ -102,8 +102,8 @@ fn analyse(run: &Run, params: &Params, study: &Study, table: &mut Builder) -> Re
     }
     table.push(row![name, "whole query", "", None::<i64>, "yes", whole[0], whole[1], 1.])?;
     let sum: f64 = changes[..senders.len()].iter().map(|change| change[0]).sum();
-    run.measure(&format!("{name}.whole"), whole[0], "logits");
-    run.measure(&format!("{name}.top_share"), changes[order[0]][0] / whole[0], "fraction");
-    run.measure(&format!("{name}.sum_share"), sum / whole[0], "fraction");
+    run.metric(&format!("{name}.whole"), whole[0], "logits");
+    run.metric(&format!("{name}.top_share"), changes[order[0]][0] / whole[0], "fraction");
+    run.metric(&format!("{name}.sum_share"), sum / whole[0], "fraction");
     Ok(())
 }

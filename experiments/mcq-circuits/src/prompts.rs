@@ -1,8 +1,8 @@
 //! Questions as a model reads them: tokens, the part that each plays, and which token would be which answer.
 
+use crate::mcq::{Part, Question, Separators, Style, text};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use datasets::mcq::{Part, Question, Separators, Style, text};
 use tokens::{Bos, Tokenizer};
 
 /// A question in tokens.
@@ -163,7 +163,7 @@ pub fn tokens(prompts: &[Prompt], rows: &[usize], device: &Device) -> Result<Ten
 
 #[cfg(test)]
 mod tests {
-    use datasets::mcq::{Mutation, Order, Regime, Task, Toy, World};
+    use crate::mcq::{Mutation, Order, Regime, Task, Toy, World};
     use rand::SeedableRng;
     use rand_chacha::ChaCha12Rng;
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::mcq::{Mutation, Order, Question, Row, Style, Toy, World, colours};
 use anyhow::{Context, Result, bail};
-use datasets::mcq::{Mutation, Order, Question, Row, Style, Toy, World, colours};
 use experiment::{Needed, Run};
 use hooks::{End, Hook, HookedModel, NoHook, Start};
 use hub::{Hub, Repo};
@@ -452,7 +452,7 @@ fn pool(ask: &Ask) -> Result<Pool> {
 
 /// Rows of a split of MMLU, of some subjects or all.
 fn mmlu(split: Split, subjects: Option<&[String]>) -> Result<Vec<Row>> {
-    let known = datasets::mcq::SUBJECTS;
+    let known = crate::mcq::SUBJECTS;
     if let Some(unknown) = subjects.into_iter().flatten().find(|subject| !known.contains(&subject.as_str())) {
         bail!("MMLU has no subject `{unknown}`; it has {}", known.join(", "));
     }

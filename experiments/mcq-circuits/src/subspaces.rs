@@ -7,9 +7,9 @@
 //! `class_matrix` (query-key score by right place and label), `variance` (position against letter), `scores` (fixed
 //! preference against selection), `copying` (own label's rank in what values print).
 
+use crate::mcq::Mutation;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use datasets::mcq::Mutation;
 use experiment::Run;
 use hooks::Layer;
 use patching::{Node, direct_logit_attribution};
@@ -98,7 +98,7 @@ pub fn with_attention(
 fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Result<()> {
     let heads = study.letter_heads();
     let name = study.name();
-    run.measure(&format!("{name}.letter_heads"), heads.len() as f64, "heads");
+    run.metric(&format!("{name}.letter_heads"), heads.len() as f64, "heads");
     if heads.is_empty() {
         return without(run, name);
     }
@@ -134,7 +134,7 @@ fn without(run: &Run, name: &str) -> Result<()> {
         "position_by_right.key",
         "own_label_rank",
     ];
-    words.iter().for_each(|word| run.measure(&format!("{name}.{word}"), None, ""));
+    words.iter().for_each(|word| run.metric(&format!("{name}.{word}"), None, ""));
     Ok(())
 }
 
@@ -166,7 +166,7 @@ fn explained(
             least = least.min(upto(&own, params.low));
         }
         let space = ["query", "key", "value"][which];
-        run.measure(&format!("{name}.explained{}.{space}", params.low), least, "fraction");
+        run.metric(&format!("{name}.explained{}.{space}", params.low), least, "fraction");
     }
     Ok(())
 }
@@ -209,23 +209,23 @@ fn ranks(
             push("all", edit, Some(*rank as i64), summary, Some(attention))?;
             match (edit, *rank) {
                 ("Q", 0) => {
-                    run.measure(&format!("{name}.static.m_share"), summary.m / full.m, "fraction");
-                    run.measure(&format!("{name}.static.accuracy"), summary.accuracy, "fraction");
-                    run.measure(&format!("{name}.static.right_label"), attention[0], "fraction");
+                    run.metric(&format!("{name}.static.m_share"), summary.m / full.m, "fraction");
+                    run.metric(&format!("{name}.static.accuracy"), summary.accuracy, "fraction");
+                    run.metric(&format!("{name}.static.right_label"), attention[0], "fraction");
                 }
                 ("Q+K", rank) if rank == params.low => {
-                    run.measure(&format!("{name}.qk{rank}.m_share"), summary.m / full.m, "fraction");
+                    run.metric(&format!("{name}.qk{rank}.m_share"), summary.m / full.m, "fraction");
                 }
                 ("Q+K+V", rank) if rank == width => {
                     let gap = letters.iter().flatten().zip(own.iter().flatten()).map(|(a, b)| (a - b).abs());
-                    run.measure(&format!("{name}.all_directions.gap"), gap.fold(0., f64::max), "logits");
+                    run.metric(&format!("{name}.all_directions.gap"), gap.fold(0., f64::max), "logits");
                 }
                 _ => {}
             }
         }
         run.go_on()?;
     }
-    run.measure(&format!("{name}.full.right_label"), right, "fraction");
+    run.metric(&format!("{name}.full.right_label"), right, "fraction");
     // each head by itself
     for (node, code) in heads.iter().zip(codes) {
         for rank in &ranks {
@@ -294,8 +294,8 @@ fn separability(
             };
             let accuracies = [hits(&code[0], &low_queries), hits(&code[1], &low_keys)];
             if at == 0 {
-                run.measure(&format!("{name}.query_accuracy"), accuracies[0], "fraction");
-                run.measure(&format!("{name}.key_accuracy"), accuracies[1], "fraction");
+                run.metric(&format!("{name}.query_accuracy"), accuracies[0], "fraction");
+                run.metric(&format!("{name}.key_accuracy"), accuracies[1], "fraction");
             }
             for (which, all) in [&queries, &keys].into_iter().enumerate() {
                 let mut shown = vec![0; options];
@@ -405,10 +405,10 @@ fn variance(
             tables.variance.push(row![name, &*id, space.letter(), "read as letter", hits(&of_letter)])?;
             if at == 0 {
                 let space = ["query", "key", "value"][which];
-                run.measure(&format!("{name}.position.{space}"), alone, "fraction");
-                run.measure(&format!("{name}.letter.{space}"), together - alone, "fraction");
+                run.metric(&format!("{name}.position.{space}"), alone, "fraction");
+                run.metric(&format!("{name}.letter.{space}"), together - alone, "fraction");
                 if which == 1 {
-                    run.measure(&format!("{name}.position_by_right.key"), with_right, "fraction");
+                    run.metric(&format!("{name}.position_by_right.key"), with_right, "fraction");
                 }
             }
         }
@@ -456,7 +456,7 @@ fn copying(
             let score = mean(&logits.iter().enumerate().map(rank_of).collect::<Vec<_>>());
             tables.copying.push(row![name, node.to_string().as_str(), rank, score])?;
             if at == 0 && rank == params.low {
-                run.measure(&format!("{name}.own_label_rank"), score, "");
+                run.metric(&format!("{name}.own_label_rank"), score, "");
             }
         }
     }

@@ -8,9 +8,9 @@
 
 use std::path::PathBuf;
 
+use crate::mcq::{Mutation, Order, Question, Style, Toy, World};
 use anyhow::{Context, Result, anyhow};
 use candle_core::Tensor;
-use datasets::mcq::{Mutation, Order, Question, Style, Toy, World};
 use experiment::{Interrupted, Run, distinct};
 use models::{Activation, Config, Decoder, Initialisation, Step};
 use rand_chacha::ChaCha12Rng;
@@ -79,10 +79,10 @@ pub struct Variant {
     pub orders: Option<Vec<Order>>,
     /// Other labels.
     #[serde(default)]
-    pub regime: Option<datasets::mcq::Regime>,
+    pub regime: Option<crate::mcq::Regime>,
     /// Another task.
     #[serde(default)]
-    pub task: Option<datasets::mcq::Task>,
+    pub task: Option<crate::mcq::Task>,
     /// Another depth.
     #[serde(default)]
     #[schemars(range(min = 1))]
@@ -330,7 +330,7 @@ struct Lesson<'a> {
 impl Lesson<'_> {
     /// Inputs and targets `[batch, longest]`: the right label behind the last token, and nothing else that counts.
     fn batch(&self, position: u64) -> Result<[Tensor; 2]> {
-        let mut rng = datasets::at(&self.batches, position);
+        let mut rng = training::stream_at(&self.batches, position);
         let prompts = (0..self.params.batch_size).map(|_| self.asker.ask(&self.world.train(&mut rng)));
         let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
         let seq = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
@@ -438,20 +438,20 @@ fn report(run: &Run, outcomes: &[Outcome]) -> Result<()> {
         }
         for Judged { set, accuracy, loss, m } in last {
             sets.push(row![&**name, *n_layers, *parameters, &**set, *accuracy, *loss, *m])?;
-            run.measure(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
+            run.metric(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
         }
         let least = |sets: &[&str]| {
             let accuracies = last.iter().filter(|judged| sets.contains(&judged.set.as_str())).map(|j| j.accuracy);
             accuracies.fold(f64::INFINITY, f64::min)
         };
-        run.measure(&format!("{name}.least_known"), least(&["abcd", "shuffled", "ordered", "random"]), "fraction");
+        run.metric(&format!("{name}.least_known"), least(&["abcd", "shuffled", "ordered", "random"]), "fraction");
         let copied = last.iter().filter(|judged| ["shuffled", "random"].contains(&judged.set.as_str()));
         let most = copied.map(|judged| judged.accuracy).fold(0., f64::max);
-        run.measure(&format!("{name}.most_copied"), most, "fraction");
+        run.metric(&format!("{name}.most_copied"), most, "fraction");
         let end = history.rows.last().map(|row| row.step);
         let kept = [(Stage::Early, history.early), (Stage::Middle, history.middle.map(|m| m.0)), (Stage::Late, end)];
         for (stage, step) in kept {
-            run.measure(&format!("{name}.{stage}.step"), step.map(|step| step as f64), "steps");
+            run.metric(&format!("{name}.{stage}.step"), step.map(|step| step as f64), "steps");
             if let Some(step) = step {
                 stages.push(row![&**name, stage.to_string().as_str(), step])?;
             }

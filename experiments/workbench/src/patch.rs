@@ -104,7 +104,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     let about = "capturing and patching a GPT-2-small-shaped model, ours and the peer's, by turns";
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     let model = Decoder::fresh(&Config::gpt2_small(), &mut rng, &Device::Cpu)?;
-    measure(arguments, ("capture", about), &[(model, work(&mut rng), &CAPTURE)])
+    metric(arguments, ("capture", about), &[(model, work(&mut rng), &CAPTURE)])
 }
 
 /// Runs the tasks of `bench mcq` against both versions, prints a line for each and writes the table.
@@ -127,13 +127,13 @@ pub fn bench_circuits(arguments: &Arguments) -> Result<()> {
         (fresh(&toy, &mut rng)?, prompts(512, 29, 132, &mut rng), &TOY),
         (fresh(&small, &mut rng)?, prompts(8, 64, 50_257, &mut rng), &SMALL),
     ];
-    measure(arguments, ("mcq", about), &cases.map(|(model, work, tasks)| (model, work, tasks.as_slice())))
+    metric(arguments, ("mcq", about), &cases.map(|(model, work, tasks)| (model, work, tasks.as_slice())))
 }
 
 const TOY: [Task; 1] = [Task { case: "toy", command: "nodes", bar: 4., memory: false }];
 const SMALL: [Task; 1] = [Task { case: "gpt2-small", command: "nodes", bar: 4., memory: false }];
 
-fn measure(arguments: &Arguments, (name, about): (&str, &str), cases: &[(Decoder, Work, &[Task])]) -> Result<()> {
+fn metric(arguments: &Arguments, (name, about): (&str, &str), cases: &[(Decoder, Work, &[Task])]) -> Result<()> {
     let mut table = Builder::new(peer::columns(name, about).float("bar", "what the ratio should reach", ""));
     let folder = tempfile::tempdir()?;
     let program = std::env::current_exe()?;

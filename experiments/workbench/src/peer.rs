@@ -143,7 +143,7 @@ pub fn cells(case: &str, peer: &str, unit: &str, digits: i32, medians: Medians, 
     row![case, peer, ours, theirs, unit, ratio, worst, best, mib[0], mib[1]]
 }
 
-/// Writes the table of a bench. Rows of other cases and peers that are there already stay, so that `--only` measures a part
+/// Writes the table of a bench. Rows of other cases and peers that are there already stay, so that `--only` metrics a part
 /// anew.
 pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
     let schema = table.schema();

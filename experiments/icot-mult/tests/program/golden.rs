@@ -88,7 +88,7 @@ fn kept_positions_are_a_model_of_their_own() {
 
 #[test]
 fn draws_differ_and_the_worst_decides() {
-    let claims = "claims=[{id: c, artefact: M-ACC, says: s, measure: sft.c0.loss, bar: {at_most: 9}}]";
+    let claims = "claims=[{id: c, artefact: M-ACC, statement: s, metric: sft.c0.loss, threshold: {at_most: 9}}]";
     let trial = PROGRAM.trial("train", &["params.methods=[sft, sft-2]", "published=[]", "figures=[]", claims]);
     trial.finish();
     let losses = Table::read(&trial.results(), "accuracy_digits").unwrap();

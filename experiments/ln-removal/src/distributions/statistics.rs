@@ -120,7 +120,7 @@ impl Statistic<'_> {
 pub fn resample(statistics: &[Statistic], tokens: usize, stream: &ChaCha12Rng, resamples: Range<u64>) -> Vec<Vec<f64>> {
     let mut draws = vec![0; tokens];
     let once = |number: u64| {
-        let mut rng = datasets::at(stream, number);
+        let mut rng = training::stream_at(stream, number);
         draws.fill(0);
         for _ in 0..tokens {
             draws[rng.random_range(0..tokens as u32) as usize] += 1;
@@ -266,7 +266,7 @@ impl Region {
         }
     }
 
-    /// Its name in tables and measures.
+    /// Its name in tables and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Band => "band",

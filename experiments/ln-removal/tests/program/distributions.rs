@@ -131,10 +131,10 @@ fn draws_are_compared_with_what_has_only_one() {
     assert_eq!(pairs.len(), 6);
     assert!(pairs.contains(&Value::from("original vs ln_free-2")));
     assert!(!pairs.contains(&Value::from("vanilla vs vanilla-2")));
-    let measures = Table::read(&trial.results(), "measures").unwrap();
-    let names = measures.texts("measure").unwrap();
+    let metrics = Table::read(&trial.results(), "metrics").unwrap();
+    let names = metrics.texts("metric").unwrap();
     for name in ["jsd.original_ln_free", "jsd.original_ln_free@2", "ln_free.ce@2"] {
-        assert!(names.iter().flatten().any(|measure| measure == name), "{name}");
+        assert!(names.iter().flatten().any(|metric| metric == name), "{name}");
     }
 }
 

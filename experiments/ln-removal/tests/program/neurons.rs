@@ -21,9 +21,9 @@ fn pretrained() -> Trial {
     pretrain
 }
 
-fn measure(folder: &std::path::Path, name: &str) -> f64 {
-    let measures = Table::read(folder, "measures").unwrap();
-    let row = measures.filter("measure", &[Value::from(name)]).unwrap();
+fn metric(folder: &std::path::Path, name: &str) -> f64 {
+    let metrics = Table::read(folder, "metrics").unwrap();
+    let row = metrics.filter("metric", &[Value::from(name)]).unwrap();
     assert_eq!(row.len(), 1, "{name}");
     row.floats("value").unwrap()[0]
 }
@@ -37,9 +37,9 @@ fn neurons_are_ranked_and_ablated_consistently() {
     let table = |name: &str| Table::read(&folder, name).unwrap();
     of_one(&table("neurons"));
     // the same weights twice
-    assert_eq!(measure(&folder, "vanilla.top_overlap"), 1.);
-    assert_eq!(measure(&folder, "vanilla.ce_effect_ratio"), 1.);
-    assert!(measure(&folder, "original.entropy_effect") > 0.);
+    assert_eq!(metric(&folder, "vanilla.top_overlap"), 1.);
+    assert_eq!(metric(&folder, "vanilla.ce_effect_ratio"), 1.);
+    assert!(metric(&folder, "original.entropy_effect") > 0.);
     for (name, least) in [("neurons", 2), ("null_space", 2), ("ablation", 2), ("quartiles", 2), ("cumulative", 2)] {
         let both = ["original", "vanilla"].map(|model| table(name).filter("model", &[Value::from(model)]).unwrap());
         assert!(both[0].len() >= least);
@@ -59,8 +59,8 @@ fn neurons_are_ranked_and_ablated_consistently() {
     let nothing = cumulative.filter("n", &[Value::from(0usize)]).unwrap();
     assert!(nothing.floats("ce_change").unwrap().iter().all(|change| *change == 0.));
     let in_order = table("in_order").filter("model", &[Value::from("vanilla")]).unwrap();
-    assert_eq!(in_order.floats("ce").unwrap()[0], measure(&folder, "vanilla.ce"));
-    assert_eq!(in_order.floats("ce").unwrap()[4], measure(&folder, "in_order.ce"));
+    assert_eq!(in_order.floats("ce").unwrap()[0], metric(&folder, "vanilla.ce"));
+    assert_eq!(in_order.floats("ce").unwrap()[4], metric(&folder, "in_order.ce"));
     assert_eq!(table("in_order").len(), 5 + 2);
     // a batch is only a batch
     let one_by_one = trial(&pretrain, &["params.batch=1"]);

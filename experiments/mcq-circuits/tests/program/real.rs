@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use candle_core::Device;
-use datasets::mcq::Row;
 use models::{Config, Decoder, Family, Form};
+use polars::prelude::{
+    DataFrame, IntoColumn, IntoSeries, ListBuilderTrait, ListStringChunkedBuilder, NamedFrom, ParquetWriter, Series,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tables::{Table, Value};
@@ -44,14 +46,20 @@ fn cached(cache: &Path, split: &str, rows: usize) {
     std::fs::write(repo.join("refs/main"), COMMIT).unwrap();
     let folder = repo.join("snapshots").join(COMMIT).join("all");
     std::fs::create_dir_all(&folder).unwrap();
-    let row = |row: usize| Row {
-        subject: ["anatomy", "virology"][row % 2].to_owned(),
-        question: format!("Which is number {row}?"),
-        choices: ["", "a", "b", "c"].iter().map(|choice| format!("{row}{choice}")).collect(),
-        answer: row % 4,
-    };
-    let rows: Vec<Row> = (0..rows).map(row).collect();
-    Row::write(&folder.join(format!("{split}-00000-of-00001.parquet")), &rows).unwrap();
+    let each = |text: &dyn Fn(usize) -> String| (0..rows).map(text).collect::<Vec<_>>();
+    let mut choices = ListStringChunkedBuilder::new("choices".into(), rows, 4 * rows);
+    for row in 0..rows {
+        choices
+            .append_values_iter(["", "a", "b", "c"].map(|choice| format!("{row}{choice}")).iter().map(String::as_str));
+    }
+    let columns = vec![
+        Series::new("question".into(), each(&|row| format!("Which is number {row}?"))).into_column(),
+        Series::new("subject".into(), each(&|row| ["anatomy", "virology"][row % 2].to_owned())).into_column(),
+        choices.finish().into_series().into_column(),
+        Series::new("answer".into(), (0..rows).map(|row| (row % 4) as i64).collect::<Vec<_>>()).into_column(),
+    ];
+    let file = std::fs::File::create(folder.join(format!("{split}-00000-of-00001.parquet"))).unwrap();
+    ParquetWriter::new(file).finish(&mut DataFrame::new(rows, columns).unwrap()).unwrap();
 }
 
 #[test]
@@ -72,8 +80,8 @@ fn any_checkpoint_goes_through_every_analysis() {
         let trial = PROGRAM.trial(experiment, &["needs=[]", "claims=[]", "published=[]", &subjects]);
         trial.finish();
         if experiment == "nodes" {
-            let measures = Table::read(&trial.results(), "measures").unwrap();
-            let gap = measures.filter("measure", &[Value::from("small.completeness_gap")]).unwrap();
+            let metrics = Table::read(&trial.results(), "metrics").unwrap();
+            let gap = metrics.filter("metric", &[Value::from("small.completeness_gap")]).unwrap();
             assert!(gap.floats("value").unwrap()[0] < 1e-4, "direct effects must add up");
         }
     }

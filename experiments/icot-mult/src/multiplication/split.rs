@@ -86,7 +86,7 @@ impl Split {
     pub fn batch(&self, stream: &ChaCha12Rng, step: u64, size: usize) -> Vec<Problem> {
         match &self.train {
             None => {
-                let mut rng = crate::at(stream, step);
+                let mut rng = training::stream_at(stream, step);
                 let fresh = std::iter::repeat_with(|| random(self.digits, &mut rng));
                 fresh.filter(|problem| !self.held_out.contains(problem)).take(size).collect()
             }
@@ -97,7 +97,7 @@ impl Split {
                     .map(|place| {
                         let epoch = place / set.len() as u64;
                         if order.as_ref().is_none_or(|(known, _)| *known != epoch) {
-                            order = Some((epoch, shuffled(set.len(), &mut crate::at(stream, epoch))));
+                            order = Some((epoch, shuffled(set.len(), &mut training::stream_at(stream, epoch))));
                         }
                         let within = (place % set.len() as u64) as usize;
                         set[order.as_ref().map_or(within, |(_, order)| order[within] as usize)]

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha12Rng;
 ///
 /// ChaCha numbers its streams by a 64-bit word, so positions never overlap and nothing has to be saved to resume.
 #[must_use]
-pub fn at(stream: &ChaCha12Rng, position: u64) -> ChaCha12Rng {
+pub fn stream_at(stream: &ChaCha12Rng, position: u64) -> ChaCha12Rng {
     let mut rng = stream.clone();
     rng.set_stream(position);
     rng.set_word_pos(0);

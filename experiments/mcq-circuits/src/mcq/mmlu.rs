@@ -4,10 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use polars::prelude::{
-    DataFrame, DataType, IntoColumn, IntoSeries, ListBuilderTrait, ListStringChunkedBuilder, NamedFrom, ParquetReader,
-    ParquetWriter, PolarsError, SerReader, Series,
-};
+use polars::prelude::{DataFrame, DataType, ParquetReader, PolarsError, SerReader};
 
 use super::{Order, Question, Separators, letters};
 
@@ -30,14 +27,6 @@ pub enum Mmlu {
     /// It cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// It cannot be written.
-    #[error("cannot write {}: {reason}", path.display())]
-    Write {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -126,30 +115,6 @@ impl Row {
         rows(&frame).map_err(|reason| Mmlu::Table { path: path.to_owned(), reason })
     }
 
-    /// Writes rows as such a file, for questions of one's own.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write(path: &Path, rows: &[Self]) -> Result<(), Mmlu> {
-        let unwritten = |reason: String| Mmlu::Write { path: path.to_owned(), reason };
-        let texts = |name: &str, text: fn(&Self) -> &str| {
-            Series::new(name.into(), rows.iter().map(text).collect::<Vec<_>>()).into_column()
-        };
-        let mut choices = ListStringChunkedBuilder::new("choices".into(), rows.len(), 4 * rows.len());
-        rows.iter().for_each(|row| choices.append_values_iter(row.choices.iter().map(String::as_str)));
-        let answers: Vec<i64> = rows.iter().map(|row| row.answer as i64).collect();
-        let columns = vec![
-            texts("question", |row| &row.question),
-            texts("subject", |row| &row.subject),
-            choices.finish().into_series().into_column(),
-            Series::new("answer".into(), answers).into_column(),
-        ];
-        let mut frame = DataFrame::new(rows.len(), columns).map_err(|error| unwritten(error.to_string()))?;
-        let file = File::create(path).map_err(|error| unwritten(error.to_string()))?;
-        ParquetWriter::new(file).finish(&mut frame).map_err(|error| unwritten(error.to_string()))?;
-        Ok(())
-    }
-
     /// Whether all choices differ.
     #[must_use]
     pub fn is_clear(&self) -> bool {
@@ -202,6 +167,10 @@ fn rows(frame: &DataFrame) -> Result<Vec<Row>, String> {
 
 #[cfg(test)]
 mod tests {
+    use polars::prelude::{
+        IntoColumn, IntoSeries, ListBuilderTrait, ListStringChunkedBuilder, NamedFrom, ParquetWriter, Series,
+    };
+
     use super::*;
 
     fn write(path: &Path, rows: &[(&str, &[&str], usize)]) {
@@ -211,7 +180,22 @@ mod tests {
             choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
             answer,
         };
-        Row::write(path, &rows.iter().map(row).collect::<Vec<_>>()).unwrap();
+        let rows: Vec<Row> = rows.iter().map(row).collect();
+        let texts = |name: &str, text: fn(&Row) -> &str| {
+            Series::new(name.into(), rows.iter().map(text).collect::<Vec<_>>()).into_column()
+        };
+        let mut choices = ListStringChunkedBuilder::new("choices".into(), rows.len(), 4 * rows.len());
+        rows.iter().for_each(|row| choices.append_values_iter(row.choices.iter().map(String::as_str)));
+        let answers: Vec<i64> = rows.iter().map(|row| row.answer as i64).collect();
+        let columns = vec![
+            texts("question", |row| &row.question),
+            texts("subject", |row| &row.subject),
+            choices.finish().into_series().into_column(),
+            Series::new("answer".into(), answers).into_column(),
+        ];
+        let mut frame = DataFrame::new(rows.len(), columns).unwrap();
+        let file = File::create(path).unwrap();
+        ParquetWriter::new(file).finish(&mut frame).unwrap();
     }
 
     #[test]

@@ -9,5 +9,5 @@ mod split;
 mod tokens;
 
 pub use arithmetic::{Problem, Symbol};
-pub use split::{Split, SplitError};
+pub use split::Split;
 pub use tokens::{Example, Side, Vocabulary};

@@ -10,7 +10,7 @@ mod mutation;
 mod toy;
 
 pub use colours::colours;
-pub use mmlu::{Mmlu, Row, SUBJECTS};
+pub use mmlu::{Row, SUBJECTS};
 pub use mutation::Mutation;
 pub use toy::{Regime, Task, Toy, World};
 
