@@ -172,7 +172,7 @@ impl Run {
     ///
     /// # Errors
     /// Of the first piece that failed, after all that had begun have come to their end.
-    pub fn side_by_side<W: Sync, R: Send>(&self, work: &[W], each: impl Fn(&W) -> Result<R> + Sync) -> Result<Vec<R>> {
+    pub fn parallel_map<W: Sync, R: Send>(&self, work: &[W], each: impl Fn(&W) -> Result<R> + Sync) -> Result<Vec<R>> {
         let next = AtomicUsize::new(0);
         let worker = || {
             let mut done = Vec::new();
@@ -208,7 +208,7 @@ impl Run {
     ///
     /// # Errors
     /// [`Interrupted`].
-    pub fn go_on(&self) -> Result<()> {
+    pub fn check_interrupted(&self) -> Result<()> {
         if progress::stopped() { Err(Interrupted.into()) } else { Ok(()) }
     }
 

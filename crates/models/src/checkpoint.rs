@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use weights::{Checkpoint, Named};
 
+use crate::architecture::{EXPORT_EPSILON, NormPath, QkNorm};
 use crate::family::{Rule, Turn, gguf_config, gguf_name, unpermuted};
-use crate::form::{EXPORT_EPSILON, NormPath, QkNorm};
 use crate::{Config, Decoder, Error, Family, Fields};
 
 /// A model from a folder as on the hub (`config.json` beside safetensors), or from a GGUF file.
@@ -97,7 +97,7 @@ pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Erro
 /// The model with norms that the hub's formats can say.
 fn plain_norms(model: &Decoder) -> Result<(Config, Named), Error> {
     let (mut config, mut named) = (model.config().clone(), model.weights());
-    let fixed = std::mem::take(&mut config.form.fixed);
+    let fixed = std::mem::take(&mut config.architecture.fixed);
     if fixed.is_empty() {
         return Ok((config, named));
     }
@@ -108,7 +108,7 @@ fn plain_norms(model: &Decoder) -> Result<(Config, Named), Error> {
     if fixed.ln1_qk != fixed.ln1_v {
         return wrong("a norm that divides by one number for queries and keys and by another for values");
     }
-    if config.form.qk_norm != QkNorm::None {
+    if config.architecture.qk_norm != QkNorm::None {
         return wrong("fixed norms beside norms of queries and keys, which share their epsilon");
     }
     config.norm_eps = EXPORT_EPSILON;

@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::form::{Biases, FixedScales, Form, NormPlace, Positions, QkNorm, USUAL_EPSILON};
+use crate::architecture::{Architecture, Biases, FixedScales, NormPlace, Positions, QkNorm, USUAL_EPSILON};
 
-/// Sizes and variations of a decoder. Without a [`Form`] of its own it belongs to the GPT-2 family: learned positions,
+/// Sizes and variations of a decoder. Without a [`Architecture`] of its own it belongs to the GPT-2 family: learned positions,
 /// LayerNorm before attention and MLP, serial blocks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,8 +45,9 @@ pub struct Config {
     /// How fresh weights are drawn.
     pub initialisation: Initialisation,
     /// What sets the family apart from GPT-2.
-    #[serde(default, skip_serializing_if = "Form::is_gpt2")]
-    pub form: Form,
+    #[serde(default, skip_serializing_if = "Architecture::is_gpt2")]
+    #[serde(alias = "form")]
+    pub architecture: Architecture,
 }
 
 /// Nonlinearity of the MLP.
@@ -105,32 +106,32 @@ impl Config {
             norm_eps: 1e-5,
             dropout: 0.,
             initialisation: Initialisation::Gpt2,
-            form: Form::default(),
+            architecture: Architecture::default(),
         }
     }
 
     /// Width of a head.
     #[must_use]
     pub fn d_head(&self) -> usize {
-        self.form.d_head.unwrap_or(self.d_model / self.n_heads.max(1))
+        self.architecture.d_head.unwrap_or(self.d_model / self.n_heads.max(1))
     }
 
     /// Key and value heads in each block.
     #[must_use]
     pub fn n_key_value_heads(&self) -> usize {
-        self.form.n_key_value_heads.unwrap_or(self.n_heads)
+        self.architecture.n_key_value_heads.unwrap_or(self.n_heads)
     }
 
     /// Which maps add a bias.
     #[must_use]
     pub fn biases(&self) -> Biases {
-        self.form.biases.unwrap_or(Biases::all(self.biases))
+        self.architecture.biases.unwrap_or(Biases::all(self.biases))
     }
 
     /// Keys that a query of this block sees, itself included; `None`: all before it.
     #[must_use]
     pub fn window(&self, layer: usize) -> Option<usize> {
-        self.form.windows.get(layer).copied().flatten()
+        self.architecture.windows.get(layer).copied().flatten()
     }
 
     /// Checks what a schema cannot say.
@@ -153,7 +154,8 @@ impl Config {
             ("d_head", self.d_head(), MOST),
         ];
         // heads that do not divide the width are told below
-        for (name, size, most) in sizes.into_iter().filter(|(name, ..)| *name != "d_head" || self.form.d_head.is_some())
+        for (name, size, most) in
+            sizes.into_iter().filter(|(name, ..)| *name != "d_head" || self.architecture.d_head.is_some())
         {
             if size == 0 || size > most {
                 return wrong(format!("{name} = {size} is not between 1 and {most}"));
@@ -162,7 +164,7 @@ impl Config {
         if n_heads.checked_mul(self.d_head()).is_none_or(|width| width > MOST) {
             return wrong(format!("{n_heads} heads of {} are wider than {MOST}", self.d_head()));
         }
-        if self.form.d_head.is_none() && !d_model.is_multiple_of(*n_heads) {
+        if self.architecture.d_head.is_none() && !d_model.is_multiple_of(*n_heads) {
             return wrong(format!("n_heads = {n_heads} does not divide d_model = {d_model}"));
         }
         let kv_heads = self.n_key_value_heads();
@@ -172,11 +174,11 @@ impl Config {
         if self.d_head() == 0 {
             return wrong(format!("heads of no width: d_model = {d_model}, n_heads = {n_heads}"));
         }
-        if let Positions::Rotary(rotary) = &self.form.positions {
+        if let Positions::Rotary(rotary) = &self.architecture.positions {
             rotary.check(self.d_head())?;
         }
-        self.form.fixed.check(self.n_layers, self.form.norm_place)?;
-        if self.form.parallel && self.form.norm_place == NormPlace::After {
+        self.architecture.fixed.check(self.n_layers, self.architecture.norm_place)?;
+        if self.architecture.parallel && self.architecture.norm_place == NormPlace::After {
             return wrong("a parallel block has its norms before attention and MLP".to_owned());
         }
         Ok(())
@@ -184,8 +186,8 @@ impl Config {
 
     /// Says with fixed norms what a checkpoint without norms says with an epsilon.
     pub(crate) fn fix_large_epsilon(&mut self) {
-        if let Some(fixed) = FixedScales::of_epsilon(self.norm_eps, self.n_layers, self.form.norm_place) {
-            self.form.fixed = fixed;
+        if let Some(fixed) = FixedScales::of_epsilon(self.norm_eps, self.n_layers, self.architecture.norm_place) {
+            self.architecture.fixed = fixed;
             self.norm_eps = USUAL_EPSILON;
         }
     }
@@ -209,14 +211,14 @@ impl Config {
                 shapes.push((name, shape.to_vec()));
             }
         };
-        add("pos_embed.W_pos".to_owned(), &[n_positions, d], self.form.positions == Positions::Learned);
+        add("pos_embed.W_pos".to_owned(), &[n_positions, d], self.architecture.positions == Positions::Learned);
         for layer in 0..self.n_layers {
             let at = |name: &str| format!("blocks.{layer}.{name}");
             add(at("ln1.w"), &[d], true);
             add(at("ln1.b"), &[d], biases.norm);
             add(at("attn.W_QKV"), &[d, qkv], true);
             add(at("attn.b_QKV"), &[qkv], biases.qkv);
-            match self.form.qk_norm {
+            match self.architecture.qk_norm {
                 QkNorm::None => {}
                 QkNorm::Head => {
                     add(at("attn.q_norm.w"), &[e], true);
@@ -231,8 +233,8 @@ impl Config {
             add(at("attn.b_O"), &[d], biases.attn_out);
             add(at("ln2.w"), &[d], true);
             add(at("ln2.b"), &[d], biases.norm);
-            add(at("mlp.W_gate"), &[d, d_mlp], self.form.gated);
-            add(at("mlp.b_gate"), &[d_mlp], self.form.gated && biases.mlp);
+            add(at("mlp.W_gate"), &[d, d_mlp], self.architecture.gated);
+            add(at("mlp.b_gate"), &[d_mlp], self.architecture.gated && biases.mlp);
             add(at("mlp.W_in"), &[d, d_mlp], true);
             add(at("mlp.b_in"), &[d_mlp], biases.mlp);
             add(at("mlp.W_out"), &[d_mlp, d], true);
@@ -248,11 +250,11 @@ impl Config {
     /// Every place a forward pass can be looked at, in the order in which it comes by.
     #[must_use]
     pub fn sites(&self) -> Vec<Site> {
-        let rotary = matches!(self.form.positions, Positions::Rotary(_));
+        let rotary = matches!(self.architecture.positions, Positions::Rotary(_));
         let here = |point: Point| match point {
             Point::RotQ | Point::RotK => rotary,
-            Point::ResidMid => !self.form.parallel,
-            Point::MlpPreLinear => self.form.gated,
+            Point::ResidMid => !self.architecture.parallel,
+            Point::MlpPreLinear => self.architecture.gated,
             _ => true,
         };
         Site::all(self.n_layers)
@@ -294,12 +296,15 @@ pub(crate) mod tests {
                 ("d_mlp", Config { d_mlp: size, ..tiny() }),
                 ("d_vocab", Config { d_vocab: size, ..tiny() }),
                 ("n_positions", Config { n_positions: size, ..tiny() }),
-                ("d_head", Config { form: Form { d_head: Some(size), ..tiny().form }, ..tiny() }),
+                (
+                    "d_head",
+                    Config { architecture: Architecture { d_head: Some(size), ..tiny().architecture }, ..tiny() },
+                ),
             ] {
                 assert!(wrong(config).contains(&format!("{name} = {size}")));
             }
         }
-        let wide = Form { d_head: Some(1 << 20), ..tiny().form };
-        assert!(wrong(Config { n_heads: 1 << 20, form: wide, ..tiny() }).contains("wider"));
+        let wide = Architecture { d_head: Some(1 << 20), ..tiny().architecture };
+        assert!(wrong(Config { n_heads: 1 << 20, architecture: wide, ..tiny() }).contains("wider"));
     }
 }

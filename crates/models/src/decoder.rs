@@ -1,5 +1,5 @@
 //! The decoder: embedding, positions, blocks of attention and MLP, unembedding (arXiv 1706.03762), with the variations
-//! of its [`Form`](crate::Form).
+//! of its [`Architecture`](crate::Architecture).
 //!
 //! Letters in shapes: b batch, t sequence, d `d_model`, h heads, e `d_head`, m `d_mlp`, v vocabulary.
 
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start, Tokens};
 use ops::{
-    NormParts, Pairs, Rotation, attention_behind, attention_pattern, attention_scores, causal_attention, dropout,
-    embedding, gelu_erf, gelu_tanh, linear, linear_transposed, mix_values, silu_gate,
+    NormParts, Pairs, Rotation, attention_pattern, attention_scores, attention_with_kv_cache, causal_attention,
+    dropout, embedding, gelu_erf, gelu_tanh, linear, linear_transposed, mix_values, silu_gate,
 };
 use rand::Rng;
 use weights::Named;
 
+use crate::architecture::{FixedScales, NormKind, NormPath, NormPlace, Positions, QkNorm};
 use crate::direct::{Direct, How, Pass, Want};
-use crate::form::{FixedScales, NormKind, NormPath, NormPlace, Positions, QkNorm};
-use crate::pass::{Affine, BlockPlaces, Drop};
+use crate::pass::{Affine, BlockPlaces, DropoutKey};
 use crate::{Activation, Config, Error, init, pass};
 
 /// A decoder with its weights.
@@ -71,13 +71,13 @@ struct Places<'a> {
 
 /// Dropout masks of one training step, in the order of their use.
 struct Masks {
-    drop: Drop,
+    drop: DropoutKey,
     used: u64,
 }
 
 impl Masks {
     fn new(p: f64, key: u64) -> Self {
-        Self { drop: Drop { p, key }, used: 0 }
+        Self { drop: DropoutKey { p, key }, used: 0 }
     }
 
     fn apply(&mut self, x: Tensor) -> Result<Tensor> {
@@ -97,13 +97,13 @@ pub struct Losses {
     /// Outputs of the heads of each block that was asked for, `[batch, seq, n_heads, d_head]`.
     pub z: Vec<Tensor>,
     /// Scales of what the norms read, if they were asked for.
-    pub spread: Option<Spread>,
+    pub norm_scales: Option<NormScales>,
 }
 
 /// Scales of what the norms read: `sqrt(var + eps)` of each token before LayerNorms, `sqrt(mean(x^2) + eps)` before
 /// RMSNorms, whether or not the norm divides by it.
 #[derive(Clone, Debug)]
-pub struct Spread {
+pub struct NormScales {
     /// Mean over all tokens before attention, by block.
     pub ln1: Vec<f64>,
     /// Mean over all tokens before the MLP, by block.
@@ -123,7 +123,7 @@ pub struct Step<'a> {
     /// The learned position of every token, row after row; without, they count from 0 in each row.
     pub positions: Option<&'a [u32]>,
     /// Whether the scales of what the norms read are wanted.
-    pub spread: bool,
+    pub norm_scales: bool,
 }
 
 impl Decoder {
@@ -202,8 +202,8 @@ impl Decoder {
     /// # Errors
     /// When there is no such norm, or a number is not positive.
     pub fn set_fixed_scales(&mut self, fixed: FixedScales) -> std::result::Result<(), Error> {
-        fixed.check(self.config.n_layers, self.config.form.norm_place)?;
-        self.config.form.fixed = fixed;
+        fixed.check(self.config.n_layers, self.config.architecture.norm_place)?;
+        self.config.architecture.fixed = fixed;
         Ok(())
     }
 
@@ -285,31 +285,31 @@ impl Decoder {
         if let Some(positions) = step.positions {
             self.check_positions(positions, batch * seq)?;
         }
-        let drop = Drop { p: step.dropout.map_or(0., |_| self.config.dropout), key: step.dropout.unwrap_or(0) };
+        let drop = DropoutKey { p: step.dropout.map_or(0., |_| self.config.dropout), key: step.dropout.unwrap_or(0) };
         let counted = targets.iter().filter(|target| **target != ops::IGNORED).count();
         if let Some(direct) = self.direct() {
             let blocks = taps.iter().map(|layer| layer.0).collect();
-            let want = Want::Losses { targets, recompute: step.recompute, taps: blocks, spread: step.spread };
+            let want = Want::Losses { targets, recompute: step.recompute, taps: blocks, norm_scales: step.norm_scales };
             let out = self.pass(direct, tokens, step.positions, drop, want)?;
             let (h, e) = (self.config.n_heads, self.config.d_head());
             let each = batch * seq * h * e;
             let z = (0..taps.len()).map(|i| out.narrow(0, counted + i * each, each)?.reshape((batch, seq, h, e)));
-            let spread = step.spread.then(|| {
+            let norm_scales = step.norm_scales.then(|| {
                 let first = counted + taps.len() * each;
                 let ln_final = out.narrow(0, first, batch * seq)?.reshape((batch, seq))?;
                 let means = out.narrow(0, first + batch * seq, 2 * self.config.n_layers)?.detach();
                 let means = means.to_dtype(DType::F64)?.to_vec1::<f64>()?;
                 let (ln1, ln2) = means.split_at(self.config.n_layers);
-                Ok::<_, candle_core::Error>(Spread { ln1: ln1.to_vec(), ln2: ln2.to_vec(), ln_final })
+                Ok::<_, candle_core::Error>(NormScales { ln1: ln1.to_vec(), ln2: ln2.to_vec(), ln_final })
             });
             return Ok(Losses {
                 losses: out.narrow(0, 0, counted)?,
                 z: z.collect::<Result<_>>()?,
-                spread: spread.transpose()?,
+                norm_scales: norm_scales.transpose()?,
             });
         }
         let mut sites: Vec<Site> = taps.iter().map(|layer| Site::Block(*layer, Point::Z)).collect();
-        if step.spread {
+        if step.norm_scales {
             sites.extend(self.read_by_norms().into_iter().flatten());
         }
         let mut hook = Taps { sites, seen: Vec::new() };
@@ -325,11 +325,11 @@ impl Decoder {
         let chosen: Vec<u32> = rows.iter().map(|row| targets[*row as usize]).collect();
         let device = tokens.device();
         let logits = logits.reshape((batch * seq, v))?.index_select(&Tensor::new(rows, device)?, 0)?;
-        let spread = step.spread.then(|| self.spread(&hook)).transpose()?;
+        let norm_scales = step.norm_scales.then(|| self.norm_scales(&hook)).transpose()?;
         Ok(Losses {
             losses: ops::token_losses(&logits, &Tensor::new(chosen, device)?)?,
             z: hook.in_order(taps),
-            spread,
+            norm_scales,
         })
     }
 
@@ -364,14 +364,14 @@ impl Decoder {
 
     /// The streams that norms read: before attention and before the MLP of each block, and, last, before the final norm.
     fn read_by_norms(&self) -> Vec<[Site; 2]> {
-        let middle = if self.config.form.parallel { Point::ResidPre } else { Point::ResidMid };
+        let middle = if self.config.architecture.parallel { Point::ResidPre } else { Point::ResidMid };
         let block = |layer| [Point::ResidPre, middle].map(|point| Site::Block(Layer(layer), point));
         let last = Site::Block(Layer(self.config.n_layers - 1), Point::ResidPost);
         (0..self.config.n_layers).map(block).chain([[last, last]]).collect()
     }
 
-    fn spread(&self, seen: &Taps) -> Result<Spread> {
-        let (kind, eps) = (self.config.form.norm, self.config.norm_eps);
+    fn norm_scales(&self, seen: &Taps) -> Result<NormScales> {
+        let (kind, eps) = (self.config.architecture.norm, self.config.norm_eps);
         let scale = |site: &Site| {
             let x = seen.seen.iter().find(|(at, _)| at == site).map(|(_, x)| x);
             let Some(x) = x else { candle_core::bail!("{site} was not visited") };
@@ -385,7 +385,7 @@ impl Decoder {
         let mut sites = self.read_by_norms();
         let last = sites.pop().map(|[last, _]| last);
         let Some(last) = last else { candle_core::bail!("a decoder without blocks") };
-        Ok(Spread {
+        Ok(NormScales {
             ln1: sites.iter().map(|[pre, _]| mean(pre)).collect::<Result<_>>()?,
             ln2: sites.iter().map(|[_, mid]| mean(mid)).collect::<Result<_>>()?,
             ln_final: scale(&last)?,
@@ -404,7 +404,7 @@ impl Decoder {
         direct: &Arc<Direct>,
         tokens: &Tokens,
         positions: Option<&[u32]>,
-        drop: Drop,
+        drop: DropoutKey,
         want: Want,
     ) -> Result<Tensor> {
         let (_, seq) = tokens.dims2()?;
@@ -414,7 +414,7 @@ impl Decoder {
         }
         let (handle, weights) = (self.handle.as_tensor(), &self.parameters);
         let tokens = (tokens, positions.map(<[u32]>::to_vec));
-        let how = How { drop, fixed: self.config.form.fixed.clone() };
+        let how = How { drop, fixed: self.config.architecture.fixed.clone() };
         let out = match self.embed.dtype() {
             DType::F64 => handle.apply_op1(Pass::<f64>::new(direct, weights, tokens, seq, how, want)),
             _ => handle.apply_op1(Pass::<f32>::new(direct, weights, tokens, seq, how, want)),
@@ -501,7 +501,7 @@ impl Decoder {
             End::Logits => {}
         }
         let sites = [Site::FinalScale, Site::FinalNormalized];
-        let x = self.norm(&self.ln_final, self.config.form.fixed.get(NormPath::Final), &resid, sites, hook)?;
+        let x = self.norm(&self.ln_final, self.config.architecture.fixed.get(NormPath::Final), &resid, sites, hook)?;
         visit(hook, Site::Logits, self.unembed(&x)?) // [b, t, v]
     }
 
@@ -544,10 +544,10 @@ impl Decoder {
     }
 
     fn rotation(&self, places: Range<usize>) -> Option<Rotation> {
-        match &self.config.form.positions {
+        match &self.config.architecture.positions {
             Positions::Learned => None,
             Positions::Rotary(rotary) => {
-                let pairs = if rotary.neighbours { Pairs::Neighbours } else { Pairs::Halves };
+                let pairs = if rotary.interleaved { Pairs::Neighbours } else { Pairs::Halves };
                 Some(Rotation::new(pairs, &rotary.frequencies(), places).scaled(rotary.attention_factor()))
             }
         }
@@ -563,11 +563,12 @@ impl Decoder {
         hook: &mut dyn Hook,
     ) -> Result<Tensor> {
         let at = |point| Site::Block(layer, point);
-        let form = &self.config.form;
-        let fixed = |path| form.fixed.get(path);
+        let architecture = &self.config.architecture;
+        let fixed = |path| architecture.fixed.get(path);
         let [for_qk, for_v, for_mlp] =
             [NormPath::QueriesKeys(layer.0), NormPath::Values(layer.0), NormPath::Mlp(layer.0)].map(fixed);
-        let before = |x: &Tensor, norm, fixed, sites, place, hook: &mut dyn Hook| match form.norm_place == place {
+        let before = |x: &Tensor, norm, fixed, sites, place, hook: &mut dyn Hook| match architecture.norm_place == place
+        {
             true => self.norm(norm, fixed, x, sites, hook),
             false => Ok(x.clone()),
         };
@@ -581,7 +582,7 @@ impl Decoder {
         let attn_out = before(&attn_out, &block.ln1, None, ln1, NormPlace::After, hook)?;
         let attn_out = drop.apply(visit(hook, at(Point::AttnOut), attn_out)?)?;
         // a parallel block's MLP reads what attention read
-        let (seen, mid) = match form.parallel {
+        let (seen, mid) = match architecture.parallel {
             true => (resid.clone(), (resid + attn_out)?),
             false => {
                 let mid = visit(hook, at(Point::ResidMid), (resid + attn_out)?)?;
@@ -650,7 +651,7 @@ impl Decoder {
             } else {
                 let qkv = Tensor::cat(&[q, k, v], 2)?;
                 match past {
-                    Some(past) => attention_behind(&qkv, past, kv)?,
+                    Some(past) => attention_with_kv_cache(&qkv, past, kv)?,
                     None => causal_attention(&qkv, kv)?,
                 }
             }
@@ -671,7 +672,7 @@ impl Decoder {
 
     /// Norm and rotation of queries or keys, `[b, t, heads, e]` to the same.
     fn turn(&self, x: Tensor, gain: Option<&Tensor>, rotation: Option<&Rotation>) -> Result<Tensor> {
-        let x = match (gain, self.config.form.qk_norm) {
+        let x = match (gain, self.config.architecture.qk_norm) {
             (Some(gain), QkNorm::Whole) => {
                 ops::rms_norm(&x.flatten_from(2)?, gain, self.config.norm_eps)?.reshape(x.shape())?
             }
@@ -728,7 +729,7 @@ impl Decoder {
         hook: &mut dyn Hook,
     ) -> Result<Tensor> {
         let [scale, normalized] = sites;
-        let (kind, eps) = (self.config.form.norm, self.config.norm_eps);
+        let (kind, eps) = (self.config.architecture.norm, self.config.norm_eps);
         if !hook.wants(scale) && !hook.wants(normalized) {
             return match (fixed, kind) {
                 (Some(fixed), kind) => ops::fixed_norm(kind.kernel(), x, &norm.w, norm.b.as_ref(), fixed),
@@ -784,7 +785,7 @@ impl HookedModel for Decoder {
                 && batch * seq > 0
                 && !self.config.sites().iter().any(|site| hook.wants(*site))
             {
-                let logits = self.pass(direct, tokens, None, Drop::default(), Want::Logits)?;
+                let logits = self.pass(direct, tokens, None, DropoutKey::default(), Want::Logits)?;
                 return logits.reshape((batch, seq, self.config.d_vocab));
             }
         }
@@ -892,7 +893,7 @@ mod tests {
             ln2: vec![None, Some(0.9)],
             ln_final: Some(1.1),
         };
-        let some = Config { form: crate::Form { fixed, ..tiny().form }, ..tiny() };
+        let some = Config { architecture: crate::Architecture { fixed, ..tiny().architecture }, ..tiny() };
         vec![tiny(), Config { initialisation: crate::Initialisation::UniformFanIn, ..erf }, some]
     }
 
@@ -922,8 +923,8 @@ mod tests {
 
     /// Everything that comes out of a step: losses, heads, if wanted the scales, and the gradient of every weight, of a sum
     /// of these.
-    fn step(model: &Decoder, direct: bool, recompute: bool, spread: bool) -> Vec<(String, Tensor)> {
-        step_of(model, batch(6, 7), direct, recompute, spread)
+    fn step(model: &Decoder, direct: bool, recompute: bool, norm_scales: bool) -> Vec<(String, Tensor)> {
+        step_of(model, batch(6, 7), direct, recompute, norm_scales)
     }
 
     /// [`step`] on any batch.
@@ -932,13 +933,13 @@ mod tests {
         (tokens, targets): (Tensor, Tensor),
         direct: bool,
         recompute: bool,
-        spread: bool,
+        norm_scales: bool,
     ) -> Vec<(String, Tensor)> {
         let rows = tokens.elem_count();
         let taps = [Layer(1), Layer(0)];
         let scale = |x: &Tensor| ops::layer_norm_parts(x, 1e-5).unwrap().scale;
-        let Losses { losses, z, spread } = if direct {
-            let step = Step { dropout: Some(9), recompute, spread, ..Step::default() };
+        let Losses { losses, z, norm_scales } = if direct {
+            let step = Step { dropout: Some(9), recompute, norm_scales, ..Step::default() };
             model.losses(&tokens, &targets, &taps, step).unwrap()
         } else {
             let mut probe = Probe::default();
@@ -952,13 +953,13 @@ mod tests {
                 let scales = scale(&probe.seen[&format!("blocks.{layer}.{site}")]).to_dtype(DType::F64).unwrap();
                 scales.mean_all().unwrap().to_scalar::<f64>().unwrap()
             };
-            let spread = spread.then(|| Spread {
+            let norm_scales = norm_scales.then(|| NormScales {
                 ln1: vec![mean(0, "hook_resid_pre"), mean(1, "hook_resid_pre")],
                 ln2: vec![mean(0, "hook_resid_mid"), mean(1, "hook_resid_mid")],
                 ln_final: scale(&probe.seen["blocks.1.hook_resid_post"]).squeeze(2).unwrap(),
             });
             Losses {
-                spread,
+                norm_scales,
                 losses,
                 z: taps.map(|l| probe.seen[&format!("blocks.{}.attn.hook_z", l.0)].clone()).to_vec(),
             }
@@ -967,7 +968,7 @@ mod tests {
         let mut total = (sum(&losses) + (sum(&z[0]) + sum(&z[1])).unwrap()).unwrap();
         let mut seen =
             vec![("losses".to_owned(), losses), ("z1".to_owned(), z[0].clone()), ("z0".to_owned(), z[1].clone())];
-        if let Some(Spread { ln1, ln2, ln_final }) = spread {
+        if let Some(NormScales { ln1, ln2, ln_final }) = norm_scales {
             total = (total + sum(&ln_final)).unwrap();
             let means = Tensor::new([ln1, ln2].concat(), &Device::Cpu).unwrap().to_dtype(ln_final.dtype()).unwrap();
             seen.extend([("scales".to_owned(), ln_final), ("mean scales".to_owned(), means)]);
@@ -983,12 +984,13 @@ mod tests {
     fn the_direct_pass_agrees_with_the_one_that_can_be_looked_into() {
         for config in variants() {
             // what is left out for rows that do not count depends on both
-            for (dropout, spread) in [(0., false), (0., true), (0.3, false), (0.3, true)] {
+            for (dropout, norm_scales) in [(0., false), (0., true), (0.3, false), (0.3, true)] {
                 let config = Config { dropout, ..config.clone() };
                 for (dtype, bar) in [(DType::F64, 1e-11), (DType::F32, 1e-5)] {
                     let model = irregular(&config, dtype);
-                    let (direct, composed) = (step(&model, true, false, spread), step(&model, false, false, spread));
-                    let case = format!("{dtype:?}, dropout {dropout}, spread {spread}");
+                    let (direct, composed) =
+                        (step(&model, true, false, norm_scales), step(&model, false, false, norm_scales));
+                    let case = format!("{dtype:?}, dropout {dropout}, norm_scales {norm_scales}");
                     assert_alike(&direct, &composed, bar, &case);
                 }
             }
@@ -1011,11 +1013,11 @@ mod tests {
     fn the_direct_pass_agrees_where_work_is_cut_into_parts() {
         let wide = Config { n_heads: 4, d_model: 64, d_mlp: 400, d_vocab: 43, n_positions: 130, ..tiny() };
         for (sequences, seq) in [(3, 130), (1, 130), (27, 20), (1, 20), (1, 2), (5, 64)] {
-            for (dropout, spread) in [(0., false), (0.3, true)] {
+            for (dropout, norm_scales) in [(0., false), (0.3, true)] {
                 let config = Config { dropout, ..wide.clone() };
                 for (dtype, bar) in [(DType::F64, 1e-10), (DType::F32, 1e-5)] {
                     let model = irregular(&config, dtype);
-                    let step = |direct| step_of(&model, batch(sequences, seq), direct, false, spread);
+                    let step = |direct| step_of(&model, batch(sequences, seq), direct, false, norm_scales);
                     let case = format!("{sequences} x {seq}, {dtype:?}, dropout {dropout}");
                     assert_alike(&step(true), &step(false), bar, &case);
                 }
@@ -1023,26 +1025,26 @@ mod tests {
         }
     }
 
-    /// Models of another form, and blocks that keep nothing.
+    /// Models of another architecture, and blocks that keep nothing.
     fn other_forms() -> Vec<Config> {
         let rotary = Positions::Rotary(crate::Rotary {
-            turned: 4,
+            rotary_dim: 4,
             base: 10_000.,
             scaling: crate::Scaling::None,
-            neighbours: false,
+            interleaved: false,
         });
-        let llama = crate::Form {
+        let llama = crate::Architecture {
             n_key_value_heads: Some(1),
             norm: NormKind::Rms,
             positions: rotary.clone(),
             gated: true,
             qk_norm: QkNorm::Head,
-            ..crate::Form::default()
+            ..crate::Architecture::default()
         };
-        let neox = crate::Form { positions: rotary, parallel: true, ..crate::Form::default() };
+        let neox = crate::Architecture { positions: rotary, parallel: true, ..crate::Architecture::default() };
         vec![
-            Config { activation: Activation::Silu, biases: false, form: llama, ..tiny() },
-            Config { tied: false, form: neox, ..tiny() },
+            Config { activation: Activation::Silu, biases: false, architecture: llama, ..tiny() },
+            Config { tied: false, architecture: neox, ..tiny() },
         ]
     }
 
@@ -1055,9 +1057,9 @@ mod tests {
             let on = |threads: usize, recompute, taps: &[Layer]| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    let step = Step { dropout: Some(9), recompute, spread: true, ..Step::default() };
-                    let Losses { losses, z, spread } = model.losses(&tokens, &targets, taps, step).unwrap();
-                    let Spread { ln1, ln2, ln_final } = spread.unwrap();
+                    let step = Step { dropout: Some(9), recompute, norm_scales: true, ..Step::default() };
+                    let Losses { losses, z, norm_scales } = model.losses(&tokens, &targets, taps, step).unwrap();
+                    let NormScales { ln1, ln2, ln_final } = norm_scales.unwrap();
                     let sum = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap();
                     let total = z.iter().fold((sum(&losses) + sum(&ln_final)).unwrap(), |t, z| (t + sum(z)).unwrap());
                     let store = ops::backward(&total).unwrap();
@@ -1115,25 +1117,25 @@ mod tests {
             ln2: vec![Some(1.7), Some(0.9)],
             ln_final: Some(3.1),
         };
-        let config = Config { form: crate::Form { fixed, ..tiny().form }, ..tiny() };
+        let config = Config { architecture: crate::Architecture { fixed, ..tiny().architecture }, ..tiny() };
         let model = irregular(&config, DType::F32);
         let logits = model.forward(&tokens(), &mut NoHook).unwrap();
         let transforms = [crate::Transform::FoldNorms, crate::Transform::CentreWriting];
         let folded = model.transformed(&transforms).unwrap();
-        assert_eq!(folded.config.form.fixed, FixedScales::all(2, 1.));
+        assert_eq!(folded.config.architecture.fixed, FixedScales::all(2, 1.));
         assert!(distance(&logits, &folded.forward(&tokens(), &mut NoHook).unwrap()) < 1e-3);
         let folder = tempfile::tempdir().unwrap();
         crate::export(folder.path(), &model, crate::Family::Gpt2).unwrap();
         let (again, _) = crate::open(folder.path(), DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(again.config.form.fixed, FixedScales::all(2, 1e6));
+        assert_eq!(again.config.architecture.fixed, FixedScales::all(2, 1e6));
         assert!(distance(&logits, &again.forward(&tokens(), &mut NoHook).unwrap()) < 1e-3);
         // and with the epsilon itself, as PyTorch computes it
         let weights = again.weights();
-        let plain = Config { norm_eps: 1e12, form: crate::Form::default(), ..config.clone() };
+        let plain = Config { norm_eps: 1e12, architecture: crate::Architecture::default(), ..config.clone() };
         let plain = Decoder::new(&plain, weights, &Device::Cpu).unwrap();
         assert!(distance(&logits, &plain.forward(&tokens(), &mut NoHook).unwrap()) < 1e-3);
         let mut some = model.clone();
-        some.set_fixed_scales(FixedScales { ln_final: None, ..config.form.fixed }).unwrap();
+        some.set_fixed_scales(FixedScales { ln_final: None, ..config.architecture.fixed }).unwrap();
         let refused = crate::export(folder.path(), &some, crate::Family::Gpt2).unwrap_err().to_string();
         assert!(refused.contains("others are not"), "{refused}");
     }
@@ -1198,11 +1200,11 @@ mod tests {
 
     #[test]
     fn same_bytes_at_any_number_of_threads_and_when_blocks_are_computed_again() {
-        for (dropout, spread) in [(0.2, true), (0., false)] {
+        for (dropout, norm_scales) in [(0.2, true), (0., false)] {
             let model = irregular(&Config { dropout, ..tiny() }, DType::F32);
             let on = |threads: usize, recompute| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| bytes(step(&model, true, recompute, spread)))
+                pool.install(|| bytes(step(&model, true, recompute, norm_scales)))
             };
             let one = on(1, false);
             assert_eq!(one, on(2, false));

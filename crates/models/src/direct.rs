@@ -8,8 +8,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor,
 use ops::kernel::Real;
 use ops::kernel::activation::Activation;
 
-use crate::pass::{self, Drop, Keep, Model, Places, Shard, Upstream};
-use crate::{Config, FixedScales, Form};
+use crate::pass::{self, DropoutKey, Keep, Model, Places, Shard, Upstream};
+use crate::{Architecture, Config, FixedScales};
 
 /// Shards of finished passes, for their buffers.
 type Spare<T> = Mutex<Vec<Vec<Shard<T>>>>;
@@ -44,8 +44,8 @@ impl Direct {
     /// `None` when the direct pass does not know the model's form.
     pub(crate) fn new(config: &Config, places: Places) -> Option<Self> {
         // whichever norms are fixed, and whenever
-        let form = Form { fixed: FixedScales::default(), ..config.form.clone() };
-        let activation = config.activation.kernel().filter(|_| form.is_gpt2())?;
+        let architecture = Architecture { fixed: FixedScales::default(), ..config.architecture.clone() };
+        let activation = config.activation.kernel().filter(|_| architecture.is_gpt2())?;
         let spare = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         Some(Self { config: config.clone(), places, activation, spare })
     }
@@ -72,12 +72,12 @@ pub(crate) enum Want {
     Logits,
     /// Losses of the targets that count, then the outputs of the heads of some blocks, then, if wanted, the scale of every
     /// row of the final stream and the mean scales before attention and MLP of every block, all in one row.
-    Losses { targets: Vec<u32>, recompute: bool, taps: Vec<usize>, spread: bool },
+    Losses { targets: Vec<u32>, recompute: bool, taps: Vec<usize>, norm_scales: bool },
 }
 
 /// What may change from pass to pass.
 pub(crate) struct How {
-    pub(crate) drop: Drop,
+    pub(crate) drop: DropoutKey,
     pub(crate) fixed: FixedScales,
 }
 
@@ -120,14 +120,14 @@ impl<T: Pooled> Pass<T> {
     }
 
     fn model<'a>(&'a self, weights: &'a [&'a [T]]) -> Model<'a, T> {
-        let (taps, spread) = match &self.want {
+        let (taps, norm_scales) = match &self.want {
             Want::Logits => ([].as_slice(), false),
-            Want::Losses { taps, spread, .. } => (taps.as_slice(), *spread),
+            Want::Losses { taps, norm_scales, .. } => (taps.as_slice(), *norm_scales),
         };
         let Direct { config, places, activation, .. } = &*self.direct;
         let How { drop, fixed } = &self.how;
         let alone = pass::is_alone(config, self.tokens.len() / self.seq.max(1), self.seq);
-        Model { config, places, activation: *activation, weights, drop: *drop, fixed, taps, spread, alone }
+        Model { config, places, activation: *activation, weights, drop: *drop, fixed, taps, norm_scales, alone }
     }
 
     fn forward(&self, model: &Model<'_, T>) -> Vec<T> {
@@ -138,10 +138,10 @@ impl<T: Pooled> Pass<T> {
                 self.direct.give_back(shards);
                 logits
             }
-            Want::Losses { targets, recompute, taps, spread } => {
+            Want::Losses { targets, recompute, taps, norm_scales } => {
                 let mut out = pass::losses(model, &mut shards, targets, keep(*recompute));
                 (0..taps.len()).for_each(|tap| out.extend(pass::tapped(&shards, tap)));
-                if *spread {
+                if *norm_scales {
                     out.extend(pass::final_scales(&shards));
                     out.extend(pass::mean_scales(&shards, self.direct.config.n_layers));
                 }
@@ -162,12 +162,12 @@ impl<T: Pooled> Pass<T> {
                 pass::again(model, &mut shards);
                 pass::backward(model, &mut shards, Upstream::Logits(upstream), &[])
             }
-            Want::Losses { targets, recompute, taps, spread } => {
+            Want::Losses { targets, recompute, taps, norm_scales } => {
                 if again {
                     pass::losses(model, &mut shards, targets, keep(*recompute));
                 }
                 let (rows, blocks) = (self.tokens.len(), 2 * self.direct.config.n_layers);
-                let behind = if *spread { rows + blocks } else { 0 };
+                let behind = if *norm_scales { rows + blocks } else { 0 };
                 let (upstream, scales) = upstream.split_at(upstream.len() - behind);
                 let each = rows * self.direct.config.d_model;
                 let (losses, rest) = upstream.split_at(upstream.len() - taps.len() * each);

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::config::tests::tiny;
 
-    fn spread(named: &Named, name: &str) -> f64 {
+    fn norm_scales(named: &Named, name: &str) -> f64 {
         let values = named[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         (values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
     }
@@ -90,21 +90,23 @@ mod tests {
     fn spreads_are_as_stated() {
         let mut config = Config { d_model: 64, n_heads: 4, d_mlp: 256, ..tiny() };
         let gpt2 = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
-        let close = |spread: f64, expected: f64| assert!((spread / expected - 1.).abs() < 0.05, "{spread} {expected}");
-        close(spread(&gpt2, "blocks.0.attn.W_QKV"), 0.02);
-        close(spread(&gpt2, "blocks.1.mlp.W_out"), 0.01);
-        assert_eq!(spread(&gpt2, "blocks.0.attn.b_QKV"), 0.);
-        assert_eq!(spread(&gpt2, "ln_final.w"), 1.);
+        let close = |norm_scales: f64, expected: f64| {
+            assert!((norm_scales / expected - 1.).abs() < 0.05, "{norm_scales} {expected}")
+        };
+        close(norm_scales(&gpt2, "blocks.0.attn.W_QKV"), 0.02);
+        close(norm_scales(&gpt2, "blocks.1.mlp.W_out"), 0.01);
+        assert_eq!(norm_scales(&gpt2, "blocks.0.attn.b_QKV"), 0.);
+        assert_eq!(norm_scales(&gpt2, "ln_final.w"), 1.);
         config.initialisation = Initialisation::UniformFanIn;
         let uniform = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
-        close(spread(&uniform, "embed.W_E"), 1.);
-        close(spread(&uniform, "blocks.0.mlp.W_out"), 1. / 256f64.sqrt() / 3f64.sqrt());
+        close(norm_scales(&uniform, "embed.W_E"), 1.);
+        close(norm_scales(&uniform, "blocks.0.mlp.W_out"), 1. / 256f64.sqrt() / 3f64.sqrt());
         (config.initialisation, config.tied) = (Initialisation::WidthScaled, false);
         let scaled = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
-        close(spread(&scaled, "embed.W_E"), 0.5);
-        close(spread(&scaled, "blocks.1.attn.W_QKV"), 1. / 8.);
-        close(spread(&scaled, "blocks.1.mlp.W_out"), 1. / 16.);
-        assert!((spread(&scaled, "unembed.W_U") * 16. - 1.).abs() < 0.1);
-        assert_eq!(spread(&scaled, "blocks.0.mlp.b_in"), 0.);
+        close(norm_scales(&scaled, "embed.W_E"), 0.5);
+        close(norm_scales(&scaled, "blocks.1.attn.W_QKV"), 1. / 8.);
+        close(norm_scales(&scaled, "blocks.1.mlp.W_out"), 1. / 16.);
+        assert!((norm_scales(&scaled, "unembed.W_U") * 16. - 1.).abs() < 0.1);
+        assert_eq!(norm_scales(&scaled, "blocks.0.mlp.b_in"), 0.);
     }
 }

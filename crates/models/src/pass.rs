@@ -12,7 +12,7 @@ use ops::kernel::activation::{self, Activation};
 use ops::kernel::attention::{self, Heads, Scratch};
 use ops::kernel::loss::IGNORED;
 use ops::kernel::norm::{self, Divisor, Kind};
-use ops::kernel::product::{Into, Matrix, product, shared_product};
+use ops::kernel::product::{Accumulate, Matrix, product, shared_product};
 use ops::kernel::random::Mask;
 use ops::kernel::{Real, loss, rows};
 use ops::tile_rows;
@@ -75,7 +75,7 @@ impl Places {
                 .map(|(q, k)| [q, k]),
             out: affine(layer, "attn", "O"),
             ln2: norm(&format!("blocks.{layer}.ln2")),
-            mlp_gate: config.form.gated.then(|| affine(layer, "mlp", "gate")),
+            mlp_gate: config.architecture.gated.then(|| affine(layer, "mlp", "gate")),
             mlp_in: affine(layer, "mlp", "in"),
             mlp_out: affine(layer, "mlp", "out"),
         };
@@ -99,24 +99,24 @@ pub(crate) struct Model<'a, T> {
     pub(crate) activation: Activation,
     /// In the order of [`Config::shapes`].
     pub(crate) weights: &'a [&'a [T]],
-    pub(crate) drop: Drop,
+    pub(crate) drop: DropoutKey,
     pub(crate) fixed: &'a FixedScales,
     /// Blocks whose heads' outputs are wanted.
     pub(crate) taps: &'a [usize],
     /// Whether the scales of what the norms read are wanted.
-    pub(crate) spread: bool,
+    pub(crate) norm_scales: bool,
     /// Whether the batch is one shard, whose products threads then share.
     pub(crate) alone: bool,
 }
 
 /// Dropout of one step: a probability, and a key from which every mask gets its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Drop {
+pub(crate) struct DropoutKey {
     pub(crate) p: f64,
     pub(crate) key: u64,
 }
 
-impl Drop {
+impl DropoutKey {
     /// The key of the mask with this number: 1 for the embedding, then three for each block.
     pub(crate) fn key(self, number: u64) -> u64 {
         // spread the counter over all 64 bits, so that keys of neighbouring steps do not meet
@@ -143,7 +143,15 @@ impl<'a, T: Real> Model<'a, T> {
     }
 
     /// A product of a shard: its own thread's work, unless it is the only shard.
-    fn product(&self, out: &mut [T], stride: usize, how: Into<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T) {
+    fn product(
+        &self,
+        out: &mut [T],
+        stride: usize,
+        how: Accumulate<'_, T>,
+        a: Matrix<'_, T>,
+        b: Matrix<'_, T>,
+        scale: T,
+    ) {
         if self.alone { shared_product(out, stride, how, a, b, scale) } else { product(out, stride, how, a, b, scale) }
     }
 
@@ -178,17 +186,17 @@ impl<'a, T: Real> Model<'a, T> {
                 mask.apply(out, place);
                 rows::add(out, before);
             }
-            (None, _) => self.map(at, x, sizes, Into::Rows(before, self.bias(at.b)), out),
+            (None, _) => self.map(at, x, sizes, Accumulate::Rows(before, self.bias(at.b)), out),
         }
     }
 
     /// `out = x w + b`.
     fn affine(&self, at: Affine, x: &[T], sizes: (usize, usize), out: &mut [T]) {
-        self.map(at, x, sizes, self.bias(at.b).map_or(Into::Replace, Into::Row), out);
+        self.map(at, x, sizes, self.bias(at.b).map_or(Accumulate::Replace, Accumulate::Row), out);
     }
 
     /// `x w`, and what it is added to.
-    fn map(&self, at: Affine, x: &[T], (d_in, d_out): (usize, usize), how: Into<'_, T>, out: &mut [T]) {
+    fn map(&self, at: Affine, x: &[T], (d_in, d_out): (usize, usize), how: Accumulate<'_, T>, out: &mut [T]) {
         let (x, w) = (Matrix::new(x, out.len() / d_out, d_in), Matrix::new(self.w(at.w), d_in, d_out));
         self.product(out, d_out, how, x, w, T::one());
     }
@@ -196,7 +204,7 @@ impl<'a, T: Real> Model<'a, T> {
     /// `out = x w + b` for some columns of w.
     fn affine_columns(&self, at: Affine, x: &[T], (d_in, d_out): (usize, usize), columns: Range<usize>, out: &mut [T]) {
         let (first, count) = (columns.start, x.len() / d_in);
-        let how = self.bias(at.b).map_or(Into::Replace, |bias| Into::Row(&bias[columns.clone()]));
+        let how = self.bias(at.b).map_or(Accumulate::Replace, |bias| Accumulate::Row(&bias[columns.clone()]));
         let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
         self.product(&mut out[first..], d_out, how, Matrix::new(x, count, d_in), w, T::one());
     }
@@ -214,7 +222,7 @@ impl<'a, T: Real> Model<'a, T> {
         }
         let dy = Matrix::strided(&dy[first..], dx.len() / d_in, columns.len(), d_out);
         let w = Matrix::strided(&self.w(at.w)[first..], d_in, columns.len(), d_out);
-        self.product(dx, d_in, Into::Replace, dy, w.t(), T::one());
+        self.product(dx, d_in, Accumulate::Replace, dy, w.t(), T::one());
     }
 
     /// Logits of rows that went through the final norm.
@@ -224,7 +232,7 @@ impl<'a, T: Real> Model<'a, T> {
             Some(place) => Matrix::new(self.w(place), d, v),
             None => Matrix::new(self.w(self.places.embed), v, d).t(),
         };
-        self.product(out, v, Into::Replace, Matrix::new(x, x.len() / d, d), w, T::one());
+        self.product(out, v, Accumulate::Replace, Matrix::new(x, x.len() / d, d), w, T::one());
     }
 }
 
@@ -465,7 +473,7 @@ impl<T: Real> Shard<T> {
         self.tapped.resize_with(model.taps.len(), Vec::new);
         self.inside.resize_with(if keep == Keep::All { config.n_layers } else { 1 }, Inside::default);
         self.scales.clear();
-        self.scales.resize(if model.spread { config.n_layers } else { 0 }, [0.; 2]);
+        self.scales.resize(if model.norm_scales { config.n_layers } else { 0 }, [0.; 2]);
         let (embed, pos_embed) = (model.w(places.embed), model.bias(places.pos_embed));
         let place = self.place(d);
         let stream = sized(&mut self.stream[0], count * d, T::zero());
@@ -496,7 +504,7 @@ impl<T: Real> Shard<T> {
     /// count, in the last block.
     fn narrows(&self, model: &Model<'_, T>, layer: usize) -> bool {
         let last = layer + 1 == model.config.n_layers;
-        last && self.chosen.len() < self.rows() && !model.spread && model.drop.p == 0.
+        last && self.chosen.len() < self.rows() && !model.norm_scales && model.drop.p == 0.
     }
 
     /// Forward through one block, from `self.stream[from]` to `self.stream[to]`.
@@ -550,7 +558,7 @@ impl<T: Real> Shard<T> {
         let stats = sized(&mut inside.stats2, count, [zero; 2]);
         let by = model.divisor(NormPath::Mlp(layer));
         norm::forward(Kind::Layer, mid, model.w(at.ln2.w), model.bias(at.ln2.b), by, ln2, stats);
-        if model.spread {
+        if model.norm_scales {
             self.scales[layer] = [model.sum_of_scales(stream), model.sum_of_scales(mid)];
         }
         let post = sized(&mut inside.post, count * m, zero);
@@ -588,7 +596,7 @@ impl<T: Real> Shard<T> {
         self.targets.clear();
         self.targets.extend(self.chosen.iter().map(|row| targets[*row]));
         let last = self.stream(model, keep);
-        if model.spread {
+        if model.norm_scales {
             let stats = sized(&mut self.final_stats, self.tokens.len(), [T::zero(); 2]);
             norm::statistics_of(Kind::Layer, &self.stream[last], model.config.d_model, model.own(), stats);
         }
@@ -618,7 +626,7 @@ impl<T: Real> Shard<T> {
             Some(place) => Matrix::new(model.w(place), d, v).t(),
             None => Matrix::new(model.w(model.places.embed), v, d),
         };
-        model.product(dx, d, Into::Replace, Matrix::new(&self.logits, count, v), w, T::one());
+        model.product(dx, d, Accumulate::Replace, Matrix::new(&self.logits, count, v), w, T::one());
         let mut dlast = std::mem::take(&mut back.z);
         zeroed(&mut dlast, count * d);
         back.ln_final.iter_mut().for_each(|sums| zeroed(sums, d));
@@ -714,7 +722,7 @@ impl<T: Real> Shard<T> {
     }
 }
 
-fn pattern_drop<T: Real>(drop: Drop, number: u64, sequence: usize, h: &Heads) -> attention::Drop<T> {
+fn pattern_drop<T: Real>(drop: DropoutKey, number: u64, sequence: usize, h: &Heads) -> attention::DropoutMask<T> {
     Some((drop.mask(number)?, (sequence * h.heads * h.seq * h.seq) as u64))
 }
 
@@ -946,7 +954,7 @@ impl<'a, T: Real> Tiles<'a, T> {
                 if count == 0 {
                     continue;
                 }
-                let how = if i == 0 { Into::Replace } else { Into::Add };
+                let how = if i == 0 { Accumulate::Replace } else { Accumulate::Add };
                 let (tile, split) = (out.len() / d_out, late.map_or(d_out, |(column, _)| column));
                 let parts = [Some((0, split, x)), late.map(|(column, x)| (column, d_out, x))];
                 for (begin, end, x) in parts.into_iter().flatten() {

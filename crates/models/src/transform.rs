@@ -69,7 +69,7 @@ impl Work {
     fn add_biases(&mut self, change: impl FnOnce(&mut crate::Biases)) -> Result<(), Error> {
         let mut biases = self.config.biases();
         change(&mut biases);
-        self.config.form.biases = Some(biases);
+        self.config.architecture.biases = Some(biases);
         let sample = self.get("embed.W_E")?;
         for (name, shape) in self.config.shapes() {
             if !self.named.contains_key(&name) {
@@ -90,7 +90,8 @@ impl Work {
 
     fn fold_norms(&mut self) -> Result<(), Error> {
         self.untie()?;
-        let (gated, before) = (self.config.form.gated, self.config.form.norm_place == NormPlace::Before);
+        let (gated, before) =
+            (self.config.architecture.gated, self.config.architecture.norm_place == NormPlace::Before);
         if self.config.biases().norm {
             self.add_biases(|biases| {
                 (biases.qkv, biases.mlp, biases.unembed) = (before || biases.qkv, before || biases.mlp, true);
@@ -112,7 +113,7 @@ impl Work {
 
     /// What a norm divides by goes into its gain, where it is one number for all who read it.
     fn absorb(&mut self, paths: &[NormPath], norm: &str) -> Result<(), Error> {
-        let fixed = &mut self.config.form.fixed;
+        let fixed = &mut self.config.architecture.fixed;
         let Some(scale) = fixed.get(paths[0]).filter(|scale| paths.iter().all(|path| fixed.get(*path) == Some(*scale)))
         else {
             return Ok(());
@@ -146,14 +147,14 @@ impl Work {
     }
 
     fn centre_writing(&mut self) -> Result<(), Error> {
-        let form = &self.config.form;
-        if form.norm != NormKind::Layer || form.norm_place != NormPlace::Before {
+        let architecture = &self.config.architecture;
+        if architecture.norm != NormKind::Layer || architecture.norm_place != NormPlace::Before {
             let words = "only before LayerNorms does the mean of the stream not matter";
             return Err(Error::Config(format!("centre_writing is not exact here: {words}")));
         }
         self.untie()?;
         let mut names = vec!["embed.W_E".to_owned()];
-        if self.config.form.positions == Positions::Learned {
+        if self.config.architecture.positions == Positions::Learned {
             names.push("pos_embed.W_pos".to_owned());
         }
         for layer in 0..self.config.n_layers {
@@ -190,8 +191,8 @@ impl Work {
             let b = self.get(&bias)?;
             let values = b.narrow(0, (heads + kv) * e, kv * e)?.reshape((kv, 1, e))?;
             // each query head sees the values of its key head
-            let spread = values.broadcast_as((kv, heads / kv, e))?.reshape((1, heads * e))?;
-            let shifted = (self.get(&out)? + spread.matmul(&self.get(&w)?)?.squeeze(0)?)?;
+            let norm_scales = values.broadcast_as((kv, heads / kv, e))?.reshape((1, heads * e))?;
+            let shifted = (self.get(&out)? + norm_scales.matmul(&self.get(&w)?)?.squeeze(0)?)?;
             self.set(out, shifted);
             let kept = b.narrow(0, 0, (heads + kv) * e)?;
             self.set(bias, Tensor::cat(&[&kept, &values.flatten_all()?.zeros_like()?], 0)?);
@@ -225,7 +226,7 @@ impl Work {
                 self.set(norm, gain);
             }
         }
-        self.config.form.n_key_value_heads = None;
+        self.config.architecture.n_key_value_heads = None;
         Ok(())
     }
 }

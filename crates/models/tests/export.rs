@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use hooks::{HookedModel, NoHook};
-use models::{Activation, Biases, Config, Decoder, Family, FixedScales, Form, NormKind, Positions, Rotary, Scaling};
+use models::{
+    Activation, Architecture, Biases, Config, Decoder, Family, FixedScales, NormKind, Positions, Rotary, Scaling,
+};
 use serde_json::Value;
 
 /// A GPT-2 and a Llama of two blocks, each norm dividing by a number of its own.
@@ -23,15 +25,15 @@ fn cases() -> [(&'static str, Family, Config); 2] {
         d_mlp: 16,
         d_vocab: 11,
         n_positions: 7,
-        form: Form { fixed: fixed.clone(), ..Form::default() },
+        architecture: Architecture { fixed: fixed.clone(), ..Architecture::default() },
         ..Config::gpt2_small()
     };
-    let rotary = Rotary { turned: 4, base: 100., scaling: Scaling::None, neighbours: false };
+    let rotary = Rotary { rotary_dim: 4, base: 100., scaling: Scaling::None, interleaved: false };
     let llama = Config {
         activation: Activation::Silu,
         biases: false,
         tied: false,
-        form: Form {
+        architecture: Architecture {
             n_key_value_heads: Some(1),
             d_head: Some(4),
             norm: NormKind::Rms,
@@ -39,7 +41,7 @@ fn cases() -> [(&'static str, Family, Config); 2] {
             gated: true,
             biases: Some(Biases::all(false)),
             fixed,
-            ..Form::default()
+            ..Architecture::default()
         },
         ..gpt2.clone()
     };

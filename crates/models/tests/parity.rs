@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
 use hooks::{Hook, HookedModel, Site};
-use models::{Config, Decoder, Family, Form, NormPlace, Positions, open};
+use models::{Architecture, Config, Decoder, Family, NormPlace, Positions, open};
 
 /// Largest difference of a logit, and of anything else.
 const LOGITS: f64 = 5e-5;
@@ -213,7 +213,7 @@ fn same(_: &str, x: &Tensor) -> Tensor {
 }
 
 fn rotary(config: &mut Config, change: impl FnOnce(&mut models::Rotary)) {
-    if let Positions::Rotary(rotary) = &mut config.form.positions {
+    if let Positions::Rotary(rotary) = &mut config.architecture.positions {
         change(rotary);
     }
 }
@@ -231,17 +231,17 @@ fn a_wrong_variant_of_each_family_fails() {
         |name, x| if name.ends_with("0.attn.W_O") { x.t().unwrap().contiguous().unwrap() } else { x.clone() },
     );
     wronged("gpt2-untied", |config| config.activation = models::Activation::GeluTanh, same);
-    wronged("gpt_neox-serial", |config| rotary(config, |r| r.neighbours = true), same);
-    wronged("gpt_neox", |config| config.form.parallel = false, same);
+    wronged("gpt_neox-serial", |config| rotary(config, |r| r.interleaved = true), same);
+    wronged("gpt_neox", |config| config.architecture.parallel = false, same);
     wronged("llama", |config| rotary(config, |r| r.scaling = models::Scaling::None), same);
-    wronged("llama-plain", |config| rotary(config, |r| r.neighbours = true), same);
+    wronged("llama-plain", |config| rotary(config, |r| r.interleaved = true), same);
     wronged("qwen2", |_| {}, zeroed("0.attn.b_QKV"));
     wronged("qwen2-yarn", |config| rotary(config, |r| r.scaling = models::Scaling::Linear { factor: 4. }), same);
-    wronged("qwen2-window", |config| config.form.windows = vec![Some(3); 2], same);
+    wronged("qwen2-window", |config| config.architecture.windows = vec![Some(3); 2], same);
     wronged("qwen3", |_| {}, |name, x| if name.ends_with("q_norm.w") { x.ones_like().unwrap() } else { x.clone() });
-    wronged("mistral", |config| config.form.windows = vec![Some(4); 2], same);
-    wronged("olmo2", |config| config.form.norm_place = NormPlace::Before, same);
-    wronged("phi3", |config| rotary(config, |r| r.turned = 8), same);
+    wronged("mistral", |config| config.architecture.windows = vec![Some(4); 2], same);
+    wronged("olmo2", |config| config.architecture.norm_place = NormPlace::Before, same);
+    wronged("phi3", |config| rotary(config, |r| r.rotary_dim = 8), same);
 }
 
 #[test]
@@ -328,8 +328,9 @@ fn all_families_are_covered_and_all_are_reachable() {
     for (family, name, _) in Family::ALL {
         assert!(seen.contains(&family), "{name} has no case");
     }
-    let forms: Vec<Form> = cases().iter().map(|case| models::describe_checkpoint(case).unwrap().1.form).collect();
-    assert!(forms.iter().any(|form| form.windows.iter().any(Option::is_some)));
+    let forms: Vec<Architecture> =
+        cases().iter().map(|case| models::describe_checkpoint(case).unwrap().1.architecture).collect();
+    assert!(forms.iter().any(|architecture| architecture.windows.iter().any(Option::is_some)));
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn all(c: &mut Criterion) -> Result<()> {
         both(c, "mix_values", shape, rows, &[pattern, q], &|t| ops::mix_values(&t[0], &t[1]))?;
         let (last, past) = (filled(&[batch, 1, 3 * heads, d / heads])?, filled(&[1, seq, heads, d / heads])?);
         let past = [past.clone(), past];
-        forward(c, "attention_behind", shape, batch, &|| ops::attention_behind(&last, &past, heads));
+        forward(c, "attention_with_kv_cache", shape, batch, &|| ops::attention_with_kv_cache(&last, &past, heads));
         let half: Vec<f64> = (0..d / heads / 2).map(|i| 0.5f64.powi(i as i32)).collect();
         let rotation = ops::Rotation::new(ops::Pairs::Halves, &half, 0..seq);
         both(c, "rotary", shape, rows, &[x.reshape((batch, seq, heads, d / heads))?], &|t| rotation.apply(&t[0]))?;

@@ -11,7 +11,7 @@ use crate::attention::{attention_pattern, attention_scores, mix_values};
 use crate::custom::{Operand, by_dtype, slice, storage, takes};
 use crate::inside::group;
 use crate::kernel::attention::{Heads, spread_ahead};
-use crate::kernel::product::{Into, Matrix, product};
+use crate::kernel::product::{Accumulate, Matrix, product};
 use crate::kernel::rows::{largest, sum, sum_pairs};
 use crate::kernel::{Real, vectorised};
 
@@ -26,7 +26,7 @@ use crate::kernel::{Real, vectorised};
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn attention_behind(qkv: &Tensor, past: &[Tensor; 2], kv_heads: usize) -> Result<Tensor> {
+pub fn attention_with_kv_cache(qkv: &Tensor, past: &[Tensor; 2], kv_heads: usize) -> Result<Tensor> {
     let (batch, _, parts, width) = qkv.dims4()?;
     let heads = parts.saturating_sub(2 * kv_heads);
     group(heads, kv_heads)?;
@@ -127,7 +127,7 @@ impl Sizes {
             let part = |x| Matrix::strided(x, before, h.width, stride);
             let queries = Matrix::new(queries.as_slice(), rows, h.width);
             if before > 0 {
-                product(&mut pattern, all, Into::Replace, queries, part(&keys[of_head..]).t(), scale);
+                product(&mut pattern, all, Accumulate::Replace, queries, part(&keys[of_head..]).t(), scale);
             }
             vectorised(
                 #[inline(always)]
@@ -140,7 +140,7 @@ impl Sizes {
             if before > 0 {
                 let z = &mut z[h.q(head)..];
                 let pattern = Matrix::strided(&pattern, rows, before, all);
-                product(z, h.out(), Into::Replace, pattern, part(&values[of_head..]), T::one());
+                product(z, h.out(), Accumulate::Replace, pattern, part(&values[of_head..]), T::one());
             }
             vectorised(
                 #[inline(always)]
@@ -205,7 +205,7 @@ mod tests {
             let (shared, times) = (2, 3);
             let past = [1, 2].map(|seed| filled(&[shared, before, kv_heads, width], seed));
             let own = filled(&[shared * times, seq, heads + 2 * kv_heads, width], 3);
-            let ours = attention_behind(&own, &past, kv_heads).unwrap();
+            let ours = attention_with_kv_cache(&own, &past, kv_heads).unwrap();
             let nothing = Tensor::zeros((shared * times, before, heads, width), own.dtype(), own.device()).unwrap();
             let [keys, values] = past.map(|past| past.repeat((times, 1, 1, 1)).unwrap());
             let whole = Tensor::cat(&[&Tensor::cat(&[nothing, keys, values], 2).unwrap(), &own], 1).unwrap();
@@ -219,10 +219,10 @@ mod tests {
     fn a_past_that_does_not_fit_is_refused() {
         let past = |shape: &[usize]| [filled(shape, 1), filled(shape, 2)];
         let own = filled(&[3, 1, 4, 2], 3);
-        assert!(attention_behind(&own, &past(&[3, 5, 1, 2]), 1).is_ok());
+        assert!(attention_with_kv_cache(&own, &past(&[3, 5, 1, 2]), 1).is_ok());
         for shape in [[2, 5, 1, 2], [3, 5, 2, 2], [3, 5, 1, 3]] {
-            assert!(attention_behind(&own, &past(&shape), 1).is_err(), "{shape:?}");
+            assert!(attention_with_kv_cache(&own, &past(&shape), 1).is_err(), "{shape:?}");
         }
-        assert!(attention_behind(&own, &past(&[3, 5, 1, 2]), 3).is_err());
+        assert!(attention_with_kv_cache(&own, &past(&[3, 5, 1, 2]), 3).is_err());
     }
 }

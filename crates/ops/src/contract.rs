@@ -8,9 +8,10 @@ use crate::gradcheck::{check_gradient, filled};
 use crate::kernel::activation::Activation;
 use crate::kernel::norm::Kind;
 use crate::{
-    IGNORED, Pairs, Rotation, attention_behind, attention_pattern, attention_scores, causal_attention, cross_entropy,
-    dropout, embedding, fixed_norm, fixed_norm_parts, gelu_erf, gelu_tanh, layer_norm, layer_norm_parts, linear,
-    linear_activated, linear_transposed, mix_values, rms_norm, rms_norm_parts, silu_gate, token_losses, transposed,
+    IGNORED, Pairs, Rotation, attention_pattern, attention_scores, attention_with_kv_cache, causal_attention,
+    cross_entropy, dropout, embedding, fixed_norm, fixed_norm_parts, gelu_erf, gelu_tanh, layer_norm, layer_norm_parts,
+    linear, linear_activated, linear_transposed, mix_values, rms_norm, rms_norm_parts, silu_gate, token_losses,
+    transposed,
 };
 
 const SIZES: [usize; 5] = [1, 3, 17, 63, 65];
@@ -247,9 +248,9 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
             |t| composed_causal(&t[0], 2, 1),
         ),
         case(
-            "attention_behind",
+            "attention_with_kv_cache",
             &[&[4, rows, 4, n], &[2, 5, 1, n], &[2, 5, 1, n]],
-            |t| attention_behind(&t[0], &[t[1].clone(), t[2].clone()], 1),
+            |t| attention_with_kv_cache(&t[0], &[t[1].clone(), t[2].clone()], 1),
             |t| {
                 let part = |first, count| t[0].narrow(2, first, count)?.transpose(1, 2)?.contiguous();
                 let whole = |past: &Tensor, own: Tensor| {
@@ -384,9 +385,9 @@ fn inputs_need_not_be_contiguous() {
         let view = |wide: &Tensor| wide.narrow(D::Minus1, 0, 1).unwrap().squeeze(D::Minus1).unwrap();
         let wide = |x: &Tensor| Var::from_tensor(&Tensor::stack(&[x, &x.zeros_like().unwrap()], x.rank()).unwrap());
         let vars: Vec<Var> = inputs.iter().map(|x| wide(x).unwrap()).collect();
-        let turned: Vec<Tensor> = vars.iter().map(|var| view(var.as_tensor())).collect();
-        assert!(turned.iter().all(|x| x.elem_count() == 1 || !x.is_contiguous()));
-        let y = (case.ours)(&turned).unwrap();
+        let rotary_dim: Vec<Tensor> = vars.iter().map(|var| view(var.as_tensor())).collect();
+        assert!(rotary_dim.iter().all(|x| x.elem_count() == 1 || !x.is_contiguous()));
+        let y = (case.ours)(&rotary_dim).unwrap();
         let mut got = vec![numbers(&y)];
         if case.backward {
             let store = weighted(&y).backward().unwrap();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::kernel::activation::Activation;
 use crate::kernel::attention::{self, Heads, Scratch};
 use crate::kernel::norm::{Divisor, Kind};
-use crate::kernel::product::{Into, Matrix, product};
+use crate::kernel::product::{Accumulate, Matrix, product};
 use crate::kernel::random::Mask;
 use crate::kernel::rotary::Pairs;
 use crate::kernel::{Real, activation, loss, norm, rotary, rows};
@@ -248,7 +248,7 @@ fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>, activation: Op
     let count = x.len() / d_in.max(1);
     let mut out = vec![T::zero(); count * d_out];
     let part = |out: &mut [T], x: &[T], first: usize, width: usize| {
-        let how = bias.map_or(Into::Replace, |bias| Into::Row(&bias[first..first + width]));
+        let how = bias.map_or(Accumulate::Replace, |bias| Accumulate::Row(&bias[first..first + width]));
         let x = Matrix::new(x, x.len() / d_in.max(1), d_in);
         product(out, width, how, x, w.columns(first, width), T::one());
         if let Some(kind) = activation {
@@ -289,7 +289,7 @@ fn outer<T: Real>((left, m): (&[T], usize), (right, n): (&[T], usize)) -> Vec<T>
     let tile = tile_rows(m);
     out.par_chunks_mut((tile * n).max(1)).enumerate().for_each(|(i, out)| {
         let part = Matrix::strided(&left[i * tile..], count, out.len() / n, m);
-        product(out, n, Into::Replace, part.t(), Matrix::new(right, count, n), T::one());
+        product(out, n, Accumulate::Replace, part.t(), Matrix::new(right, count, n), T::one());
     });
     out
 }
@@ -669,8 +669,8 @@ impl CustomOp1 for Dropout {
 pub(crate) struct Rotary {
     pub(crate) pairs: Pairs,
     /// Entries of each head that turn.
-    pub(crate) turned: usize,
-    /// `[seq, turned / 2]` each.
+    pub(crate) rotary_dim: usize,
+    /// `[seq, rotary_dim / 2]` each.
     pub(crate) cos: Vec<f64>,
     pub(crate) sin: Vec<f64>,
     pub(crate) inverse: bool,
@@ -684,7 +684,7 @@ impl CustomOp1 for Rotary {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         fn run<T: Real>(op: &Rotary, x: Operand<'_>, heads: usize, width: usize) -> Result<CpuStorage> {
             let mut out = slice::<T>(x)?.to_vec();
-            let half = op.turned / 2;
+            let half = op.rotary_dim / 2;
             // the angles of a place, once for each head
             let spread = |angles: &[f64]| -> Vec<T> {
                 let place = |angles: &[f64]| angles.iter().map(|a| T::of(*a)).collect::<Vec<_>>().repeat(heads);
@@ -693,13 +693,17 @@ impl CustomOp1 for Rotary {
             let (cos, sin) = (spread(&op.cos), spread(&op.sin));
             let seq = op.cos.len() / half.max(1);
             out.par_chunks_mut((seq * heads * width).max(1))
-                .for_each(|out| rotary::apply(op.pairs, out, width, op.turned, &cos, &sin, op.inverse));
+                .for_each(|out| rotary::apply(op.pairs, out, width, op.rotary_dim, &cos, &sin, op.inverse));
             Ok(storage(out))
         }
         let (_, seq, heads, width) = layout.shape().dims4()?;
-        let half = self.turned / 2;
-        if self.turned > width || !self.turned.is_multiple_of(2) || self.turned == 0 || self.cos.len() != seq * half {
-            bail!("rotary: {} angles for {seq} places and {} of {width} entries", self.cos.len(), self.turned);
+        let half = self.rotary_dim / 2;
+        if self.rotary_dim > width
+            || !self.rotary_dim.is_multiple_of(2)
+            || self.rotary_dim == 0
+            || self.cos.len() != seq * half
+        {
+            bail!("rotary: {} angles for {seq} places and {} of {width} entries", self.cos.len(), self.rotary_dim);
         }
         Ok((by_dtype!(x.dtype(), run(self, (x, layout), heads, width))?, layout.shape().clone()))
     }
@@ -707,7 +711,7 @@ impl CustomOp1 for Rotary {
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let back = Self {
             pairs: self.pairs,
-            turned: self.turned,
+            rotary_dim: self.rotary_dim,
             cos: self.cos.clone(),
             sin: self.sin.clone(),
             inverse: !self.inverse,

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape
 use rayon::prelude::*;
 
 use crate::custom::{Operand, by_dtype, slice, storage, takes, tensor, with, with_operand};
-use crate::kernel::product::{Into, Matrix, product};
+use crate::kernel::product::{Accumulate, Matrix, product};
 use crate::kernel::{Real, softmax};
 use crate::parallel::over_rows;
 
@@ -78,7 +78,7 @@ impl Scores {
         out.par_chunks_mut((queries * keys).max(1)).enumerate().for_each(|(i, out)| {
             let (batch, head) = (i / heads, i % heads);
             let keys_of = k.matrix(batch, head / group).t();
-            product(out, keys, Into::Replace, q.matrix(batch, head), keys_of, Self::scale(width));
+            product(out, keys, Accumulate::Replace, q.matrix(batch, head), keys_of, Self::scale(width));
             self.hide(out, keys, T::neg_infinity());
         });
         Ok(storage(out))
@@ -103,9 +103,9 @@ impl Scores {
                         for (j, (d, dq)) in parts.enumerate() {
                             self.hide(d, keys, T::zero());
                             let d = Matrix::new(&*d, queries, keys);
-                            product(dq, width, Into::Replace, d, k.matrix(batch, kv_head), scale);
+                            product(dq, width, Accumulate::Replace, d, k.matrix(batch, kv_head), scale);
                             let q = q.matrix(batch, kv_head * group + j);
-                            product(dk, width, Into::Add, d.t(), q, scale);
+                            product(dk, width, Accumulate::Add, d.t(), q, scale);
                         }
                     });
                 Ok(())
@@ -181,7 +181,7 @@ impl Mix {
         out.par_chunks_mut((queries * row).max(1)).enumerate().for_each(|(batch, out)| {
             for head in 0..heads {
                 let (p, v) = (p.matrix(batch, head), v.matrix(batch, head / group));
-                product(&mut out[head * width..], row, Into::Replace, p, v, T::one());
+                product(&mut out[head * width..], row, Accumulate::Replace, p, v, T::one());
             }
         });
         Ok(storage(out))
@@ -205,8 +205,8 @@ impl Mix {
                             for (j, dp) in dp.chunks_exact_mut(queries * keys).enumerate() {
                                 let head = kv_head * group + j;
                                 let d = d.matrix(batch, head);
-                                product(dp, keys, Into::Replace, d, v.matrix(batch, kv_head).t(), T::one());
-                                product(dv, width, Into::Add, p.matrix(batch, head).t(), d, T::one());
+                                product(dp, keys, Accumulate::Replace, d, v.matrix(batch, kv_head).t(), T::one());
+                                product(dv, width, Accumulate::Add, p.matrix(batch, head).t(), d, T::one());
                             }
                         });
                     Ok(())

@@ -22,7 +22,7 @@ mod rotary;
 
 pub use activation::{gelu_erf, gelu_tanh, silu_gate};
 pub use attention::{attention_pattern, attention_scores, causal_attention, mix_values};
-pub use behind::attention_behind;
+pub use behind::attention_with_kv_cache;
 pub use dropout::dropout;
 pub use kernel::loss::IGNORED;
 pub use linear::{embedding, linear, linear_activated, linear_transposed, transposed};

@@ -11,8 +11,8 @@ pub use crate::kernel::rotary::Pairs;
 #[derive(Clone, Debug)]
 pub struct Rotation {
     pairs: Pairs,
-    turned: usize,
-    /// `[seq, turned / 2]` each.
+    rotary_dim: usize,
+    /// `[seq, rotary_dim / 2]` each.
     cos: Vec<f64>,
     sin: Vec<f64>,
 }
@@ -23,7 +23,7 @@ impl Rotation {
     pub fn new(pairs: Pairs, frequencies: &[f64], places: Range<usize>) -> Self {
         let angles = places.flat_map(|place| frequencies.iter().map(move |f| place as f64 * f));
         let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
-        Self { pairs, turned: 2 * frequencies.len(), cos, sin }
+        Self { pairs, rotary_dim: 2 * frequencies.len(), cos, sin }
     }
 
     /// The same turns, and what turns grows by `factor` (YaRN, arXiv 2309.00071, section 3.4).
@@ -43,7 +43,7 @@ impl Rotation {
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let op = Rotary {
             pairs: self.pairs,
-            turned: self.turned,
+            rotary_dim: self.rotary_dim,
             cos: self.cos.clone(),
             sin: self.sin.clone(),
             inverse: false,
@@ -57,12 +57,12 @@ impl Rotation {
     /// The same from candle's operations.
     pub(crate) fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, seq, heads, width) = x.dims4()?;
-        let half = self.turned / 2;
-        if self.turned > width || self.cos.len() != seq * half {
+        let half = self.rotary_dim / 2;
+        if self.rotary_dim > width || self.cos.len() != seq * half {
             candle_core::bail!(
                 "rotary: {} angles for {seq} places and {} of {width} entries",
                 self.cos.len(),
-                self.turned
+                self.rotary_dim
             );
         }
         let angles =
@@ -71,20 +71,22 @@ impl Rotation {
         let (a, b) = match self.pairs {
             Pairs::Halves => (x.narrow(3, 0, half)?, x.narrow(3, half, half)?),
             Pairs::Neighbours => {
-                let pairs = x.narrow(3, 0, self.turned)?.reshape((batch, seq, heads, half, 2))?;
+                let pairs = x.narrow(3, 0, self.rotary_dim)?.reshape((batch, seq, heads, half, 2))?;
                 (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?)
             }
         };
         let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        let turned = match self.pairs {
+        let rotated = match self.pairs {
             Pairs::Halves => Tensor::cat(&[turned_a, turned_b], 3)?,
-            Pairs::Neighbours => Tensor::stack(&[turned_a, turned_b], 4)?.reshape((batch, seq, heads, self.turned))?,
+            Pairs::Neighbours => {
+                Tensor::stack(&[turned_a, turned_b], 4)?.reshape((batch, seq, heads, self.rotary_dim))?
+            }
         };
-        if self.turned == width {
-            return Ok(turned);
+        if self.rotary_dim == width {
+            return Ok(rotated);
         }
-        Tensor::cat(&[turned, x.narrow(3, self.turned, width - self.turned)?], 3)
+        Tensor::cat(&[rotated, x.narrow(3, self.rotary_dim, width - self.rotary_dim)?], 3)
     }
 }
 
@@ -96,8 +98,8 @@ mod tests {
     #[test]
     fn fused_and_composed_agree_and_gradients_reach_through() {
         for pairs in [Pairs::Halves, Pairs::Neighbours] {
-            for (seq, heads, width, turned) in [(1, 1, 2, 2), (3, 2, 6, 4), (5, 3, 8, 8)] {
-                let frequencies: Vec<f64> = (0..turned / 2).map(|i| 10f64.powi(-i)).collect();
+            for (seq, heads, width, rotary_dim) in [(1, 1, 2, 2), (3, 2, 6, 4), (5, 3, 8, 8)] {
+                let frequencies: Vec<f64> = (0..rotary_dim / 2).map(|i| 10f64.powi(-i)).collect();
                 let rotation = Rotation::new(pairs, &frequencies, 0..seq);
                 let x = filled(&[2, seq, heads, width], 3);
                 let (fused, composed) = (rotation.apply(&x).unwrap(), rotation.composed(&x).unwrap());
@@ -112,8 +114,8 @@ mod tests {
     fn scores_depend_on_the_distance_alone() {
         let rotation = Rotation::new(Pairs::Halves, &[1., 0.1], 0..6);
         let row = filled(&[1, 1, 1, 4], 1).broadcast_as((1, 6, 1, 4)).unwrap().contiguous().unwrap();
-        let turned = rotation.apply(&row).unwrap().reshape((6, 4)).unwrap();
-        let scores = turned.matmul(&turned.t().unwrap()).unwrap().to_vec2::<f64>().unwrap();
+        let rotated = rotation.apply(&row).unwrap().reshape((6, 4)).unwrap();
+        let scores = rotated.matmul(&rotated.t().unwrap()).unwrap().to_vec2::<f64>().unwrap();
         assert!((scores[1][0] - scores[5][4]).abs() < 1e-12);
         assert!((scores[3][0] - scores[5][2]).abs() < 1e-12);
     }

@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use hooks::{HookedModel, Layer, NoHook, Point, Site};
 use models::{
-    Activation, Biases, Config, Decoder, Form, Initialisation, NormKind, NormPlace, Positions, QkNorm, Rotary, Scaling,
+    Activation, Architecture, Biases, Config, Decoder, Initialisation, NormKind, NormPlace, Positions, QkNorm, Rotary,
+    Scaling,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -25,8 +26,8 @@ fn gpt2() -> Config {
 
 /// GPT-2; grouped heads with rotary and windows; parallel blocks; norms after.
 fn configs() -> Vec<Config> {
-    let rotary = Positions::Rotary(Rotary { turned: 4, base: 100., scaling: Scaling::None, neighbours: false });
-    let llama = Form {
+    let rotary = Positions::Rotary(Rotary { rotary_dim: 4, base: 100., scaling: Scaling::None, interleaved: false });
+    let llama = Architecture {
         n_key_value_heads: Some(2),
         d_head: Some(6),
         norm: NormKind::Rms,
@@ -34,16 +35,17 @@ fn configs() -> Vec<Config> {
         gated: true,
         biases: Some(Biases::all(false)),
         windows: vec![None, Some(3), None],
-        ..Form::default()
+        ..Architecture::default()
     };
-    let olmo2 = Form { norm_place: NormPlace::After, qk_norm: QkNorm::Whole, windows: Vec::new(), ..llama.clone() };
-    let neox = Form { positions: rotary, parallel: true, ..Form::default() };
+    let olmo2 =
+        Architecture { norm_place: NormPlace::After, qk_norm: QkNorm::Whole, windows: Vec::new(), ..llama.clone() };
+    let neox = Architecture { positions: rotary, parallel: true, ..Architecture::default() };
     let silu = Config { activation: Activation::Silu, tied: false, ..gpt2() };
     vec![
         gpt2(),
-        Config { form: llama, ..silu.clone() },
-        Config { form: olmo2, ..silu },
-        Config { form: neox, ..gpt2() },
+        Config { architecture: llama, ..silu.clone() },
+        Config { architecture: olmo2, ..silu },
+        Config { architecture: neox, ..gpt2() },
     ]
 }
 

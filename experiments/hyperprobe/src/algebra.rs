@@ -171,7 +171,7 @@ fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
             "",
         ));
     for d in &params.dimensions {
-        run.go_on()?;
+        run.check_interrupted()?;
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, corpus.concepts())?;
         let all: Vec<f64> = (0..book.len())
             .into_par_iter()
@@ -219,7 +219,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
     );
     let mut worst: f64 = 0.;
     for d in &params.dimensions {
-        run.go_on()?;
+        run.check_interrupted()?;
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, corpus.concepts())?;
         let v = book.vectors();
         let constant = Bipolar::identity(*d).negative();
@@ -315,7 +315,7 @@ fn capacity(run: &Run, params: &Params) -> Result<()> {
     for d in &params.dimensions {
         let threshold = 0.1 * (4096. / *d as f64).sqrt();
         for members in 1..=params.members {
-            run.go_on()?;
+            run.check_interrupted()?;
             let mut rng = run.rng("capacity");
             let (mut cosines, mut means, mut constant) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..params.bundles.div_ceil(members as usize) {
@@ -365,7 +365,7 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, (0..*items).map(|i| format!("concept {i}")))?;
         let readout = Readout::new(&book).above(params.noise.threshold);
         for flips in &params.noise.flips {
-            run.go_on()?;
+            run.check_interrupted()?;
             for ties in ["-1", "drawn"] {
                 let stream = run.rng("noise");
                 let each = |number: usize| {

@@ -76,7 +76,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut tables = Tables::new();
     let mut lenses = HashSet::new();
     for name in &params.encoders {
-        run.go_on()?;
+        run.check_interrupted()?;
         let ready = Ready::open(&encoders, &states, &documents, name)?;
         let records = records(&states, &documents, &partners, &ready).with_context(|| name.clone())?;
         precision(run, name, &records, &mut tables)?;

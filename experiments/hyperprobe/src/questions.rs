@@ -83,7 +83,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let book = Codebook::<Bipolar>::new(params.encoder.dimension, params.codebook_seed, concepts(&Corpus::whole()))?;
     let mut tables = Tables::new();
     for source in &params.sources {
-        run.go_on()?;
+        run.check_interrupted()?;
         source.read_input(run)?;
         let subject = Subject::open(run, source)?;
         let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
@@ -161,7 +161,7 @@ fn ask(
     let mut task = run.task(&format!("{} answers", subject.name), prompts.len() as u64, "questions");
     let (mut done, positions) = (0, subject.model.config().n_positions);
     for places in tokens::of_one_length(prompts.iter().map(Vec::len), params.batch) {
-        run.go_on()?;
+        run.check_interrupted()?;
         let seq = prompts[places[0]].len();
         let ids: Vec<u32> = places.iter().flat_map(|place| prompts[*place].iter().copied()).collect();
         let ids = Tensor::from_vec(ids, (places.len(), seq), &subject.model.device())?;

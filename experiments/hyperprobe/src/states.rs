@@ -86,7 +86,7 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     let mut tables = Tables::new();
     let provenance = run.provenance()?;
     for source in &params.sources {
-        run.go_on()?;
+        run.check_interrupted()?;
         let provenance = format!("{provenance} {}", source.read_input(run)?);
         let subject = Subject::open(run, source)?;
         let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
@@ -129,7 +129,7 @@ fn ingest(
     let mut shelf = Shelf { documents: documents.len(), shards: Vec::new(), prompts: hash.clone() };
     let mut norms = Vec::new();
     for (number, places) in (0..documents.len()).collect::<Vec<_>>().chunks(params.shard).enumerate() {
-        run.go_on()?;
+        run.check_interrupted()?;
         let file = store::shard_file(&subject.name, set, number);
         let path = run.output(&file);
         let identity = format!("{provenance} {} {} {hash} {number}", subject.name, set.name());
@@ -221,7 +221,7 @@ fn study(
     let first = subject.model.n_layers() + 1 - states;
     let mut best: Option<(usize, f64)> = None;
     for k in 2..states {
-        run.go_on()?;
+        run.check_interrupted()?;
         let starts = Starts::new(states, k, &mut run.rng("clusters"));
         let score = |seen: &Seen<()>| -> Result<f64> {
             let Clusters { labels, .. } = seen.states.clusters(&starts)?;

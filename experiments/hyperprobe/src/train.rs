@@ -226,7 +226,7 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     distinct("params.variants", params.variants.iter().map(|variant| variant.name.as_str()))?;
     let need = needed(run, "states")?;
     let documents = states::documents(&need)?;
-    let outcomes = run.side_by_side(&params.variants, |variant| {
+    let outcomes = run.parallel_map(&params.variants, |variant| {
         train(run, &params, &need, &documents, variant).with_context(|| variant.name.clone())
     })?;
     report(run, &params, &documents, &outcomes)

@@ -41,7 +41,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         .flat_map(|(name, icot)| (0..draws).map(move |draw| (name, icot, draw)))
         .map(|(name, icot, draw)| (name.as_str(), draw, TrainParams { icot: icot.clone(), ..train.clone() }))
         .collect();
-    let outcomes: Vec<Outcome> = run.side_by_side(&work, |(name, draw, params)| {
+    let outcomes: Vec<Outcome> = run.parallel_map(&work, |(name, draw, params)| {
         let (label, draw) = (format!("{name}-{draw}"), format!(" {draw}"));
         Ok(learn(run, &Job { trained: Trained::first(Method::Icot), label: &label, draw: &draw, params }, &split)?.0)
     })?;

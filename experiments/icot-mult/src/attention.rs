@@ -266,7 +266,7 @@ impl Tables {
         let mut largest = f64::NEG_INFINITY;
         for (head, rows) in attention.mean[layer].iter().enumerate() {
             for (key, weight) in rows[place].iter().enumerate().filter(|(_, weight)| **weight >= threshold) {
-                run.go_on()?;
+                run.check_interrupted()?;
                 let site = Site::Block(Layer(layer), Point::Pattern);
                 let cut = Edit::new(site, move |pattern| cut(pattern, key)).in_head(head).at_position(place);
                 let fall = before - logit(vec![cut])?;

@@ -100,7 +100,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let model = subject.model(run, *method)?;
         let mut cells = Vec::new();
         for (row, digit) in Digit::all(n).into_iter().enumerate() {
-            run.go_on()?;
+            run.check_interrupted()?;
             for k in 0..2 * n {
                 // one stream per cell, the same for every model
                 let mut rng = run.rng(&format!("swap {} c{k}", digit.name()));

@@ -53,7 +53,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .float("entropy", "entropy of the digit", "nats"),
     );
     for n in &params.digits {
-        run.go_on()?;
+        run.check_interrupted()?;
         let mut rng = run.rng(&format!("problems of {n} digits"));
         let split = Split::new(*n, None, 0, 0, &mut rng)?;
         let problems = split.batch(&rng, 0, run.samples(params.problems));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::multiplication::{Side, Vocabulary};
 use experiment::Run;
-use models::{Activation, Config, Form, Initialisation};
+use models::{Activation, Architecture, Config, Initialisation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::Plan;
@@ -198,7 +198,7 @@ impl TrainParams {
             norm_eps,
             dropout,
             initialisation,
-            form: Form::default(),
+            architecture: Architecture::default(),
         }
     }
 }

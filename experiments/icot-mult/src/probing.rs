@@ -171,7 +171,7 @@ fn probe(
             let shift = subject.place(place, 0) - first;
             let kinds = ["ridge"].into_iter().chain(params.adamw.map(|_| "adamw"));
             for fit in kinds {
-                run.go_on()?;
+                run.check_interrupted()?;
                 let mut probes = Probes {
                     site,
                     place,

@@ -162,7 +162,7 @@ impl Subject {
     ) -> Result<BTreeMap<Site, Tensor>> {
         let mut parts: BTreeMap<Site, Vec<Tensor>> = BTreeMap::new();
         for chunk in problems.chunks(CHUNK) {
-            run.go_on()?;
+            run.check_interrupted()?;
             let recorder = capture::capture(model, &self.tokens(chunk, model)?, sites, keep)?;
             for site in sites {
                 parts.entry(*site).or_default().push(recorder.get(*site)?.clone());

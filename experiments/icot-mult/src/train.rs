@@ -43,7 +43,7 @@ pub fn run(run: &Run, mut params: TrainParams) -> Result<()> {
     }
     let task = &params.task;
     let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
-    let outcomes = run.side_by_side(&params.methods, |trained| train(run, &params, &split, *trained))?;
+    let outcomes = run.parallel_map(&params.methods, |trained| train(run, &params, &split, *trained))?;
     report(run, &params, &outcomes)
 }
 

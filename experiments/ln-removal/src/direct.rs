@@ -157,12 +157,15 @@ fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], rows: usize, name
             Ok(w.reshape((heads, config.d_head(), d))?)
         })
         .collect::<Result<Vec<Tensor>>>()?;
-    let norm =
-        FinalNorm { kind: config.form.norm, fixed: config.form.fixed.get(NormPath::Final), eps: config.norm_eps };
+    let norm = FinalNorm {
+        kind: config.architecture.norm,
+        fixed: config.architecture.fixed.get(NormPath::Final),
+        eps: config.norm_eps,
+    };
     let mut out = [(); 2].map(|()| Effects { direct: Vec::new(), errors: Vec::new() });
     let mut task = run.task(name, sequences.len() as u64, "sequences");
     for (number, part) in sequences.chunks(rows).enumerate() {
-        run.go_on()?;
+        run.check_interrupted()?;
         let seen = capture(model, &batch(run, part)?, &sites, &keep)?;
         let targets: Vec<u32> = part.iter().filter_map(|row| row.last().copied()).collect();
         let targets = Tensor::new(targets, run.device())?;

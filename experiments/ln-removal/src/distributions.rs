@@ -196,7 +196,7 @@ fn read<'a>(run: &Run, params: &'a Params, decoders: &[Decoder], rows: &[Vec<u32
     let mut task = run.task("read", rows.len() as u64, "sequences");
     let mut done = 0;
     for rows in rows.chunks(at_once.clamp(1, params.batch)) {
-        run.go_on()?;
+        run.check_interrupted()?;
         let tokens = batch(run, rows)?;
         let logits = decoders
             .iter()
@@ -212,7 +212,7 @@ fn read<'a>(run: &Run, params: &'a Params, decoders: &[Decoder], rows: &[Vec<u32
             .flat_map(|(row, ids)| ids.iter().skip(1).zip(row * params.length..).map(|(id, at)| (at, *id)))
             .collect();
         let parts: Vec<&[(usize, u32)]> = targets.chunks(PLACES).collect();
-        let compared = run.side_by_side(&parts, |part| {
+        let compared = run.parallel_map(&parts, |part| {
             Ok(part.iter().map(|(at, id)| compare(&logits, d_vocab, *at, *id, &seen.pairs)).collect::<Vec<_>>())
         })?;
         for (predictions, divergences) in compared.iter().flatten() {
@@ -275,8 +275,8 @@ fn means(run: &Run, params: &Params, seen: &Seen) -> Result<()> {
         .step_by(RESAMPLES as usize)
         .map(|first| first..params.resamples.min(first + RESAMPLES))
         .collect();
-    let resampled = run.side_by_side(&parts, |part| {
-        run.go_on()?;
+    let resampled = run.parallel_map(&parts, |part| {
+        run.check_interrupted()?;
         Ok(resample(&statistics, seen.tokens, &stream, part.clone()))
     })?;
     let resampled = resampled.concat();

@@ -137,7 +137,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             );
         }
         for (text, rows) in &texts {
-            run.go_on()?;
+            run.check_interrupted()?;
             let losses = token_losses(&model, rows, params.batch)?;
             cells.push(Cell { source, text, losses, per_sequence: params.length - 1 });
         }

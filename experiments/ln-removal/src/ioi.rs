@@ -203,7 +203,7 @@ fn patch(run: &Run, model: &Decoder, source: &Source, asked: Asked, batch_pairs:
     let total = asked.tokens.len();
     let mut task = run.task(&source.name, total as u64, "prompts");
     for start in (0..total).step_by(2 * batch_pairs) {
-        run.go_on()?;
+        run.check_interrupted()?;
         let batch: Vec<usize> = (start..total.min(start + 2 * batch_pairs)).collect();
         let ids = |of: &dyn Fn(usize) -> usize| -> Result<Tensor> {
             let rows: Vec<Vec<u32>> = batch.iter().map(|i| asked.tokens[of(*i)].clone()).collect();

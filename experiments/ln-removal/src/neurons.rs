@@ -100,7 +100,7 @@ struct Spectrum {
 
 /// The numbers of a box plot.
 #[derive(Clone, Copy, Debug)]
-struct Spread {
+struct NormScales {
     median: f64,
     q1: f64,
     q3: f64,
@@ -122,7 +122,7 @@ struct Outcome<'a> {
     /// Which neurons are ablated.
     ablated: Vec<usize>,
     /// Sizes of the changes of both metrics, by ablated neuron.
-    effects: Vec<[Spread; 2]>,
+    effects: Vec<[NormScales; 2]>,
     /// Means of both metrics over the sequences of the cumulative ablation, by number of neurons ablated, from 0.
     cumulative: Vec<[f64; 2]>,
     /// The same over all sequences; in the reference with all that are ablated in order, elsewhere with none.
@@ -204,7 +204,7 @@ fn look<'a>(
 
 /// `W_out` `[d_mlp, d_model]` of the last MLP and `W_U` `[d_model, d_vocab]`, in f64 on the CPU.
 fn weights(model: &Decoder) -> Result<[Tensor; 2]> {
-    if model.config().form.norm_place != NormPlace::Before {
+    if model.config().architecture.norm_place != NormPlace::Before {
         bail!("what its MLPs write is normed before it reaches the stream, so a neuron has no fixed direction there");
     }
     let find = |name: String| -> Result<Tensor> {
@@ -274,7 +274,7 @@ impl Spectrum {
     }
 }
 
-impl Spread {
+impl NormScales {
     /// Quartiles interpolate between neighbours, as numpy's and matplotlib's do.
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
@@ -325,7 +325,7 @@ impl<'a> Recorded<'a> {
         let (mut batches, mut sum, mut tokens) = (Vec::new(), Tensor::zeros(neurons.len(), DType::F64, &device)?, 0);
         let mut task = run.task(name, rows.len() as u64, "sequences");
         for (number, rows) in rows.chunks(batch_rows).enumerate() {
-            run.go_on()?;
+            run.check_interrupted()?;
             let ids = batch(run, rows)?;
             let (count, length) = ids.dims2()?;
             let seq = length - 1;
@@ -368,20 +368,20 @@ impl<'a> Recorded<'a> {
     }
 
     /// Sizes of the changes of both metrics when one of the first `count` neurons is ablated, over all tokens.
-    fn effects(&self, run: &Run, count: usize) -> Result<Vec<[Spread; 2]>> {
+    fn effects(&self, run: &Run, count: usize) -> Result<Vec<[NormScales; 2]>> {
         let mut changes = vec![[Vec::new(), Vec::new()]; count];
         for batch in &self.batches {
             let sequences = batch.stream.dim(0)?;
             let before = self.read(batch, sequences, 0..0)?;
             for (neuron, changes) in changes.iter_mut().enumerate() {
-                run.go_on()?;
+                run.check_interrupted()?;
                 let after = self.read(batch, sequences, neuron..neuron + 1)?;
                 for ((changes, before), after) in changes.iter_mut().zip(&before).zip(after) {
                     changes.extend(before.iter().zip(after).map(|(before, after)| (after - before).abs()));
                 }
             }
         }
-        Ok(changes.into_iter().map(|of| of.map(Spread::of)).collect())
+        Ok(changes.into_iter().map(|of| of.map(NormScales::of)).collect())
     }
 
     /// Means of both metrics over the tokens of the first sequences, with the first 0, 1, .. `count` neurons ablated.
@@ -394,7 +394,7 @@ impl<'a> Recorded<'a> {
                 break;
             }
             for (ablated, sums) in sums.iter_mut().enumerate() {
-                run.go_on()?;
+                run.check_interrupted()?;
                 let metrics = self.read(batch, rows, 0..ablated)?;
                 sums.iter_mut().zip(metrics).for_each(|(sum, values)| *sum += values.iter().sum::<f64>());
             }
@@ -504,14 +504,14 @@ fn record_ablation(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     );
     // where most tokens are certain, medians are close to nothing: means say more
     let over_neurons = |outcome: &Outcome<'_>, metric: usize, mean: bool| {
-        let of = |spreads: &[Spread; 2]| if mean { spreads[metric].mean } else { spreads[metric].median };
+        let of = |spreads: &[NormScales; 2]| if mean { spreads[metric].mean } else { spreads[metric].median };
         probes::mean(&outcome.effects.iter().map(of).collect::<Vec<_>>())
     };
     for outcome in outcomes {
         let name = &*outcome.source.name;
         for (place, (neuron, spreads)) in outcome.ablated.iter().zip(&outcome.effects).enumerate() {
             for (metric, spread) in METRICS.into_iter().zip(spreads) {
-                let Spread { median, q1, q3, low, high, mean } = *spread;
+                let NormScales { median, q1, q3, low, high, mean } = *spread;
                 boxes.push(row![name, *neuron, metric, median, q1, q3, low, high, mean])?;
                 for (statistic, value) in [("q1", q1), ("median", median), ("q3", q3)] {
                     quartiles.push(row![name, *neuron, metric, statistic, value])?;
@@ -661,9 +661,9 @@ mod tests {
         // numpy.percentile([0..8, 100], [25, 50, 75]): 2.25, 4.5, 6.75; 100 is an outlier
         let mut values: Vec<f64> = (0..9).map(f64::from).collect();
         values.push(100.);
-        let Spread { median, q1, q3, low, high, mean } = Spread::of(values);
+        let NormScales { median, q1, q3, low, high, mean } = NormScales::of(values);
         assert_eq!((median, q1, q3, low, high, mean), (4.5, 2.25, 6.75, 0., 8., 13.6));
-        let one = Spread::of(vec![3.]);
+        let one = NormScales::of(vec![3.]);
         assert_eq!((one.median, one.low, one.high), (3., 3., 3.));
     }
 

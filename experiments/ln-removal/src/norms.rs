@@ -161,7 +161,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let mut total = [0.; 4];
         let mut task = run.task(&source.name, sequences.len() as u64, "sequences");
         for (number, part) in sequences.chunks(params.batch).enumerate() {
-            run.go_on()?;
+            run.check_interrupted()?;
             model.forward(&batch(run, part)?, &mut looker)?;
             let sinks = std::mem::take(&mut looker.sinks);
             for (rates, of) in rates.iter_mut().zip([0, 2]) {

@@ -11,7 +11,9 @@ use crate::prose::Kinds;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use experiment::{Interrupted, Run};
-use models::{Activation, Biases, Config, Decoder, Family, Form, Initialisation, NormKind, Positions, Rotary, Step};
+use models::{
+    Activation, Architecture, Biases, Config, Decoder, Family, Initialisation, NormKind, Positions, Rotary, Step,
+};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
@@ -103,9 +105,9 @@ fn flat() -> Initialisation {
 impl Shape {
     fn config(&self, d_vocab: usize) -> Config {
         let gpt2 = self.gpt2(d_vocab);
-        let turned = |of: usize| (self.d_model / self.n_heads.max(1) / of).next_multiple_of(2);
-        let rotary = |turned| {
-            Positions::Rotary(Rotary { turned, base: 10_000., scaling: models::Scaling::None, neighbours: false })
+        let rotary_dim = |of: usize| (self.d_model / self.n_heads.max(1) / of).next_multiple_of(2);
+        let rotary = |rotary_dim| {
+            Positions::Rotary(Rotary { rotary_dim, base: 10_000., scaling: models::Scaling::None, interleaved: false })
         };
         match self.family {
             Shaped::Gpt2 => gpt2,
@@ -114,20 +116,24 @@ impl Shape {
                 d_mlp: (8 * self.d_model / 3).next_multiple_of(8),
                 activation: Activation::Silu,
                 biases: false,
-                form: Form {
+                architecture: Architecture {
                     n_key_value_heads: Some(self.n_heads),
                     norm: NormKind::Rms,
-                    positions: rotary(turned(1)),
+                    positions: rotary(rotary_dim(1)),
                     gated: true,
                     biases: Some(Biases::all(false)),
-                    ..Form::default()
+                    ..Architecture::default()
                 },
                 ..gpt2
             },
             Shaped::GptNeox => Config {
                 activation: Activation::GeluErf,
                 tied: false,
-                form: Form { positions: rotary(turned(4)), parallel: true, ..Form::default() },
+                architecture: Architecture {
+                    positions: rotary(rotary_dim(4)),
+                    parallel: true,
+                    ..Architecture::default()
+                },
                 ..gpt2
             },
         }
@@ -171,7 +177,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let config = params.model.config(tokenizer.d_vocab());
     run.metric("uniform_guess", (config.d_vocab as f64).ln(), "nats");
     let draws: Vec<usize> = (1..=params.draws).collect();
-    let histories = run.side_by_side(&draws, |draw| pretrain(run, &params, &config, &corpus, &making, *draw))?;
+    let histories = run.parallel_map(&draws, |draw| pretrain(run, &params, &config, &corpus, &making, *draw))?;
     curves(run, &params, &histories)?;
     let mut table = Builder::new(
         Schema::new("corpus", "one part of the toy's text")

@@ -20,7 +20,7 @@ use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture};
 use experiment::{Interrupted, Run};
 use hooks::{HookedModel, NoHook};
-use models::{Config, Decoder, Family, FixedScales, Form, NormKind, NormPath, NormPlace, Step, Transform};
+use models::{Architecture, Config, Decoder, Family, FixedScales, NormKind, NormPath, NormPlace, Step, Transform};
 use pretrained::Pretrained;
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
@@ -163,7 +163,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let work: Vec<(&Setting, &Variant)> =
         settings.iter().flat_map(|setting| params.variants.iter().map(move |variant| (setting, variant))).collect();
     let watched = Watched { run, params: &params, seen: Mutex::default() };
-    let outcomes = run.side_by_side(&work, |(setting, variant)| fine_tune(&watched, setting, variant))?;
+    let outcomes = run.parallel_map(&work, |(setting, variant)| fine_tune(&watched, setting, variant))?;
     let rows = outcomes.iter().map(|o| (o.label.as_str(), o.events.as_slice(), o.history.steps.as_slice()));
     run.record(loss_table(&params, rows)?);
     validation(run, &outcomes)?;
@@ -182,7 +182,7 @@ fn prepare(run: &Run, params: &Params, draw: usize) -> Result<Setting> {
     let told = || format!("params.start: {}", source.model);
     let opened = Pretrained::open(&place, run.device(), pretrained::free_memory()).with_context(told)?;
     let mut config = opened.model.config().clone();
-    if config.form.norm_place == NormPlace::After {
+    if config.architecture.norm_place == NormPlace::After {
         bail!("params.start: {place} has its norms behind attention and MLP; only those before can be removed");
     }
     if params.block > config.n_positions {
@@ -200,7 +200,7 @@ fn prepare(run: &Run, params: &Params, draw: usize) -> Result<Setting> {
         initial.iter().find(|(site, _)| site.to_string() == name).map_or(1., |(_, [scale, _])| *scale)
     };
     let layers = 0..config.n_layers;
-    let middle = if config.form.parallel { "hook_resid_pre" } else { "hook_resid_mid" };
+    let middle = if config.architecture.parallel { "hook_resid_pre" } else { "hook_resid_mid" };
     let numbers = Numbers {
         ln1: layers.clone().map(|layer| of("hook_resid_pre", layer)).collect(),
         ln2: layers.map(|layer| of(middle, layer)).collect(),
@@ -215,7 +215,7 @@ fn prepare(run: &Run, params: &Params, draw: usize) -> Result<Setting> {
 /// sequence, the unbiased standard deviation (root mean square before RMSNorms) of all entries behind the first place
 /// pooled, and the same of the first place; with what writes to the stream centred.
 pub fn initial_scales(run: &Run, model: &Decoder, sequence: &[u32]) -> Result<Vec<(hooks::Site, [f64; 2])>> {
-    let layer_norm = model.config().form.norm == NormKind::Layer;
+    let layer_norm = model.config().architecture.norm == NormKind::Layer;
     let model = if layer_norm { model.transformed(&[Transform::CentreWriting])? } else { model.clone() }.frozen();
     let tokens = batch(run, &[sequence.to_vec()])?;
     let sites = streams(&model);
@@ -283,7 +283,7 @@ fn fine_tune(watched: &Watched<'_>, setting: &Setting, variant: &Variant) -> Res
     let mut forms = Vec::new();
     if diverged.is_none() {
         model.set_fixed_scales(tracker.fixed(&removed(&events, plan.steps)))?;
-        let complete = events.is_empty() || model.config().form.fixed.is_complete(model.config().n_layers);
+        let complete = events.is_empty() || model.config().architecture.fixed.is_complete(model.config().n_layers);
         if params.keep_models && complete {
             let tokenizer = if setting.folder.is_dir() { Some(setting.folder.as_path()) } else { None };
             hand_in(run, &model, setting.family, tokenizer, &label)?;
@@ -305,7 +305,7 @@ fn other_forms(run: &Run, model: &Decoder, label: &str, sequences: &[Vec<u32>]) 
     let folder = config.parent().context("a file lies in a folder")?;
     let (exported, _) = models::open(folder, DType::F32, run.device())?;
     let plain = Config {
-        form: Form { fixed: FixedScales::default(), ..exported.config().form.clone() },
+        architecture: Architecture { fixed: FixedScales::default(), ..exported.config().architecture.clone() },
         norm_eps: 1e12,
         ..exported.config().clone()
     };
@@ -379,19 +379,19 @@ impl Lesson<'_> {
         let how = Step {
             dropout: (params.dropout > 0.).then(|| training::stream_at(&self.dropout, position).next_u64()),
             recompute: params.training.recompute,
-            spread: variant.remove.is_some() || variant.aux > 0.,
+            norm_scales: variant.remove.is_some() || variant.aux > 0.,
             ..Step::default()
         };
         let losses = self.model.losses(&inputs, &targets, &[], how)?;
         let ce = losses.losses.mean_all()?;
         let value = |x: &Tensor| x.detach().to_dtype(DType::F64)?.to_scalar::<f64>();
         self.sums[0] += value(&ce)?;
-        let Some(spread) = losses.spread else { return Ok(ce) };
-        self.state.tracker.observe(&means(&spread)?, variant.ema, &removed);
+        let Some(norm_scales) = losses.norm_scales else { return Ok(ce) };
+        self.state.tracker.observe(&means(&norm_scales)?, variant.ema, &removed);
         if variant.aux == 0. {
             return Ok(ce);
         }
-        let aux = auxiliary(&spread.ln_final, &inputs, setting.end, variant.aux)?;
+        let aux = auxiliary(&norm_scales.ln_final, &inputs, setting.end, variant.aux)?;
         self.sums[1] += value(&aux)?;
         Ok((ce + aux)?)
     }

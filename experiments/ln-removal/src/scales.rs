@@ -1,7 +1,7 @@
 //! What norms would divide by, were they fixed: running means of the scales of what they read (arXiv 2507.02559, section 3,
 //! and its code).
 
-use models::{Decoder, FixedScales, NormPath, Spread};
+use models::{Decoder, FixedScales, NormPath, NormScales};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -86,9 +86,9 @@ impl Tracker {
 }
 
 /// Means of one batch.
-pub fn means(spread: &Spread) -> candle_core::Result<Numbers> {
-    let ln_final = spread.ln_final.detach().to_dtype(candle_core::DType::F64)?.mean_all()?.to_scalar()?;
-    Ok(Numbers { ln1: spread.ln1.clone(), ln2: spread.ln2.clone(), ln_final })
+pub fn means(norm_scales: &NormScales) -> candle_core::Result<Numbers> {
+    let ln_final = norm_scales.ln_final.detach().to_dtype(candle_core::DType::F64)?.mean_all()?.to_scalar()?;
+    Ok(Numbers { ln1: norm_scales.ln1.clone(), ln2: norm_scales.ln2.clone(), ln_final })
 }
 
 /// Names of the streams that norms read, as TransformerLens calls them, in the order of the published tables.

@@ -74,7 +74,7 @@ impl Source {
 /// See [`Source::open_folded`].
 pub fn folded(model: &Decoder) -> Result<Decoder> {
     let mut transforms = vec![Transform::FoldNorms];
-    if model.config().form.norm == models::NormKind::Layer {
+    if model.config().architecture.norm == models::NormKind::Layer {
         transforms.push(Transform::CentreWriting);
     }
     transforms.push(Transform::CentreUnembed);
@@ -137,7 +137,7 @@ impl Packing {
             corpora::Source::Local(_) => None,
         };
         let mut stopped = None;
-        let mut watch = |_: corpora::Step<'_>| match run.go_on() {
+        let mut watch = |_: corpora::Step<'_>| match run.check_interrupted() {
             Ok(()) => std::ops::ControlFlow::Continue(()),
             Err(error) => {
                 stopped = Some(error);

@@ -60,7 +60,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .float("share", "of the questions of this right place", "fraction"),
     );
     for source in &params.subjects {
-        run.go_on()?;
+        run.check_interrupted()?;
         let subject = Subject::open(run, source).with_context(|| source.name.clone())?;
         let only = Questions { fit: 8, eval: params.questions, answered_only: false, batch: params.batch };
         let [examples, set] = subject.sets(run, &only)?;
@@ -141,7 +141,7 @@ fn scored(subject: &Subject, set: &Set, batch: usize) -> Result<Scored> {
 fn by_text(run: &Run, subject: &Subject, set: &Set) -> Result<Vec<f64>> {
     let mut right = Vec::new();
     for question in &set.questions {
-        run.go_on()?;
+        run.check_interrupted()?;
         let mut scores = Vec::new();
         for (before, option) in subject.asker.option_texts(question)? {
             let (shared, count) = (before.len(), before.len() + option.len());

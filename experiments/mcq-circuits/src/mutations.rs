@@ -108,7 +108,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
     let batch = params.common.questions.batch;
     let codes = codes(&study.subject, &study.fit.prompts, &heads, batch)?;
     for set in &params.sets {
-        run.go_on()?;
+        run.check_interrupted()?;
         let mut rng = run.rng(&format!("labels.{name}.{}", set.id));
         let changed = study.subject.changed(&study.eval, &set.changes, &mut rng);
         if changed.prompts.len() < study.eval.prompts.len().div_ceil(2) {

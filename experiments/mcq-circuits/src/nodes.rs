@@ -121,7 +121,7 @@ fn patched(run: &Run, study: &Study, sweep: &Sweep<'_>, batch: usize) -> Result<
     let all = batches(prompts, batch);
     let mut task = run.task(&format!("{} {label}", study.name()), all.len() as u64, "batches");
     for (number, indices) in all.iter().enumerate() {
-        run.go_on()?;
+        run.check_interrupted()?;
         let file = run.work(&format!("{}-{label}-{number}.json", study.name()));
         let letters = remembered(&file, &run.identity(), || {
             let base = run_nodes(model, &tokens(prompts, indices, &model.device())?)?;

@@ -68,7 +68,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, table: &mut Builder) -> Re
     let all = batches(prompts, batch);
     let mut task = run.task(&format!("{name} paths"), all.len() as u64, "batches");
     for (done, indices) in all.iter().enumerate() {
-        run.go_on()?;
+        run.check_interrupted()?;
         let model = &study.subject.model;
         let base = run_nodes(model, &tokens(prompts, indices, &model.device())?)?;
         let picked: Vec<&Prompt> = indices.iter().map(|index| &prompts[*index]).collect();

@@ -150,7 +150,7 @@ impl Study {
             more
         });
         let kept = kept.count();
-        run.go_on()?;
+        run.check_interrupted()?;
         let looks = looks(&subject.model, &eval.prompts, batch)?;
         let portraits: Vec<Portrait> = looks.iter().map(|looks| Portrait::of(looks, &eval.prompts)).collect();
         let mut study =
@@ -206,7 +206,7 @@ pub fn each(run: &Run, common: &Common, mut of: impl FnMut(&Study) -> Result<()>
     let mut task = run.task("subjects", common.subjects.len() as u64, "models");
     let mut done = 0;
     for source in &common.subjects {
-        run.go_on()?;
+        run.check_interrupted()?;
         let study = Study::new(run, common, source).with_context(|| source.name.clone())?;
         of(&study)?;
         done += 1;

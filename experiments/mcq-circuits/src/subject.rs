@@ -203,7 +203,7 @@ impl Subject {
             (None, Some(model)) => {
                 let opened = Pretrained::open(model, run.device(), pretrained::free_memory()).with_context(told)?;
                 let tokenizer = opened.tokenizer.with_context(told)?;
-                if opened.model.config().form.norm_place == NormPlace::After {
+                if opened.model.config().architecture.norm_place == NormPlace::After {
                     bail!(
                         "{}: its heads write through a norm, which the direct effects here do not take apart",
                         told()
@@ -237,7 +237,7 @@ impl Subject {
         let validation = mmlu(Split::Validation, subjects)?;
         let mut task = run.task(&format!("{} subjects", self.name), validation.len() as u64, "questions");
         for (done, row) in validation.iter().enumerate() {
-            run.go_on()?;
+            run.check_interrupted()?;
             if let Ok(prompt) = self.asker.ask(&row.ask(prelude)).map(|prompt| vec![prompt])
                 && prompt[0].tokens.len() <= *longest
             {

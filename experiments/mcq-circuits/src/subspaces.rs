@@ -106,7 +106,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     let codes = codes(&study.subject, &study.fit.prompts, &heads, batch)?;
     explained(run, params, study, &heads, &codes, tables)?;
     ranks(run, params, study, &heads, &codes, tables)?;
-    run.go_on()?;
+    run.check_interrupted()?;
     separability(run, params, study, (&heads, &codes), tables)?;
     variance(run, params, study, (&heads, &codes), tables)?;
     copying(run, params, study, &heads, &codes, tables)
@@ -223,7 +223,7 @@ fn ranks(
                 _ => {}
             }
         }
-        run.go_on()?;
+        run.check_interrupted()?;
     }
     run.metric(&format!("{name}.full.right_label"), right, "fraction");
     // each head by itself

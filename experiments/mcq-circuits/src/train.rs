@@ -168,7 +168,7 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     let vocabulary = params.questions.vocabulary();
     let tokenizer = run.work("tokenizer");
     tokens::word_level(&tokenizer, &vocabulary, params.questions.bos())?;
-    let outcomes = run.side_by_side(&params.toys, |toy| train(run, &params, toy))?;
+    let outcomes = run.parallel_map(&params.toys, |toy| train(run, &params, toy))?;
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         storage::write_atomic(&run.output(&format!("models/{file}")), &storage::read(&tokenizer.join(file))?)?;
     }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use capture::{Keep, Recorder};
 use encoder::{Encoder, Loss, Shape};
 use hooks::{End, HookedModel, Layer, Point, Site, Start};
-use models::{Activation, Config, Decoder, Family, Form, NormKind, Positions, Rotary, Scaling};
+use models::{Activation, Architecture, Config, Decoder, Family, NormKind, Positions, Rotary, Scaling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use tables::{Builder, row};
@@ -58,17 +58,17 @@ fn smollm2() -> Config {
         n_positions: 2048,
         activation: Activation::Silu,
         biases: false,
-        form: Form {
+        architecture: Architecture {
             n_key_value_heads: Some(3),
             norm: NormKind::Rms,
             positions: Positions::Rotary(Rotary {
-                turned: 64,
+                rotary_dim: 64,
                 base: 100_000.,
                 scaling: Scaling::None,
-                neighbours: false,
+                interleaved: false,
             }),
             gated: true,
-            ..Form::default()
+            ..Architecture::default()
         },
         ..Config::gpt2_small()
     }

@@ -178,13 +178,13 @@ fn windows(case: &Case, rng: &mut ChaCha12Rng) -> Result<(Tensor, Tensor)> {
 }
 
 fn scales(model: &Decoder, tokens: &Tensor, targets: &Tensor) -> Result<Scales> {
-    let step = Step { spread: true, ..Step::default() };
-    means(&model.losses(tokens, targets, &[], step)?.spread.context("no scales")?)
+    let step = Step { norm_scales: true, ..Step::default() };
+    means(&model.losses(tokens, targets, &[], step)?.norm_scales.context("no scales")?)
 }
 
-fn means(spread: &models::Spread) -> Result<Scales> {
-    let ln_final = spread.ln_final.detach().to_dtype(DType::F64)?.mean_all()?.to_scalar()?;
-    Ok(Scales { ln1: spread.ln1.clone(), ln2: spread.ln2.clone(), ln_final })
+fn means(norm_scales: &models::NormScales) -> Result<Scales> {
+    let ln_final = norm_scales.ln_final.detach().to_dtype(DType::F64)?.mean_all()?.to_scalar()?;
+    Ok(Scales { ln1: norm_scales.ln1.clone(), ln2: norm_scales.ln2.clone(), ln_final })
 }
 
 /// All norms fixed.
@@ -335,12 +335,12 @@ impl Side for Removal {
             fixed.set(NormPath::Mlp(layer), Some(*ln2));
         }
         self.model.set_fixed_scales(fixed)?;
-        let how = Step { spread: true, ..Step::default() };
+        let how = Step { norm_scales: true, ..Step::default() };
         let losses = self.model.losses(&self.tokens, &self.targets, &[], how)?;
-        let spread = losses.spread.context("no scales")?;
-        self.follow(&means(&spread)?);
+        let norm_scales = losses.norm_scales.context("no scales")?;
+        self.follow(&means(&norm_scales)?);
         let ce = losses.losses.mean_all()?;
-        let aux = (self.auxiliary(&spread.ln_final)? * AUX)?;
+        let aux = (self.auxiliary(&norm_scales.ln_final)? * AUX)?;
         let store = ops::backward(&(&ce + &aux)?)?;
         let gradients: Vec<Tensor> = self.variables.iter().filter_map(|var| store.get(var).cloned()).collect();
         let norm = gradient_norm(&gradients)?;

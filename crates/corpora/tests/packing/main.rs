@@ -44,7 +44,7 @@ fn plain(block: usize) -> Recipe {
     }
 }
 
-fn go_on(_: Step<'_>) -> ControlFlow<()> {
+fn check_interrupted(_: Step<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -72,7 +72,7 @@ impl Bench {
 
     fn pack(&self, source: &Source, column: &Column, recipe: &Recipe) -> Result<Corpus, Error> {
         let job = Job { source, column, tokenizer: &self.tokenizer, recipe };
-        pack(&self.at("corpora"), &job, None, &mut go_on)
+        pack(&self.at("corpora"), &job, None, &mut check_interrupted)
     }
 
     /// What a recipe makes of a source of texts, and what is told if nothing.
@@ -197,7 +197,7 @@ fn a_split_is_that_of_the_python_library() {
     let recipe = Recipe { block: 4, holdout: Some(Holdout { test_size: 0.1, seed: 2357 }), ..Recipe::openwebtext() };
     let recipe = Recipe { batches: Some(Batches { documents: 10, workers: 1 }), ..recipe };
     let job = Job { source: &source, column: &Column::text(), tokenizer: &bench.tokenizer, recipe: &recipe };
-    let corpus = pack(&bench.at("corpora"), &job, Some(&hub), &mut go_on).unwrap();
+    let corpus = pack(&bench.at("corpora"), &job, Some(&hub), &mut check_interrupted).unwrap();
     let (train, validation) = numpy::train_test_split(80, 0.1, 2357).unwrap();
     assert_eq!((train.len(), validation.len()), (72, 8));
     for (name, places) in [("train", &train), ("validation", &validation)] {
@@ -218,12 +218,12 @@ fn a_split_is_that_of_the_python_library() {
     assert!(!corpus.folder.join("parts").exists());
     // one split alone has the same bytes, and encodes no more than its documents
     let only = Recipe { only: Some("validation".to_owned()), ..recipe.clone() };
-    let alone = pack(&bench.at("corpora"), &Job { recipe: &only, ..job }, Some(&hub), &mut go_on).unwrap();
+    let alone = pack(&bench.at("corpora"), &Job { recipe: &only, ..job }, Some(&hub), &mut check_interrupted).unwrap();
     assert_eq!(alone.manifest.splits, [manifest.splits[1].clone()]);
     assert!(alone.split("train").unwrap_err().to_string().contains("it has validation"));
     // fewer documents give the first chunks
     let fewer = Recipe { only: Some("train".to_owned()), documents: Some(25), ..recipe.clone() };
-    let fewer = pack(&bench.at("corpora"), &Job { recipe: &fewer, ..job }, Some(&hub), &mut go_on).unwrap();
+    let fewer = pack(&bench.at("corpora"), &Job { recipe: &fewer, ..job }, Some(&hub), &mut check_interrupted).unwrap();
     let (fewer, whole) = (fewer.split("train").unwrap(), corpus.split("train").unwrap());
     assert!(fewer.len() > 5 && fewer.len() < whole.len());
     assert!(fewer.chunks().eq(whole.chunks().take(fewer.len())));
@@ -237,7 +237,7 @@ fn an_interrupted_packing_goes_on_with_the_same_bytes() {
     let source: Source = ON_HUB.parse().unwrap();
     let recipe = Recipe { holdout: Some(Holdout { test_size: 0.2, seed: 1 }), ..plain(5) };
     let job = Job { source: &source, column: &Column::text(), tokenizer: &bench.tokenizer, recipe: &recipe };
-    let whole = pack(&bench.at("whole"), &job, Some(&hub), &mut go_on).unwrap();
+    let whole = pack(&bench.at("whole"), &job, Some(&hub), &mut check_interrupted).unwrap();
     let root = bench.at("interrupted");
     let stop_at = |wanted: usize| {
         let mut steps = 0;
@@ -262,7 +262,7 @@ fn an_interrupted_packing_goes_on_with_the_same_bytes() {
     assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), written, "a part that is there is not made again");
     // the list of files and the files are there by now
     let offline = client(&bench, &server, true);
-    let again = pack(&root, &job, Some(&offline), &mut go_on).unwrap();
+    let again = pack(&root, &job, Some(&offline), &mut check_interrupted).unwrap();
     assert_eq!(again.manifest, whole.manifest);
     for name in ["train.bin", "validation.bin", "manifest.json"] {
         assert_eq!(fs::read(again.folder.join(name)).unwrap(), fs::read(whole.folder.join(name)).unwrap(), "{name}");
@@ -286,7 +286,7 @@ fn only_the_files_that_are_needed_are_fetched() {
     let source: Source = ON_HUB.parse().unwrap();
     let recipe = Recipe { rows: Some(20), ..plain(3) };
     let job = Job { source: &source, column: &Column::text(), tokenizer: &bench.tokenizer, recipe: &recipe };
-    let corpus = pack(&bench.at("corpora"), &job, Some(&hub), &mut go_on).unwrap();
+    let corpus = pack(&bench.at("corpora"), &job, Some(&hub), &mut check_interrupted).unwrap();
     assert_eq!(corpus.manifest.documents, 20);
     let mut rows = source.rows(Some(&hub), &Column::text()).unwrap();
     assert_eq!(rows.next().unwrap().unwrap(), Content::Text(document(0)));
@@ -299,9 +299,9 @@ fn only_the_files_that_are_needed_are_fetched() {
     assert!((0..80).all(|number| tokens.next().unwrap().unwrap() == encoded(&document(number))));
     assert!(tokens.next().is_none());
     let job = Job { recipe: &Recipe { rows: Some(81), ..plain(3) }, ..job };
-    let told = pack(&bench.at("corpora"), &job, Some(&hub), &mut go_on).unwrap_err().to_string();
+    let told = pack(&bench.at("corpora"), &job, Some(&hub), &mut check_interrupted).unwrap_err().to_string();
     assert!(told.contains("`rows` is 81") && told.contains("has 80"), "{told}");
-    assert!(matches!(pack(&bench.at("corpora"), &job, None, &mut go_on), Ok(_) | Err(Error::NoHub { .. })));
+    assert!(matches!(pack(&bench.at("corpora"), &job, None, &mut check_interrupted), Ok(_) | Err(Error::NoHub { .. })));
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn large_vocabularies_take_four_bytes() {
     let tokenizer = tokens::word_level(&bench.at("words"), &words, END_OF_TEXT).unwrap();
     let source = bench.write("text.txt", "w65535 w0 w65534");
     let job = Job { source: &source, column: &Column::text(), tokenizer: &tokenizer, recipe: &plain(2) };
-    let corpus = pack(&bench.at("corpora"), &job, None, &mut go_on).unwrap();
+    let corpus = pack(&bench.at("corpora"), &job, None, &mut check_interrupted).unwrap();
     let packed = corpus.split("all").unwrap();
     assert_eq!((corpus.manifest.bits, packed.block(), packed.is_empty()), (32, 2, false));
     assert!(packed.chunks().eq([[65_536, 1], [65_535, 0]]));
@@ -396,7 +396,7 @@ fn the_key_is_all_that_decides_the_content() {
     let tokenizer = tokens::word_level(&bench.at("fewer"), &words, END_OF_TEXT).unwrap();
     let source = bench.write("two/t.txt", text);
     let job = Job { source: &source, column: &Column::text(), tokenizer: &tokenizer, recipe: &plain(2) };
-    assert_ne!(pack(&bench.at("corpora"), &job, None, &mut go_on).unwrap().folder, first);
+    assert_ne!(pack(&bench.at("corpora"), &job, None, &mut check_interrupted).unwrap().folder, first);
 }
 
 #[test]
@@ -408,7 +408,7 @@ fn two_at_once_do_not_pack_the_same() {
     let mut told = String::new();
     let mut watch = |step: Step<'_>| {
         if let Step::Encode { .. } = step {
-            told = pack(&root, &job, None, &mut go_on).unwrap_err().to_string();
+            told = pack(&root, &job, None, &mut check_interrupted).unwrap_err().to_string();
         }
         ControlFlow::Continue(())
     };
@@ -477,7 +477,7 @@ fn recipes_that_cannot_be_are_told() {
     let words: Vec<String> = vec!["a".to_owned(), "b".to_owned()];
     let tokenizer = tokens::word_level(&bench.at("no-end"), &words, "a").unwrap();
     let job = Job { source: &source, column: &Column::text(), tokenizer: &tokenizer, recipe: &plain(1) };
-    let told = pack(&bench.at("corpora"), &job, None, &mut go_on).unwrap_err().to_string();
+    let told = pack(&bench.at("corpora"), &job, None, &mut check_interrupted).unwrap_err().to_string();
     assert!(told.contains(END_OF_TEXT) && told.contains("no-end"), "{told}");
 }
 

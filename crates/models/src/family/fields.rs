@@ -124,13 +124,13 @@ impl<'a> Fields<'a> {
             None => self.opt_number(key),
         };
         let part = number(portion)?.or(number("partial_rotary_factor")?).unwrap_or(1.);
-        let turned = (d_head as f64 * part) as usize;
+        let rotary_dim = (d_head as f64 * part) as usize;
         let base = number(base.0)?.or(number("rope_theta")?).unwrap_or(base.1);
         let scaling = match inner {
             Some(inner) => inner.scaling(self)?,
             None => Scaling::None,
         };
-        Ok(Rotary { turned, base, scaling, neighbours: false })
+        Ok(Rotary { rotary_dim, base, scaling, interleaved: false })
     }
 
     fn scaling(&self, outer: &Self) -> Result<Scaling, Error> {

@@ -4,7 +4,9 @@ use candle_core::{Result as CandleResult, Tensor};
 use weights::Gguf;
 
 use super::Family;
-use crate::{Activation, Biases, Config, Error, Form, Initialisation, NormKind, Positions, QkNorm, Rotary, Scaling};
+use crate::{
+    Activation, Architecture, Biases, Config, Error, Initialisation, NormKind, Positions, QkNorm, Rotary, Scaling,
+};
 
 /// Family and configuration of a GGUF file; `has` says whether it has a tensor, `vocabulary` how many rows its embedding.
 ///
@@ -39,7 +41,7 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
             return Err(Error::Checkpoint(format!("{}: {words}", gguf.path().display())));
         }
     };
-    let turned = optional("rope.dimension_count")?.unwrap_or(d_head);
+    let rotary_dim = optional("rope.dimension_count")?.unwrap_or(d_head);
     let mut config = Config {
         n_layers: size("block_count")?,
         n_heads,
@@ -53,15 +55,15 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
         norm_eps: gguf.f64(&key("attention.layer_norm_rms_epsilon"))?,
         dropout: 0.,
         initialisation: Initialisation::Gpt2,
-        form: Form {
+        architecture: Architecture {
             n_key_value_heads: Some(optional("attention.head_count_kv")?.unwrap_or(n_heads)),
             d_head: Some(d_head),
             norm: NormKind::Rms,
-            positions: Positions::Rotary(Rotary { turned, base, scaling, neighbours: false }),
+            positions: Positions::Rotary(Rotary { rotary_dim, base, scaling, interleaved: false }),
             gated: true,
             qk_norm: if family == Family::Qwen3 { QkNorm::Head } else { QkNorm::None },
             biases: Some(Biases { qkv: family == Family::Qwen2, ..Biases::all(false) }),
-            ..Form::default()
+            ..Architecture::default()
         },
     };
     config.check().map_err(|error| Error::Checkpoint(format!("{}: {error}", gguf.path().display())))?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Family, Fields, Rule, Turn, foreign_form};
-use crate::{Activation, Biases, Config, Error, Form, Initialisation};
+use crate::{Activation, Architecture, Biases, Config, Error, Initialisation};
 
 pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
     fields.only("scale_attn_weights", &json!(true))?;
@@ -23,7 +23,7 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
         norm_eps: fields.opt_number("layer_norm_epsilon")?.unwrap_or(1e-5),
         dropout: 0.,
         initialisation: Initialisation::Gpt2,
-        form: Form::default(),
+        architecture: Architecture::default(),
     })
 }
 
@@ -61,7 +61,7 @@ pub(super) fn rules(config: &Config) -> Vec<Rule> {
 }
 
 pub(super) fn describe(config: &Config) -> Result<Value, Error> {
-    let plain = Form { biases: None, ..config.form.clone() };
+    let plain = Architecture { biases: None, ..config.architecture.clone() };
     if !plain.is_gpt2() || config.biases() != Biases::all(true) {
         return Err(foreign_form(Family::Gpt2, "another form than GPT-2's, or no biases"));
     }

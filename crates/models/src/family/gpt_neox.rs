@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::fields::describe as describe_scaling;
 use super::{Family, Fields, Rule, Turn, foreign_form};
-use crate::{Activation, Biases, Config, Error, Form, Initialisation, Positions};
+use crate::{Activation, Architecture, Biases, Config, Error, Initialisation, Positions};
 
 pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
     let (d_model, n_heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
@@ -23,11 +23,11 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
         norm_eps: fields.opt_number("layer_norm_eps")?.unwrap_or(1e-5),
         dropout: 0.,
         initialisation: Initialisation::Gpt2,
-        form: Form {
+        architecture: Architecture {
             positions: Positions::Rotary(rotary),
             parallel: fields.flag("use_parallel_residual", true)?,
             biases: Some(Biases { qkv: bias, attn_out: bias, ..Biases::all(true) }),
-            ..Form::default()
+            ..Architecture::default()
         },
     })
 }
@@ -66,7 +66,7 @@ pub(super) fn rules(config: &Config) -> Vec<Rule> {
 }
 
 pub(super) fn describe(config: &Config) -> Result<Value, Error> {
-    let Positions::Rotary(rotary) = &config.form.positions else {
+    let Positions::Rotary(rotary) = &config.architecture.positions else {
         return Err(foreign_form(Family::GptNeox, "learned positions"));
     };
     if config.biases().unembed {
@@ -89,9 +89,9 @@ pub(super) fn describe(config: &Config) -> Result<Value, Error> {
         "hidden_act": activation,
         "layer_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied,
-        "use_parallel_residual": config.form.parallel,
+        "use_parallel_residual": config.architecture.parallel,
         "attention_bias": config.biases().qkv,
-        "rotary_pct": rotary.turned as f64 / config.d_head() as f64,
+        "rotary_pct": rotary.rotary_dim as f64 / config.d_head() as f64,
         "rotary_emb_base": rotary.base,
         "rope_scaling": describe_scaling(&rotary.scaling),
     }))

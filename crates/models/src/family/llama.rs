@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::fields::describe as describe_scaling;
 use super::{Family, Fields, Rule, Turn, foreign_form};
 use crate::{
-    Activation, Biases, Config, Error, FixedScales, Form, Initialisation, NormKind, NormPlace, Positions, QkNorm,
+    Activation, Architecture, Biases, Config, Error, FixedScales, Initialisation, NormKind, NormPlace, Positions,
+    QkNorm,
 };
 
 pub(super) fn config(family: Family, fields: &Fields<'_>) -> Result<Config, Error> {
@@ -31,7 +32,7 @@ pub(super) fn config(family: Family, fields: &Fields<'_>) -> Result<Config, Erro
         norm_eps: fields.opt_number("rms_norm_eps")?.unwrap_or(1e-6),
         dropout: 0.,
         initialisation: Initialisation::Gpt2,
-        form: Form {
+        architecture: Architecture {
             n_key_value_heads: Some(fields.opt_size("num_key_value_heads")?.unwrap_or(otherwise)),
             d_head: Some(d_head),
             norm: NormKind::Rms,
@@ -110,7 +111,7 @@ pub(super) fn rules(family: Family, config: &Config) -> Vec<Rule> {
                 }
             }
         }
-        if config.form.qk_norm != QkNorm::None {
+        if config.architecture.qk_norm != QkNorm::None {
             add(&["attn.q_norm.w"], &[("self_attn.q_norm.weight", 1)]);
             add(&["attn.k_norm.w"], &[("self_attn.k_norm.weight", 1)]);
         }
@@ -140,18 +141,19 @@ pub(super) fn rules(family: Family, config: &Config) -> Vec<Rule> {
 }
 
 pub(super) fn describe(family: Family, config: &Config) -> Result<Value, Error> {
-    let Positions::Rotary(rotary) = &config.form.positions else {
+    let Positions::Rotary(rotary) = &config.architecture.positions else {
         return Err(foreign_form(family, "learned positions"));
     };
     if config.biases().unembed {
         return Err(foreign_form(family, "a bias of the unembedding"));
     }
-    if !config.form.gated || config.form.norm != NormKind::Rms || config.activation != Activation::Silu {
+    if !config.architecture.gated || config.architecture.norm != NormKind::Rms || config.activation != Activation::Silu
+    {
         return Err(foreign_form(family, "an MLP that is not gated with SiLU, or a norm that is not RMSNorm"));
     }
-    let (biases, window) = (config.biases(), config.form.windows.iter().flatten().next());
+    let (biases, window) = (config.biases(), config.architecture.windows.iter().flatten().next());
     let class = Family::ALL.iter().find(|(known, ..)| *known == family).map_or("", |(.., class)| class);
-    let kinds = config.form.windows.iter().map(|window| match window {
+    let kinds = config.architecture.windows.iter().map(|window| match window {
         Some(_) => "sliding_attention",
         None => "full_attention",
     });
@@ -171,7 +173,7 @@ pub(super) fn describe(family: Family, config: &Config) -> Result<Value, Error> 
         "tie_word_embeddings": config.tied,
         "attention_bias": biases.attn_out,
         "mlp_bias": biases.mlp,
-        "partial_rotary_factor": rotary.turned as f64 / config.d_head() as f64,
+        "partial_rotary_factor": rotary.rotary_dim as f64 / config.d_head() as f64,
         "rope_theta": rotary.base,
         "rope_scaling": describe_scaling(&rotary.scaling),
         "sliding_window": window,

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-/// Some tensors of ours are some of theirs: theirs one below the other, turned, are ours side by side.
+/// Some tensors of ours are some of theirs: theirs one below the other, rotary_dim, are ours side by side.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     /// Our names, in the order of their columns.

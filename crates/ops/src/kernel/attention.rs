@@ -3,7 +3,7 @@
 //! The pattern of one block exists only in a scratch buffer. The backward pass makes it again from the logarithm of
 //! each query's sum, which the forward pass keeps (as in arXiv 2205.14135).
 
-use super::product::{Into, Matrix, product};
+use super::product::{Accumulate, Matrix, product};
 use super::random::Mask;
 use super::rows::{largest, sum, sum_pairs};
 use super::{Real, short, vectorised};
@@ -69,7 +69,7 @@ impl<T> Default for Scratch<T> {
 }
 
 /// Dropout on the pattern, and where the sequence's first head lies in the whole `[batch, heads, seq, seq]`.
-pub type Drop<T> = Option<(Mask<T>, u64)>;
+pub type DropoutMask<T> = Option<(Mask<T>, u64)>;
 
 fn scale<T: Real>(h: &Heads) -> T {
     T::of(1. / (h.width as f64).sqrt())
@@ -85,7 +85,14 @@ fn part<T>(x: &[T], stride: usize, from: usize, rows: (usize, usize), width: usi
 ///
 /// # Panics
 /// When the lengths do not fit.
-pub fn forward<T: Real>(h: Heads, qkv: &[T], z: &mut [T], logs: &mut [T], drop: &Drop<T>, scratch: &mut Scratch<T>) {
+pub fn forward<T: Real>(
+    h: Heads,
+    qkv: &[T],
+    z: &mut [T],
+    logs: &mut [T],
+    drop: &DropoutMask<T>,
+    scratch: &mut Scratch<T>,
+) {
     assert!(qkv.len() == h.seq * h.row() && z.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
     if drop.is_none() && short::fits(&h) {
         short::forward(h, qkv, z, logs, &mut scratch.pattern);
@@ -120,7 +127,7 @@ pub(crate) fn general_forward<T: Real>(
     qkv: &[T],
     z: &mut [T],
     logs: &mut [T],
-    drop: &Drop<T>,
+    drop: &DropoutMask<T>,
     scratch: &mut Scratch<T>,
 ) {
     scratch.pattern.resize(BLOCK.min(h.seq) * h.seq, T::zero());
@@ -129,7 +136,7 @@ pub(crate) fn general_forward<T: Real>(
             let pattern = &mut scratch.pattern[..(end - first) * end];
             let q = part(qkv, h.row(), h.q(head), (first, end), h.width);
             let k = part(qkv, h.row(), h.k(head), (0, end), h.width);
-            product(pattern, end, Into::Replace, q, k.t(), scale(&h));
+            product(pattern, end, Accumulate::Replace, q, k.t(), scale(&h));
             let logs = &mut logs[head * h.seq..][first..end];
             vectorised(
                 #[inline(always)]
@@ -138,7 +145,7 @@ pub(crate) fn general_forward<T: Real>(
             drop_out(drop, pattern, end, first, head * h.seq * h.seq, h.seq);
             let v = part(qkv, h.row(), h.v(head), (0, end), h.width);
             let z = &mut z[first * h.out() + h.q(head)..];
-            product(z, h.out(), Into::Replace, Matrix::new(pattern, end - first, end), v, T::one());
+            product(z, h.out(), Accumulate::Replace, Matrix::new(pattern, end - first, end), v, T::one());
         }
     }
 }
@@ -162,7 +169,7 @@ fn softmax<T: Real>(pattern: &mut [T], width: usize, first: usize, logs: &mut [T
     }
 }
 
-fn drop_out<T: Real>(drop: &Drop<T>, pattern: &mut [T], width: usize, first: usize, head: usize, seq: usize) {
+fn drop_out<T: Real>(drop: &DropoutMask<T>, pattern: &mut [T], width: usize, first: usize, head: usize, seq: usize) {
     if let Some((mask, place)) = drop {
         for (i, row) in pattern.chunks_exact_mut(width).enumerate() {
             mask.apply(row, place + (head + (first + i) * seq) as u64);
@@ -180,7 +187,7 @@ pub fn backward<T: Real>(
     logs: &[T],
     dz: &[T],
     dqkv: &mut [T],
-    drop: &Drop<T>,
+    drop: &DropoutMask<T>,
     scratch: &mut Scratch<T>,
 ) {
     assert!(qkv.len() == h.seq * h.row() && dz.len() == h.seq * h.out() && logs.len() == h.heads * h.seq);
@@ -199,7 +206,7 @@ pub(crate) fn general_backward<T: Real>(
     logs: &[T],
     dz: &[T],
     dqkv: &mut [T],
-    drop: &Drop<T>,
+    drop: &DropoutMask<T>,
     scratch: &mut Scratch<T>,
 ) {
     let size = BLOCK.min(h.seq) * h.seq;
@@ -213,8 +220,8 @@ pub(crate) fn general_backward<T: Real>(
             let k = part(qkv, h.row(), h.k(head), (0, end), h.width);
             let v = part(qkv, h.row(), h.v(head), (0, end), h.width);
             let dz = part(dz, h.out(), h.q(head), (first, end), h.width);
-            product(pattern, end, Into::Replace, q, k.t(), scale(&h));
-            product(gradient, end, Into::Replace, dz, v.t(), T::one());
+            product(pattern, end, Accumulate::Replace, q, k.t(), scale(&h));
+            product(gradient, end, Accumulate::Replace, dz, v.t(), T::one());
             let logs = &logs[head * h.seq..][first..end];
             vectorised(
                 #[inline(always)]
@@ -235,9 +242,9 @@ pub(crate) fn general_backward<T: Real>(
             if drop.is_some() {
                 let mut dropped = pattern.to_vec();
                 drop_out(drop, &mut dropped, end, first, place, h.seq);
-                product(dv, h.row(), Into::Add, Matrix::new(&dropped, rows, end).t(), dz, T::one());
+                product(dv, h.row(), Accumulate::Add, Matrix::new(&dropped, rows, end).t(), dz, T::one());
             } else {
-                product(dv, h.row(), Into::Add, Matrix::new(pattern, rows, end).t(), dz, T::one());
+                product(dv, h.row(), Accumulate::Add, Matrix::new(pattern, rows, end).t(), dz, T::one());
             }
             vectorised(
                 #[inline(always)]
@@ -254,8 +261,8 @@ pub(crate) fn general_backward<T: Real>(
                 },
             );
             let gradient = Matrix::new(&*gradient, rows, end);
-            product(&mut dqkv[first * h.row() + h.q(head)..], h.row(), Into::Add, gradient, k, scale(&h));
-            product(&mut dqkv[h.k(head)..], h.row(), Into::Add, gradient.t(), q, scale(&h));
+            product(&mut dqkv[first * h.row() + h.q(head)..], h.row(), Accumulate::Add, gradient, k, scale(&h));
+            product(&mut dqkv[h.k(head)..], h.row(), Accumulate::Add, gradient.t(), q, scale(&h));
         }
     }
 }

@@ -63,7 +63,7 @@ impl<'a, T> Matrix<'a, T> {
 
 /// What the product is added to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Into<'a, T> {
+pub enum Accumulate<'a, T> {
     /// Nothing: the numbers that are there are overwritten.
     Replace,
     /// The numbers that are there.
@@ -75,7 +75,7 @@ pub enum Into<'a, T> {
     Rows(&'a [T], Option<&'a [T]>),
 }
 
-impl<'a, T: Real> Into<'a, T> {
+impl<'a, T: Real> Accumulate<'a, T> {
     /// The same for the columns from `first` on.
     fn columns(self, first: usize) -> Self {
         match self {
@@ -153,7 +153,7 @@ fn parts(length: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize
 pub fn shared_product<T: Real>(
     out: &mut [T],
     stride: usize,
-    how: Into<'_, T>,
+    how: Accumulate<'_, T>,
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
     scale: T,
@@ -166,11 +166,11 @@ pub fn shared_product<T: Real>(
     how.check(stride, (m, n));
     let part = |(first, width): &(usize, usize), out: &[T]| {
         let mut part = vec![T::zero(); m * width];
-        let start = if how == Into::Add { Into::Rows(out, None) } else { how }.columns(*first);
+        let start = if how == Accumulate::Add { Accumulate::Rows(out, None) } else { how }.columns(*first);
         for (part, i) in part.chunks_exact_mut(*width).zip(0..) {
             start.rows(i, stride).begin(part, stride, (1, *width));
         }
-        product(&mut part, *width, Into::Add, a, b.part((0, k), (*first, *width)), scale);
+        product(&mut part, *width, Accumulate::Add, a, b.part((0, k), (*first, *width)), scale);
         part
     };
     let done: Vec<Vec<T>> = columns.par_iter().with_max_len(1).map(|columns| part(columns, out)).collect();
@@ -185,7 +185,14 @@ pub fn shared_product<T: Real>(
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn product<T: Real>(out: &mut [T], stride: usize, how: Into<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T) {
+pub fn product<T: Real>(
+    out: &mut [T],
+    stride: usize,
+    how: Accumulate<'_, T>,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: T,
+) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
     assert_eq!(k, inner, "the inner sizes of a product");
     if m == 0 || n == 0 {
@@ -204,7 +211,7 @@ pub fn product<T: Real>(out: &mut [T], stride: usize, how: Into<'_, T>, a: Matri
 struct Product<'a, T> {
     out: &'a mut [T],
     stride: usize,
-    how: Into<'a, T>,
+    how: Accumulate<'a, T>,
     a: Matrix<'a, T>,
     b: Matrix<'a, T>,
     scale: T,
@@ -276,7 +283,7 @@ impl<T: Real> Product<'_, T> {
                         a.pack(simd, (row, rows), (first, depth), depth, left);
                         Strip { data: &*left, lie: Lie::Rows(depth) }
                     };
-                    let how = if first == 0 { how.rows(row, stride) } else { Into::Add };
+                    let how = if first == 0 { how.rows(row, stride) } else { Accumulate::Add };
                     let (out, end) = (&mut out[row * stride..], (column + block).min(n));
                     let panels =
                         Panels { matrix: b, dense: dense_right, depth: (first, depth), columns: (column, end) };
@@ -292,7 +299,7 @@ impl<T: Real> Product<'_, T> {
 struct Output<'a, 'b, T> {
     out: &'a mut [T],
     stride: usize,
-    how: Into<'b, T>,
+    how: Accumulate<'b, T>,
     scale: T,
     /// Sums that wait for the rest of their terms, row after row.
     waiting: &'a mut [T],
@@ -385,13 +392,13 @@ fn ragged<T: Real, S: Simd>(
         let of = |i: usize| (first + i) * stride..(first + i) * stride + width;
         for i in 0..rows {
             let tile = &mut tile[i * lanes..][..width];
-            if how == Into::Add {
+            if how == Accumulate::Add {
                 tile.copy_from_slice(&out[of(i)]);
             } else {
                 how.rows(first + i, stride).begin(tile, stride, (1, width));
             }
         }
-        let to = Output { out: &mut tile, stride: lanes, how: Into::Add, scale, waiting: &mut *waiting };
+        let to = Output { out: &mut tile, stride: lanes, how: Accumulate::Add, scale, waiting: &mut *waiting };
         down::<T, S, 1>(simd, to, strip.from(first), panel, rows);
         for i in 0..rows {
             out[of(i)].copy_from_slice(&tile[i * lanes..][..width]);
@@ -493,11 +500,11 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
     for (i, sums) in sums.into_iter().enumerate() {
         let out = T::registers_mut::<S>(&mut out[i * stride..][..width]);
         let before: [T::Register<S>; V] = match how {
-            Into::Replace => [zero; V],
-            Into::Add => std::array::from_fn(|v| out[v]),
-            Into::Row(x) => row(x),
-            Into::Rows(x, None) => row(&x[i * stride..]),
-            Into::Rows(x, Some(y)) => {
+            Accumulate::Replace => [zero; V],
+            Accumulate::Add => std::array::from_fn(|v| out[v]),
+            Accumulate::Row(x) => row(x),
+            Accumulate::Rows(x, None) => row(&x[i * stride..]),
+            Accumulate::Rows(x, Some(y)) => {
                 let (x, y) = (row(&x[i * stride..]), row(y));
                 std::array::from_fn(|v| T::plus(simd, x[v], y[v]))
             }
@@ -696,18 +703,22 @@ mod tests {
                 let at = |data: &[f32], i: usize, j: usize, rows: usize, cols: usize, t: bool| {
                     f64::from(if t { data[j * rows + i] } else { data[i * cols + j] })
                 };
-                for how in
-                    [Into::Replace, Into::Add, Into::Row(&row), Into::Rows(&rows, None), Into::Rows(&rows, Some(&row))]
-                {
+                for how in [
+                    Accumulate::Replace,
+                    Accumulate::Add,
+                    Accumulate::Row(&row),
+                    Accumulate::Rows(&rows, None),
+                    Accumulate::Rows(&rows, Some(&row)),
+                ] {
                     let mut out = vec![1f32; m * stride];
                     product(&mut out, stride, how, view(&a, m, k, ta), view(&b, k, n, tb), 0.5);
                     for i in 0..m {
                         for j in 0..n {
                             let before = match how {
-                                Into::Replace => 0.,
-                                Into::Add => 1.,
-                                Into::Row(row) => row[j],
-                                Into::Rows(rows, row) => rows[i * stride + j] + row.map_or(0., |row| row[j]),
+                                Accumulate::Replace => 0.,
+                                Accumulate::Add => 1.,
+                                Accumulate::Row(row) => row[j],
+                                Accumulate::Rows(rows, row) => rows[i * stride + j] + row.map_or(0., |row| row[j]),
                             };
                             let sum: f64 = (0..k).map(|l| at(&a, i, l, m, k, ta) * at(&b, l, j, k, n, tb)).sum();
                             let away = f64::from(out[i * stride + j]) - (f64::from(before) + 0.5 * sum);
@@ -727,7 +738,7 @@ mod tests {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             let whole = |ta: bool, tb: bool, a: &[f32], b: &[f32], m: usize, n: usize| {
                 let mut out = vec![0f32; m * n];
-                product(&mut out, n, Into::Replace, view(a, m, k, ta), view(b, k, n, tb), 1.);
+                product(&mut out, n, Accumulate::Replace, view(a, m, k, ta), view(b, k, n, tb), 1.);
                 bits(&out)
             };
             let reference = whole(false, false, &a, &b, m, n);
@@ -767,7 +778,7 @@ mod tests {
             for (ta, tb) in [(false, false), (false, true), (true, false)] {
                 let job = |out| {
                     let (a, b) = (view(&a, m, k, ta), view(&b, k, n, tb));
-                    Product { out, stride: n, how: Into::Replace, a, b, scale: 0.3 }
+                    Product { out, stride: n, how: Accumulate::Replace, a, b, scale: 0.3 }
                 };
                 let mut widest = vec![0f32; m * n];
                 f32::dispatch(job(&mut widest));
@@ -783,11 +794,11 @@ mod tests {
     #[test]
     fn nothing_times_something_is_zero() {
         let mut out = [7f32; 6];
-        product(&mut out, 3, Into::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
+        product(&mut out, 3, Accumulate::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
         assert_eq!(out, [0.; 6]);
         // what lies behind the last row is left alone, here as well
         let mut out = [7f32; 8];
-        product(&mut out, 3, Into::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
+        product(&mut out, 3, Accumulate::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
         assert_eq!(out, [0., 0., 0., 0., 0., 0., 7., 7.]);
     }
 
@@ -796,7 +807,7 @@ mod tests {
         let numbers = |count: usize| -> Vec<f32> { (0..count).map(|i| ((i * 37) as f32 * 0.11).sin()).collect() };
         let (m, k, n, stride) = (9, 500, 900, 1000);
         let (a, b) = (numbers(m * k), numbers(k * n));
-        for how in [Into::Replace, Into::Add] {
+        for how in [Accumulate::Replace, Accumulate::Add] {
             let [mut one, mut other] = [numbers((m - 1) * stride + n), numbers((m - 1) * stride + n)];
             product(&mut one, stride, how, Matrix::new(&a, m, k), Matrix::new(&b, k, n), 1.);
             shared_product(&mut other, stride, how, Matrix::new(&a, m, k), Matrix::new(&b, k, n), 1.);

@@ -11,15 +11,15 @@ pub enum Pairs {
     Neighbours,
 }
 
-/// Turns the first `turned` entries of each row's head by its angles, in place; `inverse` turns them back.
+/// Turns the first `rotary_dim` entries of each row's head by its angles, in place; `inverse` turns them back.
 ///
-/// `x` `[rows, width]`; `cos` and `sin` `[rows, turned / 2]`.
+/// `x` `[rows, width]`; `cos` and `sin` `[rows, rotary_dim / 2]`.
 ///
 /// # Panics
 /// When the lengths do not fit.
-pub fn apply<T: Real>(pairs: Pairs, x: &mut [T], width: usize, turned: usize, cos: &[T], sin: &[T], inverse: bool) {
-    let half = turned / 2;
-    assert!(turned <= width && cos.len() == sin.len(), "sizes of a rotation");
+pub fn apply<T: Real>(pairs: Pairs, x: &mut [T], width: usize, rotary_dim: usize, cos: &[T], sin: &[T], inverse: bool) {
+    let half = rotary_dim / 2;
+    assert!(rotary_dim <= width && cos.len() == sin.len(), "sizes of a rotation");
     assert_eq!(x.len() * half, cos.len() * width, "angles of a rotation");
     let sign = if inverse { -T::one() } else { T::one() };
     vectorised(
@@ -30,7 +30,7 @@ pub fn apply<T: Real>(pairs: Pairs, x: &mut [T], width: usize, turned: usize, co
             {
                 match pairs {
                     Pairs::Halves => {
-                        let (a, b) = row[..turned].split_at_mut(half);
+                        let (a, b) = row[..rotary_dim].split_at_mut(half);
                         for i in 0..half {
                             let (x, y, sin) = (a[i], b[i], sin[i] * sign);
                             a[i] = x * cos[i] - y * sin;
@@ -38,7 +38,7 @@ pub fn apply<T: Real>(pairs: Pairs, x: &mut [T], width: usize, turned: usize, co
                         }
                     }
                     Pairs::Neighbours => {
-                        for (i, pair) in row[..turned].chunks_exact_mut(2).enumerate() {
+                        for (i, pair) in row[..rotary_dim].chunks_exact_mut(2).enumerate() {
                             let (x, y, sin) = (pair[0], pair[1], sin[i] * sign);
                             pair[0] = x * cos[i] - y * sin;
                             pair[1] = y * cos[i] + x * sin;

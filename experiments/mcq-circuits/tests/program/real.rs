@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use models::{Config, Decoder, Family, Form};
+use models::{Architecture, Config, Decoder, Family};
 use polars::prelude::{
     DataFrame, IntoColumn, IntoSeries, ListBuilderTrait, ListStringChunkedBuilder, NamedFrom, ParquetWriter, Series,
 };
@@ -28,7 +28,7 @@ fn checkpoint(folder: &Path) {
         d_mlp: 32,
         d_vocab: tokenizer.d_vocab(),
         n_positions: 600,
-        form: Form::default(),
+        architecture: Architecture::default(),
         ..Config::gpt2_small()
     };
     let model = Decoder::fresh(&config, &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap();

@@ -8,7 +8,7 @@ use crate::Error;
 /// Variations of a decoder. The default is GPT-2's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Form {
+pub struct Architecture {
     /// Key and value heads of each block, each shared by neighbouring query heads (arXiv 2305.13245); without: one for
     /// each query head.
     pub n_key_value_heads: Option<usize>,
@@ -36,7 +36,7 @@ pub struct Form {
     pub fixed: FixedScales,
 }
 
-impl Form {
+impl Architecture {
     /// Whether this is GPT-2's.
     #[must_use]
     pub fn is_gpt2(&self) -> bool {
@@ -216,11 +216,11 @@ pub enum Positions {
     /// A vector per place, added to the embedding.
     #[default]
     Learned,
-    /// Queries and keys are turned.
+    /// Queries and keys are rotary_dim.
     Rotary(Rotary),
 }
 
-/// RMSNorm of queries and keys, before they are turned.
+/// RMSNorm of queries and keys, before they are rotary_dim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QkNorm {
@@ -263,15 +263,17 @@ impl Biases {
 #[serde(deny_unknown_fields)]
 pub struct Rotary {
     /// Entries of a head that turn, from the first on; even.
-    pub turned: usize,
-    /// Pair `i` turns by `base^(-2i / turned)` radians a place.
+    #[serde(alias = "turned")]
+    pub rotary_dim: usize,
+    /// Pair `i` turns by `base^(-2i / rotary_dim)` radians a place.
     pub base: f64,
     /// Slower turning, for contexts longer than those of the training.
     #[serde(default)]
     pub scaling: Scaling,
-    /// Entry `2i` turns with `2i + 1`, as in the paper, not with `i + turned / 2`, as in the hub's checkpoints.
+    /// Entry `2i` turns with `2i + 1`, as in the paper, not with `i + rotary_dim / 2`, as in the hub's checkpoints.
     #[serde(default)]
-    pub neighbours: bool,
+    #[serde(alias = "neighbours")]
+    pub interleaved: bool,
 }
 
 /// Slower turning, for contexts longer than those of the training.
@@ -316,9 +318,11 @@ pub enum Scaling {
 
 impl Rotary {
     pub(crate) fn check(&self, d_head: usize) -> Result<(), Error> {
-        let turned = self.turned;
-        if turned == 0 || !turned.is_multiple_of(2) || turned > d_head {
-            return Err(Error::Config(format!("rotary: {turned} of {d_head} entries of a head cannot turn in pairs")));
+        let rotary_dim = self.rotary_dim;
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > d_head {
+            return Err(Error::Config(format!(
+                "rotary: {rotary_dim} of {d_head} entries of a head cannot turn in pairs"
+            )));
         }
         let numbers: &[f64] = match &self.scaling {
             Scaling::None => &[],
@@ -342,10 +346,10 @@ impl Rotary {
         }
     }
 
-    /// Radians that each pair turns from one place to the next, `[turned / 2]`.
+    /// Radians that each pair turns from one place to the next, `[rotary_dim / 2]`.
     #[must_use]
     pub fn frequencies(&self) -> Vec<f64> {
-        let plain = (0..self.turned / 2).map(|i| self.base.powf(-2. * i as f64 / self.turned as f64));
+        let plain = (0..self.rotary_dim / 2).map(|i| self.base.powf(-2. * i as f64 / self.rotary_dim as f64));
         match &self.scaling {
             Scaling::None => plain.collect(),
             Scaling::Linear { factor } => plain.map(|f| f / factor).collect(),
@@ -361,13 +365,13 @@ impl Rotary {
                 // the pair that makes so many turns within the original context
                 let pair = |turns: f64| {
                     let context = *original as f64 / (turns * std::f64::consts::TAU);
-                    self.turned as f64 * context.ln() / (2. * self.base.ln())
+                    self.rotary_dim as f64 * context.ln() / (2. * self.base.ln())
                 };
                 let (mut low, mut high) = (pair(*beta_fast), pair(*beta_slow));
                 if *truncate {
                     (low, high) = (low.floor(), high.ceil());
                 }
-                let (low, high) = (low.max(0.), high.min(self.turned as f64 - 1.));
+                let (low, high) = (low.max(0.), high.min(self.rotary_dim as f64 - 1.));
                 let width = if high == low { 0.001 } else { high - low };
                 let slowed = |(i, f): (usize, f64)| {
                     let kept = 1. - ((i as f64 - low) / width).clamp(0., 1.);
@@ -393,7 +397,7 @@ mod tests {
     use super::*;
 
     fn rotary(scaling: Scaling) -> Rotary {
-        Rotary { turned: 8, base: 10_000., scaling, neighbours: false }
+        Rotary { rotary_dim: 8, base: 10_000., scaling, interleaved: false }
     }
 
     #[test]
@@ -423,8 +427,8 @@ mod tests {
             let error = rotary.check(8).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };
-        check(Rotary { turned: 3, ..rotary(Scaling::None) }, "3 of 8");
-        check(Rotary { turned: 10, ..rotary(Scaling::None) }, "10 of 8");
+        check(Rotary { rotary_dim: 3, ..rotary(Scaling::None) }, "3 of 8");
+        check(Rotary { rotary_dim: 10, ..rotary(Scaling::None) }, "10 of 8");
         check(rotary(Scaling::Linear { factor: 0. }), "0 is no positive");
         check(Rotary { base: f64::NAN, ..rotary(Scaling::None) }, "NaN");
         let scaling = Scaling::Llama3 { factor: 8., low_freq_factor: 4., high_freq_factor: 4., original: 64 };
