@@ -101,6 +101,13 @@ pub struct Mistake {
     pub what: String,
 }
 
+impl Mistake {
+    /// The same mistake, in what a variant changes.
+    pub(crate) fn of_variant(self, name: &str) -> Mistake {
+        Mistake { what: format!("{}, in the variant `{name}`", self.what), ..self }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;

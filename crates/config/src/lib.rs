@@ -35,6 +35,7 @@ pub mod claims;
 mod identity;
 mod needs;
 mod sweep;
+mod variant;
 pub mod yaml;
 
 pub use catalogue::Catalogue;
@@ -48,3 +49,4 @@ pub use ordered::Ordered;
 pub use overlay::Override;
 pub use profile::{ExperimentId, Profile};
 pub use schema::{overlay_schema, schema};
+pub use variant::{Changes, Variant};

@@ -26,6 +26,7 @@ pub(crate) fn check(tree: &Node, value: &Value, schema: &Value, known: Option<Kn
     ["claims", "figures", "published"].into_iter().for_each(|list| rules.artefacts(list));
     rules.thresholds();
     rules.figures();
+    rules.variants(schema);
     rules.sweep(value, schema);
     rules.mistakes
 }
@@ -156,6 +157,26 @@ impl<'t> Rules<'t> {
         }
     }
 
+    /// Every variant's changes fit the block that it varies; `x-varies` in the schema of a list names that block.
+    fn variants(&mut self, schema: &Value) {
+        let without = check_schema(self.tree, schema).1;
+        for (list, block) in varied(schema) {
+            let items = self.tree.get("params").and_then(|params| params.get(&list)).map(Node::items);
+            for (index, item) in items.unwrap_or_default().iter().enumerate() {
+                let mut tree = self.tree.clone();
+                for change in item.get("set").map(Node::entries).unwrap_or_default() {
+                    let path = format!("params.{block}.{}", change.key);
+                    if let Err(mistake) = put(&mut tree, &path, change.node.clone(), &change.at, usize::MAX) {
+                        self.mistakes.push(mistake);
+                    }
+                }
+                let name = item.get("name").and_then(Node::text).map_or_else(|| index.to_string(), str::to_owned);
+                let told = check_schema(&tree, schema).1.into_iter().filter(|mistake| !without.contains(mistake));
+                self.mistakes.extend(told.map(|mistake| mistake.of_variant(&name)));
+            }
+        }
+    }
+
     /// Every point of a sweep is a configuration without mistakes.
     fn sweep(&mut self, value: &Value, schema: &Value) {
         let Some(entry) = self.tree.entry("sweep") else { return };
@@ -180,6 +201,15 @@ impl<'t> Rules<'t> {
             }
         }
     }
+}
+
+/// Lists of variants among the parameters, each with the key of the block that it varies.
+fn varied(schema: &Value) -> Vec<(String, String)> {
+    let params = &schema["properties"]["params"];
+    let definition = params["$ref"].as_str().and_then(|path| schema.pointer(path.strip_prefix('#')?));
+    let properties = definition.unwrap_or(params)["properties"].as_object();
+    let pair = |(list, property): (&String, &Value)| Some((list.clone(), property["x-varies"].as_str()?.to_owned()));
+    properties.into_iter().flatten().filter_map(pair).collect()
 }
 
 /// The entry of a key that is there and not `null`.

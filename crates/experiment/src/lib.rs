@@ -24,8 +24,12 @@ mod machine;
 mod progress;
 mod results;
 mod run;
+mod seed;
 mod streams;
+mod train;
 
 pub use cli::{Experiment, main};
 pub use progress::Task;
 pub use run::{Interrupted, Needed, Run, distinct};
+pub use seed::{Seed, StreamNames};
+pub use train::{Objective, Progress, diverged_at};

@@ -18,7 +18,7 @@ use storage::Lock;
 use tables::Table;
 
 use crate::progress::{self, Progress, Task};
-use crate::{machine, results, streams};
+use crate::{Seed, machine, results, streams};
 
 /// A run that was asked to stop and has saved what is needed to go on.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,10 @@ impl Run {
         let Setting { config, device, rehearsal, folder, work, needs, code, progress, fresh } = setting;
         let locks = [Lock::acquire(&folder)?, Lock::acquire(&work)?];
         if fresh {
+            clear(&work)?;
+        }
+        if let Some(changed) = changed_input(&work) {
+            tracing::warn!("the input {changed} has changed since this run was interrupted, so it starts over");
             clear(&work)?;
         }
         let collected = Mutex::default();
@@ -150,15 +154,17 @@ impl Run {
         storage::hash_bytes(format!("{}{rehearsal}", self.config.identity()).as_bytes())
     }
 
-    /// Hash of everything that decides what this run computes on the way: [`Self::identity`], the code, and the results of what
-    /// it needs. Whatever a run finds of an earlier one and keeps must carry it.
+    /// Hash of everything that decides what this run computes: [`Self::identity`], the code, the results that it needs, and
+    /// the inputs that it has read so far. Intermediate files that outlive the run must carry it.
     ///
     /// # Errors
-    /// When results that it needs are not there.
+    /// When results that it needs are missing.
     pub fn provenance(&self) -> Result<String> {
         let needs = self.config.body.needs.iter().map(|need| Ok(self.need(need)?.manifest.run_id));
         let needs = needs.collect::<Result<Vec<String>>>()?;
-        Ok(storage::hash_bytes(format!("{} {} {needs:?}", self.identity(), self.code.hash).as_bytes()))
+        let inputs = &self.collected().inputs;
+        let text = format!("{} {} {needs:?} {inputs:?}", self.identity(), self.code.hash);
+        Ok(storage::hash_bytes(text.as_bytes()))
     }
 
     /// How many pieces of work to run side by side; results must not depend on it.
@@ -231,32 +237,54 @@ impl Run {
         Ok(tables::write_index(&folder, &index)?)
     }
 
-    /// Hands in a number that claims and published values are held against; none for one that the configuration did not
-    /// ask for, whose claims then stay open.
+    /// Records a number that claims and published values are compared with. `None` where the configuration did not ask
+    /// for it; its claims then stay open.
     pub fn metric(&self, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        self.metric_of_draw(1, name, value, unit);
+        self.metric_of_seed(Seed::FIRST, name, value, unit);
     }
 
-    /// As [`Self::metric`], of one of several draws of the same thing, counted from 1. A claim takes its number from all
-    /// draws, as it does from the points of a sweep: the worst, unless it says `over:`.
-    pub fn metric_of_draw(&self, draw: usize, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+    /// As [`Self::metric`], for the seed with this number, from 1.
+    pub fn metric_of_draw(&self, number: usize, name: &str, value: impl Into<Option<f64>>, unit: &str) {
+        self.metric_of_seed(Seed::new(number), name, value, unit);
+    }
+
+    /// As [`Self::metric`], for one of several seeds. A claim takes its number from all of them, as it does from the
+    /// points of a sweep: the worst, unless it says `over:`.
+    pub(crate) fn metric_of_seed(&self, seed: Seed, name: &str, value: impl Into<Option<f64>>, unit: &str) {
         let metric = Metric { name: name.to_owned(), value: value.into(), unit: unit.to_owned() };
         let mut collected = self.collected();
-        let draw = draw.max(1);
-        if collected.metrics.len() < draw {
-            collected.metrics.resize(draw, Vec::new());
+        let count = seed.number();
+        if collected.metrics.len() < count {
+            collected.metrics.resize(count, Vec::new());
         }
-        collected.metrics[draw - 1].push(metric);
+        collected.metrics[count - 1].push(metric);
     }
 
-    /// Notes the hash of a file that the run reads.
+    /// Records the content hash of a local file or folder that the run reads: a model, a tokenizer, a corpus.
+    ///
+    /// The hash is part of the run's identity. A result whose inputs have changed since is stale, and an interrupted run
+    /// whose inputs have changed starts over. The layer that opens models and texts (`subject`) calls this.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or changed since the run first read it.
     pub fn read_input(&self, path: &Path) -> Result<()> {
-        let hash = storage::hash_file(path)?;
-        self.collected().inputs.insert(path.display().to_string(), hash);
-        Ok(())
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let path = self.relative(&path);
+        if self.collected().inputs.contains_key(&path) {
+            return Ok(());
+        }
+        let hash = storage::hash_path(Path::new(&path))?;
+        let mut collected = self.collected();
+        collected.inputs.insert(path, hash);
+        // what is kept of an interrupted run is only worth as much as the inputs that it was made from
+        let text = serde_json::to_string(&collected.inputs).context("cannot write the inputs as JSON")?;
+        Ok(storage::write_atomic(&self.work.join(INPUTS), text.as_bytes())?)
+    }
+
+    /// A path below the working directory without it, so that a record means the same in every checkout.
+    fn relative(&self, path: &Path) -> String {
+        let here = std::env::current_dir().unwrap_or_default();
+        path.strip_prefix(here).unwrap_or(path).display().to_string()
     }
 
     /// Path of a model file that stays with the results; note it by asking for it.
@@ -367,6 +395,19 @@ fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Name of the file in a work folder that holds the inputs that were read, by path, with their hashes.
+const INPUTS: &str = "inputs.json";
+
+/// The first input of an interrupted run that is no longer what the run read.
+fn changed_input(work: &Path) -> Option<String> {
+    let text = storage::read_text(&work.join(INPUTS)).ok()?;
+    let inputs: BTreeMap<String, String> = serde_json::from_str(&text).ok()?;
+    inputs
+        .into_iter()
+        .find(|(path, hash)| storage::hash_path(Path::new(path)).ok().as_ref() != Some(hash))
+        .map(|(path, _)| path)
 }
 
 /// Empties a work folder, all but the lock that this process holds in it.

@@ -22,6 +22,14 @@ pub fn hash_file(path: &Path) -> Result<String, Error> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Hash of a file's content, or of the names and contents of all files in a folder.
+///
+/// # Errors
+/// When it is missing or cannot be read.
+pub fn hash_path(path: &Path) -> Result<String, Error> {
+    if path.is_dir() { hash_tree(&[path.to_owned()], &|_| true) } else { hash_file(path) }
+}
+
 /// Hash over the names and contents of all files below `roots` that `keep` accepts.
 ///
 /// Folders named `target` and everything whose name starts with a dot are left out.

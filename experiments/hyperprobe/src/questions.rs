@@ -78,13 +78,12 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     if params.encoder.ties != Ties::Negative {
         bail!("params.encoder.ties: sets of words are bundled with noughts at -1; say `negative`");
     }
-    crate::source::check(&params.sources)?;
+    crate::source::check(run, &params.sources)?;
     let facts: Vec<(usize, Fact)> = facts().into_iter().enumerate().take(params.questions).collect();
     let book = Codebook::<Bipolar>::new(params.encoder.dimension, params.codebook_seed, concepts(&Corpus::whole()))?;
     let mut tables = Tables::new();
     for source in &params.sources {
         run.check_interrupted()?;
-        source.read_input(run)?;
         let subject = Subject::open(run, source)?;
         let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
         let starts = Starts::new(states, clusters, &mut run.rng("clusters"));
@@ -132,8 +131,8 @@ fn train(
     }
     let x = pooled(subject, &tokens, params, starts)?;
     let material = Material { x, device: run.device().clone(), targets, words: Vec::new() };
-    let (encoder, history) = fit(run, &params.training, &params.encoder, &subject.name, &material, &rows)?;
-    for Row { epoch, train, validation, cosine, accuracy } in history.rows {
+    let (encoder, curve) = fit(run, &params.training, &params.encoder, &subject.name, &material, &rows)?;
+    for Row { epoch, train, validation, cosine, accuracy, .. } in curve {
         tables.curves.push(row![&*subject.name, epoch, train, validation, cosine, accuracy])?;
     }
     for (set, rows) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {

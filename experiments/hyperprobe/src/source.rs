@@ -1,57 +1,36 @@
-//! The models whose states are looked at.
+//! The models whose states are read.
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use experiment::{Run, distinct};
 use models::{Config, Decoder};
-use pretrained::Pretrained;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use subject::Model;
 use tokens::{Bos, Tokenizer};
 
-/// The experiment that trains the toy language model.
-pub const LANGUAGE: &str = "hyperprobe/language";
-
-/// A model: the toy of hyperprobe/language, or any checkpoint.
+/// A model under the name that tables, figures and stores use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// What tables, figures and stores call it.
+    /// Its name in tables, figures and stores.
     #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
     pub name: String,
-    /// A folder as on the hub, a .gguf file, or a repository such as openai-community/gpt2-medium or its revision; without: the
-    /// toy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// The same shape with fresh weights: a control that knows nothing.
+    /// The model: `hyperprobe/language:language` for the small one, a folder as on the hub, a .gguf file, or a repository
+    /// such as openai-community/gpt2-medium or its revision.
+    pub model: Model,
+    /// Whether it has fresh weights instead of its own: a control that was never trained.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untrained: bool,
 }
 
-impl Source {
-    /// Notes the file of a model that lies here, and gives its hash.
-    pub fn read_input(&self, run: &Run) -> Result<String> {
-        match self.model.as_ref().map(std::path::Path::new) {
-            Some(path) if path.is_file() => {
-                run.read_input(path)?;
-                Ok(storage::hash_file(path)?)
-            }
-            // the toy is one of the results that are needed; what the hub has is named by its revision
-            _ => Ok(String::new()),
-        }
-    }
-}
-
-/// Looks at what all models say of themselves before any is read: families that are not known are told at once.
-pub fn check(sources: &[Source]) -> Result<()> {
+/// Checks every model's configuration before any weights are read, so that an unknown family is reported at once.
+pub fn check(run: &Run, sources: &[Source]) -> Result<()> {
     distinct("params.sources", sources.iter().map(|source| source.name.as_str()))?;
     for source in sources {
-        let told = || format!("params.sources: {}", source.name);
-        if let Some(model) = &source.model {
-            let (_, config) = pretrained::describe(model).with_context(told)?;
-            if config.n_layers < 2 {
-                bail!("{}: states of at least two blocks are needed", told());
-            }
+        let config = source.model.config(run).with_context(|| format!("params.sources: {}", source.name))?;
+        if config.n_layers < 2 {
+            bail!("params.sources: {}: states of at least two blocks are needed", source.name);
         }
     }
     Ok(())
@@ -68,40 +47,29 @@ pub struct Subject {
     /// Its unembedding, `[d_model, d_vocab]`, where that is not the embedding transposed.
     pub unembedding: Option<Tensor>,
     tokenizer: Tokenizer,
-    toy: bool,
+    small: bool,
 }
 
 impl Subject {
     /// Opens a model.
     pub fn open(run: &Run, source: &Source) -> Result<Self> {
-        let told = || format!("params.sources: {}", source.name);
+        let context = || format!("params.sources: {}", source.name);
         let name = source.name.clone();
-        let (model, tokenizer, toy) = match &source.model {
-            None => {
-                let need = run.need(LANGUAGE).with_context(told)?;
-                need.output("models/tokenizer_config.json")?;
-                let tokenizer = need.output("models/tokenizer.json")?;
-                let folder = tokenizer.parent().context("a file lies in a folder")?;
-                let model = models::load(&need.output(crate::language::WEIGHTS)?, run.device())?;
-                (model, Tokenizer::from_folder(folder)?, true)
-            }
-            Some(model) => {
-                let opened = Pretrained::open(model, run.device(), pretrained::free_memory()).with_context(told)?;
-                (opened.model, opened.tokenizer.with_context(told)?, false)
-            }
-        };
+        let small = source.model.trained().is_some();
+        let opened = source.model.open(run).with_context(context)?;
+        let (model, tokenizer) = (opened.model, opened.tokenizer.with_context(context)?);
         let model = if source.untrained { untrained(run, model.config())? } else { model };
         let model = model.frozen();
         let mut weights = model.weights();
         let (embedding, unembedding) = (weights.remove("embed.W_E"), weights.remove("unembed.W_U"));
         let embedding = embedding.context("every model has an embedding")?;
-        Ok(Self { name, model, embedding, unembedding, tokenizer, toy })
+        Ok(Self { name, model, embedding, unembedding, tokenizer, small })
     }
 
     /// A text in tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let bos = if self.toy { Bos::Always } else { Bos::Default };
-        let text = if self.toy { spaced(text) } else { text.to_owned() };
+        let bos = if self.small { Bos::Always } else { Bos::Default };
+        let text = if self.small { spaced(text) } else { text.to_owned() };
         let ids = self.tokenizer.encode(&text, bos).with_context(|| self.name.clone())?.ids;
         let most = self.model.config().n_positions;
         if ids.is_empty() || ids.len() > most {
@@ -134,7 +102,7 @@ fn untrained(run: &Run, config: &Config) -> Result<Decoder> {
     Ok(Decoder::fresh(config, &mut run.rng("untrained"), run.device())?)
 }
 
-/// A text as the toy reads it: words and marks with one space between them.
+/// A text as the small model reads it: words and marks with one space between them.
 pub fn spaced(text: &str) -> String {
     let mut words = Vec::new();
     for line in text.split_inclusive('\n') {
@@ -155,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_toy_reads_words_and_marks() {
+    fn words_and_marks_are_separated() {
         assert_eq!(spaced(" France : Paris = Italy :"), "France : Paris = Italy :");
         assert_eq!(
             spaced("It is so.\nQ: Who is he?\nA (\u{2264} 3 words):"),

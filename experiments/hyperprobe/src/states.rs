@@ -81,20 +81,20 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     if run.is_rehearsal() {
         params.corpus = rehearsed(params.corpus, |count| count.min(REHEARSED));
     }
-    crate::source::check(&params.sources)?;
+    crate::source::check(run, &params.sources)?;
     let documents = Documents::draw(&params.corpus, &run.rng("documents"))?;
     let mut tables = Tables::new();
-    let provenance = run.provenance()?;
     for source in &params.sources {
         run.check_interrupted()?;
-        let provenance = format!("{provenance} {}", source.read_input(run)?);
         let subject = Subject::open(run, source)?;
+        // with the hash of the model's files, which are open now
+        let provenance = run.provenance()?;
         let (states, clusters) = sizes(subject.model.n_layers(), params.clusters);
         let starts = Starts::new(states, clusters, &mut run.rng("clusters"));
         study(run, &params, &subject, &documents, &starts, &mut tables)?;
         let plain = Plain::new(subject.plain_tokens());
         let mut contents = Contents {
-            model: source.model.clone().unwrap_or_else(|| crate::source::LANGUAGE.to_owned()),
+            model: source.model.to_string(),
             parameters: subject.model.config().n_parameters(),
             d_model: subject.model.config().d_model,
             sites: ingestion::sites(&subject).iter().map(ToString::to_string).collect(),

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use crate::analogies::{Analogy, Part};
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
-use experiment::{Interrupted, Needed, Run, distinct};
+use config::Changes;
+use experiment::{Needed, Objective, Progress, Run, distinct};
 use probes::mean;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore};
@@ -19,7 +20,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
-use training::{AdamWConfig, Checkpoints, Ended, Error, MeanLoss, Objective, Plan, Schedule};
+use training::{AdamWConfig, MeanLoss, Plan, Schedule};
 use vsa::{Bipolar, Codebook, Vector};
 
 use crate::documents::{Documents, Set, Targets, Ties, seed_of};
@@ -38,7 +39,7 @@ pub struct Params {
     /// What every encoder has, unless it says otherwise.
     pub encoder: Setting,
     /// Encoders, each trained by itself.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("x-varies" = "encoder"))]
     pub variants: Vec<Variant>,
     /// How they are trained.
     pub training: Training,
@@ -76,7 +77,7 @@ pub struct Setting {
     pub pooling: Pooling,
     /// Which documents are for testing.
     pub split: Split,
-    /// What becomes of the noughts of targets.
+    /// How zero components of targets are broken into signs.
     pub ties: Ties,
     /// What is minimised.
     pub loss: Loss,
@@ -100,42 +101,22 @@ pub struct Setting {
     pub keep_last: bool,
 }
 
-/// An encoder, by what is its own.
+/// An encoder: its source, and the keys of `encoder` that differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
-    /// What tables and figures call it.
+    /// Its name in tables and figures.
     #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
     pub name: String,
-    /// Whose states it reads, by the name there.
+    /// The model whose states it reads, by its name in the needed `states`.
     pub source: String,
-    /// Other pooling.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooling: Option<Pooling>,
-    /// Another split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<Split>,
-    /// Other ties.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ties: Option<Ties>,
-    /// Another loss.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss: Option<Loss>,
-    /// Another dimension.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 64))]
-    pub dimension: Option<usize>,
-    /// Another number of documents.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 10))]
-    pub documents: Option<usize>,
-    /// Whether the weights at the end are kept, whatever they do on validation documents.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub keep_last: bool,
-    /// Whether every target stands for another word, always the same: what is then found was memorised, not read.
+    /// The keys of `encoder` that differ, such as `pooling: last_layer`.
+    #[serde(default, skip_serializing_if = "Changes::is_empty")]
+    pub set: Changes,
+    /// Whether every target word is replaced by another, always the same one: what is then found was memorised, not read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub swapped: bool,
-    /// Whether states of other documents and of words without relation are tried on it as well.
+    /// Whether it is also evaluated on states of other documents and on words without a relation.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub controls: bool,
 }
@@ -156,18 +137,11 @@ pub enum Split {
 
 impl Params {
     /// An encoder's setting.
-    pub fn setting(&self, variant: &Variant) -> Setting {
-        let own = self.encoder;
-        Setting {
-            pooling: variant.pooling.unwrap_or(own.pooling),
-            split: variant.split.unwrap_or(own.split),
-            ties: variant.ties.unwrap_or(own.ties),
-            loss: variant.loss.unwrap_or(own.loss),
-            dimension: variant.dimension.unwrap_or(own.dimension),
-            documents: variant.documents.unwrap_or(own.documents),
-            keep_last: variant.keep_last || own.keep_last,
-            ..own
-        }
+    ///
+    /// # Errors
+    /// When the variant sets a key that `encoder` lacks, or a value that does not fit.
+    pub fn setting(&self, variant: &Variant) -> Result<Setting> {
+        Ok(variant.set.apply(&variant.name, &self.encoder)?)
     }
 }
 
@@ -209,7 +183,7 @@ impl Ready {
         let variant = variant.with_context(|| {
             format!("{}/{} has no encoder `{name}`; it has {}", of.paper, of.experiment, known.join(", "))
         })?;
-        let setting = params.setting(variant);
+        let setting = params.setting(variant)?;
         let d_in = store::Contents::read(states, &variant.source)?.d_model;
         let Setting { width, dimension, blocks, .. } = setting;
         let path = store::available(need, &weights_file(name))?;
@@ -381,13 +355,13 @@ struct Outcome {
     variant: Variant,
     setting: Setting,
     parameters: usize,
-    history: History,
+    curve: Vec<Row>,
     scores: Vec<Score>,
     precision: Vec<Precision>,
 }
 
 fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, variant: &Variant) -> Result<Outcome> {
-    let setting = params.setting(variant);
+    let setting = params.setting(variant)?;
     let book = Codebook::<Bipolar>::new(setting.dimension, params.codebook_seed, documents.corpus.concepts())?;
     let targets = Targets::new(&book, setting.ties, &mut run.rng("third"));
     let swap = Swap::new(&book, variant.swapped, &mut run.rng("swap"));
@@ -397,7 +371,7 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
     };
     let symbols = of(Set::Symbols)?;
     let rows = Rows::new(documents, setting.documents, setting.split, &mut run.rng("split"))?;
-    let (encoder, history) = fit(run, &params.training, &setting, &variant.name, &symbols, &rows)?;
+    let (encoder, curve) = fit(run, &params.training, &setting, &variant.name, &symbols, &rows)?;
     let parameters = encoder.n_parameters();
     weights::save(&run.output(&weights_file(&variant.name)), &Default::default(), &encoder.weights())?;
     let mut judge = Judge {
@@ -432,7 +406,7 @@ fn train(run: &Run, params: &Params, need: &Needed, documents: &Documents, varia
         judge.random_keys(&words, &all, &run.rng("keys"))?;
     }
     let Judge { scores, precision, .. } = judge;
-    Ok(Outcome { variant: variant.clone(), setting, parameters, history, scores, precision })
+    Ok(Outcome { variant: variant.clone(), setting, parameters, curve, scores, precision })
 }
 
 /// Trains an encoder and gives it with the weights that did best on validation documents.
@@ -443,14 +417,13 @@ pub fn fit(
     label: &str,
     material: &Material,
     rows: &Rows,
-) -> Result<(Encoder, History)> {
+) -> Result<(Encoder, Vec<Row>)> {
     let Setting { width, dimension, blocks, .. } = *setting;
     let shape = Shape { d_in: material.x.dim(1)?, width, dimension, blocks };
     let encoder = Encoder::fresh(shape, &mut run.rng("init"), run.device())?;
     let per_epoch = rows.train.len().div_ceil(training.batch_size) as u64;
-    let steps = run.steps(training.epochs * per_epoch);
     let plan = Plan {
-        steps,
+        steps: training.epochs * per_epoch,
         accumulate: 1,
         adamw: training.adamw,
         schedule: training.schedule,
@@ -458,30 +431,22 @@ pub fn fit(
         checkpoint_every: (10 * per_epoch).max(200),
         recompute: false,
     };
-    let folder = run.work(label);
-    let mut lesson = Lesson {
+    let mut objective = EncoderObjective {
         encoder: &encoder,
         training,
         setting: *setting,
         material,
         rows,
-        steps,
         per_epoch,
         batches: run.rng("batches"),
         dropout: run.rng("dropout"),
         order: (u64::MAX, Vec::new()),
-        best: folder.join("best.kept"),
+        best: run.work(label).join("best.kept"),
         label,
-        history: History::default(),
     };
-    let checkpoints = Checkpoints::new(&folder, &format!("{} {label}", run.identity()));
-    let mut task = run.task(label, steps, "steps");
-    let ended = training::train(&encoder.parameters(), &plan, &mut lesson, &checkpoints, &mut task)?;
-    if ended == Ended::Interrupted {
-        return Err(Interrupted.into());
-    }
-    let (history, best) = (lesson.history, lesson.best);
-    Ok((Encoder::from_weights(shape, &weights::load(&best, run.device())?.tensors)?, history))
+    let rows = run.train(label, &encoder.parameters(), &plan, &mut objective)?;
+    let best = weights::load(&objective.best, run.device())?.tensors;
+    Ok((Encoder::from_weights(shape, &best)?, rows))
 }
 
 /// Evaluates a finished encoder.
@@ -599,37 +564,33 @@ pub struct Row {
     pub cosine: f64,
     /// Components of the right sign there.
     pub accuracy: f64,
+    /// Whether the weights of this evaluation were kept, in place of earlier ones.
+    pub kept: bool,
 }
 
-/// What a training has seen; part of every checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct History {
-    /// Evaluations.
-    pub rows: Vec<Row>,
-    since: MeanLoss,
-    /// Epoch and cosine of the weights that are kept.
-    pub best: Option<(f64, f64)>,
+/// The evaluation whose weights are kept at the end.
+pub fn best(rows: &[Row]) -> Option<&Row> {
+    rows.iter().rev().find(|row| row.kept)
 }
 
-struct Lesson<'a> {
+struct EncoderObjective<'a> {
     encoder: &'a Encoder,
     training: &'a Training,
     setting: Setting,
     material: &'a Material,
     rows: &'a Rows,
-    steps: u64,
     per_epoch: u64,
     batches: ChaCha12Rng,
     dropout: ChaCha12Rng,
-    /// The order of an epoch.
+    /// An epoch, and its order of documents.
     order: (u64, Vec<usize>),
     best: PathBuf,
     label: &'a str,
-    history: History,
 }
 
-impl Lesson<'_> {
-    fn evaluate(&self) -> Result<[f64; 3]> {
+impl EncoderObjective<'_> {
+    /// Loss, cosine and accuracy on validation documents.
+    fn validation(&self) -> Result<[f64; 3]> {
         let rows = &self.rows.validation[..self.rows.validation.len().min(self.training.evaluated)];
         let (mut losses, mut met) = (Vec::new(), Vec::new());
         for rows in rows.chunks(256) {
@@ -643,22 +604,12 @@ impl Lesson<'_> {
         let (cosines, shares): (Vec<f64>, Vec<f64>) = met.into_iter().unzip();
         Ok([losses.iter().sum::<f64>() / rows.len() as f64, mean(&cosines), mean(&shares)])
     }
-
-    fn keep(&mut self, done: u64, train: Option<f64>) -> Result<()> {
-        let epoch = done as f64 / self.per_epoch as f64;
-        let [validation, cosine, accuracy] = self.evaluate()?;
-        self.history.rows.push(Row { epoch, train, validation, cosine, accuracy });
-        if self.setting.keep_last || self.history.best.is_none_or(|(_, best)| cosine > best) {
-            weights::save(&self.best, &Default::default(), &self.encoder.weights())?;
-            self.history.best = Some((epoch, cosine));
-        }
-        tracing::info!("{} epoch {epoch:.0}: validation cosine {cosine:.3}, accuracy {accuracy:.3}", self.label);
-        Ok(())
-    }
 }
 
-impl Objective for Lesson<'_> {
-    fn loss(&mut self, step: u64, _: u32) -> Result<Tensor, Error> {
+impl Objective for EncoderObjective<'_> {
+    type Row = Row;
+
+    fn loss(&mut self, step: u64, _: u32) -> Result<Tensor> {
         let (epoch, batch) = (step / self.per_epoch, (step % self.per_epoch) as usize);
         if self.order.0 != epoch {
             let mut order = self.rows.train.clone();
@@ -669,30 +620,23 @@ impl Objective for Lesson<'_> {
         let rows = &self.order.1[batch * size..self.order.1.len().min((batch + 1) * size)];
         let key = training::stream_at(&self.dropout, step).next_u64();
         let dropout = (self.setting.dropout > 0.).then_some((self.setting.dropout, key));
-        let loss = || {
-            let pre = self.encoder.forward(&self.material.rows(rows)?, dropout)?;
-            let y = encoder::targets(&self.material.targets(rows), pre.device())?;
-            anyhow::Ok(encoder::loss(self.setting.loss, &pre, &y)?)
-        };
-        loss().map_err(Error::objective)
+        let pre = self.encoder.forward(&self.material.rows(rows)?, dropout)?;
+        let y = encoder::targets(&self.material.targets(rows), pre.device())?;
+        Ok(encoder::loss(self.setting.loss, &pre, &y)?)
     }
 
-    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        self.history.since.add(loss);
-        if done.is_multiple_of(self.training.evaluate_every * self.per_epoch) || done == self.steps {
-            let train = self.history.since.take();
-            self.keep(done, train).map_err(Error::objective)?;
+    fn evaluate(&mut self, at: Progress, mean: &mut MeanLoss, rows: &[Row]) -> Result<Option<Row>> {
+        if !at.is_due(self.training.evaluate_every * self.per_epoch) {
+            return Ok(None);
         }
-        Ok(())
-    }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::json!(self.history)
-    }
-
-    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
-        self.history = serde_json::from_value(state).map_err(Error::objective)?;
-        Ok(())
+        let epoch = at.step as f64 / self.per_epoch as f64;
+        let [validation, cosine, accuracy] = self.validation()?;
+        let kept = self.setting.keep_last || best(rows).is_none_or(|best| cosine > best.cosine);
+        if kept {
+            weights::save(&self.best, &Default::default(), &self.encoder.weights())?;
+        }
+        tracing::info!("{} epoch {epoch:.0}: validation cosine {cosine:.3}, accuracy {accuracy:.3}", self.label);
+        Ok(Some(Row { epoch, train: mean.take(), validation, cosine, accuracy, kept }))
     }
 }
 
@@ -740,7 +684,7 @@ fn report(run: &Run, params: &Params, documents: &Documents, outcomes: &[Outcome
             .float("by_context", "the target is found by the query with all three words", "fraction"),
     );
     for outcome in outcomes {
-        let Outcome { variant, setting, parameters, history, scores: all, precision: found } = outcome;
+        let Outcome { variant, setting, parameters, curve, scores: all, precision: found } = outcome;
         let name = &*variant.name;
         variants.push(row![
             name,
@@ -751,9 +695,9 @@ fn report(run: &Run, params: &Params, documents: &Documents, outcomes: &[Outcome
             &*word(&setting.loss),
             setting.dimension,
             *parameters,
-            history.best.map(|(epoch, _)| epoch)
+            best(curve).map(|row| row.epoch)
         ])?;
-        for Row { epoch, train, validation, cosine, accuracy } in &history.rows {
+        for Row { epoch, train, validation, cosine, accuracy, .. } in curve {
             curves.push(row![name, *epoch, *train, *validation, *cosine, *accuracy])?;
         }
         for Score { set, documents, cosine, accuracy } in all {

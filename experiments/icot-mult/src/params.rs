@@ -3,10 +3,11 @@
 use std::fmt;
 
 use crate::multiplication::{Side, Vocabulary};
-use experiment::Run;
-use models::{Activation, Architecture, Config, Initialisation};
+use experiment::{Run, Seed};
+use models::Config;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use subject::Shape;
 use training::Plan;
 
 /// Parameters of `train`.
@@ -16,8 +17,8 @@ pub struct TrainParams {
     /// The problems.
     pub task: Task,
     /// The decoder; the vocabulary and the number of positions follow from the task.
-    pub model: ModelParams,
-    /// Ways of training, each from the same fresh weights; `icot-2` is `icot` from a second draw of weights and problems.
+    pub model: Shape,
+    /// Ways of training. All start from the same fresh weights; `icot-2` is `icot` from a second seed.
     #[schemars(length(min = 1))]
     pub methods: Vec<Trained>,
     /// Problems in a micro-batch.
@@ -63,35 +64,34 @@ impl fmt::Display for Method {
     }
 }
 
-/// A way of training, and which draw of fresh weights and problems it starts from: `icot` for the first, `icot-2` ..
+/// A way of training and its seed: `icot` is the first seed, `icot-2` the second.
+///
+/// Each seed has its own fresh weights and problems, which all ways of training share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String", extend("pattern" = "^(sft|icot|cot|aux)(-[2-9])?$"))]
 pub struct Trained {
     /// The way.
     pub method: Method,
-    /// The draw, from 1.
-    pub draw: usize,
+    /// The seed.
+    pub seed: Seed,
 }
 
 impl Trained {
-    /// The first draw of a way.
+    /// The first seed of a way.
     pub fn first(method: Method) -> Self {
-        Self { method, draw: 1 }
+        Self { method, seed: Seed::FIRST }
     }
 
-    /// Hands in a number of this draw under the way's name.
+    /// Records a metric of this seed under the way's name.
     pub fn metric(self, run: &Run, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        run.metric_of_draw(self.draw, &format!("{}.{name}", self.method), value, unit);
+        self.seed.metric(run, &format!("{}.{name}", self.method), value, unit);
     }
 }
 
 impl fmt::Display for Trained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.draw {
-            1 => self.method.fmt(f),
-            draw => write!(f, "{}-{draw}", self.method),
-        }
+        f.write_str(&self.seed.label(&self.method.to_string()))
     }
 }
 
@@ -105,15 +105,11 @@ impl TryFrom<String> for Trained {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (name, draw) = text.split_once('-').map_or((text.as_str(), Some(1)), |(name, draw)| {
-            (name, draw.parse().ok().filter(|draw: &usize| (2..=9).contains(draw)))
-        });
+        let (name, seed) = Seed::parse(&text);
         let method = Method::ALL.into_iter().find(|method| method.to_string() == name);
-        match (method, draw) {
-            (Some(method), Some(draw)) => Ok(Self { method, draw }),
-            _ => {
-                Err(format!("`{text}` is none of sft, icot, cot, aux, nor one of their further draws, such as icot-2"))
-            }
+        match method.filter(|_| seed.number() <= 9) {
+            Some(method) => Ok(Self { method, seed }),
+            None => Err(format!("`{text}` is not sft, icot, cot or aux, nor a further seed of one, such as icot-2")),
         }
     }
 }
@@ -138,68 +134,11 @@ pub struct Task {
     pub test: usize,
 }
 
-/// The decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ModelParams {
-    /// Number of blocks.
-    #[schemars(range(min = 1))]
-    pub n_layers: usize,
-    /// Heads in each block; must divide `d_model`.
-    #[schemars(range(min = 1))]
-    pub n_heads: usize,
-    /// Width of the residual stream.
-    #[schemars(range(min = 1))]
-    pub d_model: usize,
-    /// Width of the MLP's hidden layer.
-    #[schemars(range(min = 1))]
-    pub d_mlp: usize,
-    /// Nonlinearity of the MLP.
-    pub activation: Activation,
-    /// Whether linear maps and norms add a bias.
-    pub biases: bool,
-    /// Whether the unembedding is the embedding transposed.
-    pub tied: bool,
-    /// Added to the variance in every norm.
-    pub norm_eps: f64,
-    /// Dropout probability in training.
-    #[schemars(range(min = 0, max = 0.99))]
-    pub dropout: f64,
-    /// How fresh weights are drawn.
-    pub initialisation: Initialisation,
-}
-
 impl TrainParams {
     /// The decoder's full configuration: room for the longest sequence of the task.
     pub fn model_config(&self) -> Config {
-        let ModelParams {
-            n_layers,
-            n_heads,
-            d_model,
-            d_mlp,
-            activation,
-            biases,
-            tied,
-            norm_eps,
-            dropout,
-            initialisation,
-        } = self.model;
         let Task { digits, vocabulary, .. } = self.task;
-        Config {
-            n_layers,
-            n_heads,
-            d_model,
-            d_mlp,
-            d_vocab: vocabulary.size(),
-            n_positions: vocabulary.sequence_length(digits, 0),
-            activation,
-            biases,
-            tied,
-            norm_eps,
-            dropout,
-            initialisation,
-            architecture: Architecture::default(),
-        }
+        self.model.config(vocabulary.size(), vocabulary.sequence_length(digits, 0))
     }
 }
 

@@ -13,7 +13,7 @@ use probes::Matrix;
 
 use crate::batch::encode;
 use crate::evaluation::Format;
-use crate::lesson::format;
+use crate::objective::format;
 use crate::params::{Method, TrainParams, Trained};
 
 /// Sequences in one forward pass.
@@ -224,7 +224,7 @@ pub fn left_out(methods: &[Trained]) -> impl Iterator<Item = Trained> {
     Method::ALL.into_iter().filter(move |method| !there(method)).map(Trained::first)
 }
 
-/// Hands in the metrics of the methods that were not asked for, without a value: their claims stay open.
+/// Records the metrics of the methods that were not asked for, without a value: their claims stay open.
 pub fn leave_open(run: &Run, methods: &[Trained], names: &[&str]) {
     for method in left_out(methods) {
         for name in names {

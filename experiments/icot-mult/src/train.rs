@@ -5,18 +5,15 @@
 //! `removals`, `digits`, `dynamics` (loss and gradient norm of each digit), `thresholds` (when each digit was learned).
 //! Losses are in nats; chance for a digit is ln 10 = 2.303.
 
-use std::time::Instant;
-
 use crate::multiplication::Split;
-use anyhow::{Context, Result, bail};
-use experiment::{Interrupted, Run};
+use anyhow::Result;
+use experiment::{Run, StreamNames, distinct};
 use models::Decoder;
 use tables::{Builder, Schema, row};
-use training::{Checkpoints, Ended};
 
 use crate::evaluation::{Scores, score};
-use crate::lesson::{History, Lesson, Streams};
-use crate::params::{Method, TrainParams, Trained};
+use crate::objective::{History, MethodObjective, Streams};
+use crate::params::{TrainParams, Trained};
 use crate::removal::Gone;
 use crate::subject::left_out;
 
@@ -34,91 +31,70 @@ pub struct Outcome {
     pub scores: Scores,
 }
 
-/// Trains every method, as many at a time as there are threads, and hands in the tables.
+/// Trains every method, as many at a time as there are threads, and records the tables.
 pub fn run(run: &Run, mut params: TrainParams) -> Result<()> {
     params.model_config().check()?;
     shorten_for_rehearsal(run, &mut params);
-    if let Some(twice) = params.methods.iter().enumerate().find(|(at, method)| params.methods[..*at].contains(method)) {
-        bail!("params.methods: `{}` stands there twice; another draw of it is called `{0}-2`", twice.1);
-    }
+    let labels: Vec<String> = params.methods.iter().map(Trained::to_string).collect();
+    distinct("params.methods", labels.iter().map(String::as_str))?;
     let task = &params.task;
     let split = Split::new(task.digits, task.train, task.validation, task.test, &mut run.rng("split"))?;
     let outcomes = run.parallel_map(&params.methods, |trained| train(run, &params, &split, *trained))?;
     report(run, &params, &outcomes)
 }
 
-/// One of several trainings: how it is called, and which draw of fresh weights and problems it gets.
+/// One of several trainings.
 pub struct Job<'a> {
-    /// Way of training, and its draw.
+    /// Way of training, and its seed.
     pub trained: Trained,
     /// Its name in messages and files.
     pub label: &'a str,
-    /// Behind the names of its random streams: the same for all that are to start alike.
-    pub draw: &'a str,
+    /// How the seed enters the names of the random streams.
+    pub streams: StreamNames,
     /// How it is trained.
     pub params: &'a TrainParams,
 }
 
 fn train(run: &Run, params: &TrainParams, split: &Split, trained: Trained) -> Result<Outcome> {
     let label = trained.to_string();
-    // the same fresh weights and problems for every method
-    let draw = if trained.draw > 1 { format!(" {}", trained.draw) } else { String::new() };
-    let (outcome, model) = learn(run, &Job { trained, label: &label, draw: &draw, params }, split)?;
+    let job = Job { trained, label: &label, streams: StreamNames::Usual, params };
+    let (outcome, model) = learn(run, &job, split)?;
     models::save(&run.model_path(&label), &model)?;
     Ok(outcome)
 }
 
-/// Trains one model to its end, or to the signal that stops it.
+/// Trains one model to its end. Fresh weights and problems depend on the seed alone, not on the method.
+///
+/// # Errors
+/// As [`Run::train`].
 pub fn learn(run: &Run, job: &Job<'_>, split: &Split) -> Result<(Outcome, Decoder)> {
-    let Job { trained, label, draw, params } = *job;
-    let method = trained.method;
-    let stream = |name: &str| run.rng(&format!("{name}{draw}"));
+    let Job { trained: Trained { method, seed }, label, streams, params } = *job;
+    let stream = |name: &str| seed.rng(run, name, streams);
     let model = Decoder::fresh(&params.model_config(), &mut stream("init"), run.device())?;
     let streams = Streams { batches: stream("batches"), smoothing: stream("smoothing"), dropout: stream("dropout") };
-    let mut lesson = Lesson::new((method, label), params, split, &model, streams)?;
-    if lesson.removal().all_gone() > params.training.steps {
-        let (gone, steps) = (lesson.removal().all_gone(), params.training.steps);
+    let mut objective = MethodObjective::new((method, label), params, split, &model, streams)?;
+    let (all_gone, steps) = (objective.removal().all_gone(), params.training.steps);
+    if all_gone > steps && !run.is_rehearsal() {
         tracing::warn!(
-            "{method}: working is left at the end: the last token goes at step {gone}, training ends at {steps}"
+            "{method}: chain-of-thought tokens are left at the end: the last is removed at step {all_gone}, \
+             training ends at step {steps}"
         );
     }
-    let checkpoints = Checkpoints::new(&run.work(label), &format!("{} {label}", run.identity()));
-    let mut task = run.task(label, params.training.steps, "steps");
-    let started = Instant::now();
-    let parameters = lesson.parameters();
-    let ended = training::train(&parameters, &params.training, &mut lesson, &checkpoints, &mut task)
-        .with_context(|| format!("training {label}"))?;
-    if ended == Ended::Interrupted {
-        return Err(Interrupted.into());
-    }
-    if run.is_rehearsal() {
-        predict(run, method, params.training.steps, started);
-    }
-    let removed = lesson.removal().removed();
-    let model = lesson.now()?;
-    let scores = score(&model, &split.test, removed, split.test.len(), lesson.format())?;
-    let gone = lesson.gone();
-    Ok((Outcome { trained, history: lesson.into_history(), gone, scores }, model))
+    let history = History::from(run.train(label, &objective.parameters(), &params.training, &mut objective)?);
+    let removed = objective.removal().removed();
+    let model = objective.now()?;
+    let scores = score(&model, &split.test, removed, split.test.len(), objective.format())?;
+    Ok((Outcome { trained: job.trained, history, gone: objective.gone(), scores }, model))
 }
 
-/// A rehearsal takes two real steps on real shapes, so that its time and memory tell those of the whole.
+/// Fewer problems in a rehearsal, whose two steps are of the real size; so its time and memory predict those of the run.
 pub fn shorten_for_rehearsal(run: &Run, params: &mut TrainParams) {
-    params.training.steps = run.steps(params.training.steps);
     params.task.train = params.task.train.map(|train| run.samples(train));
     for count in [&mut params.task.validation, &mut params.task.test, &mut params.evaluation.problems] {
         *count = run.samples(*count);
     }
     params.evaluation.generated = run.samples(params.evaluation.generated);
     params.evaluation.gradient_problems = run.samples(params.evaluation.gradient_problems);
-}
-
-fn predict(run: &Run, method: Method, rehearsed: u64, started: Instant) {
-    let planned = run.config().body.params["training"]["steps"].as_u64().unwrap_or(rehearsed);
-    let per_step = started.elapsed().as_secs_f64() / rehearsed as f64;
-    let hours = per_step * planned as f64 / 3600.;
-    tracing::info!(
-        "{method}: about {per_step:.3} s a step here, so {hours:.1} h for {planned} steps (evaluations not counted)"
-    );
 }
 
 fn report(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
@@ -130,7 +106,7 @@ fn report(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
 }
 
 fn final_accuracy(run: &Run, params: &TrainParams, outcomes: &[Outcome]) -> Result<()> {
-    let steps = params.training.steps;
+    let steps = run.steps(params.training.steps);
     let examples = steps * u64::from(params.training.accumulate) * params.batch_size as u64;
     let mut accuracy = Builder::new(
         Schema::new("accuracy", "one method on the test problems after training")

@@ -495,7 +495,7 @@ mod tests {
     use super::*;
 
     fn named(models: &[&str]) -> Vec<Pair> {
-        let source = |name: &&str| Source { name: (*name).to_owned(), model: String::new() };
+        let source = |name: &&str| Source { name: (*name).to_owned(), model: subject::Model::from("") };
         pairs(&models.iter().map(source).collect::<Vec<_>>())
     }
 

@@ -18,41 +18,41 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture};
-use experiment::{Interrupted, Run};
+use experiment::{Objective, Progress, Run, Seed, StreamNames, diverged_at};
 use hooks::{HookedModel, NoHook};
 use models::{Architecture, Config, Decoder, Family, FixedScales, NormKind, NormPath, NormPlace, Step, Transform};
-use pretrained::Pretrained;
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use subject::Model;
 use tables::{Builder, Schema, Table, row};
 use tokens::END_OF_TEXT;
-use training::{Checkpoints, Ended, Error, Objective, Parameter, Plan};
+use training::{MeanLoss, Parameter, Plan};
 
 use crate::corpus::windows;
 use crate::evaluation::token_losses;
-use crate::pretrain::hand_in;
+use crate::pretrain::record_model;
 use crate::scales::{Ema, Numbers, Tracker, means, streams};
 use crate::schedule::{Event, Group, Removal};
-use crate::subjects::{Source, Text, batch};
+use crate::subjects::{Text, batch};
 
 /// Parameters of `removal`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The model to begin with, as in `params.models` of other experiments; the second draw begins with its second draw,
+    /// The model to start from. Where an experiment trained it, the second seed starts from that experiment's second seed,
     /// `ln-removal/pretrain:toy-2`.
-    pub start: String,
-    /// Independent repetitions, each with its own start and batches.
+    pub start: Model,
+    /// Seeds, each with its own start and batches.
     #[schemars(range(min = 1, max = 9))]
-    pub draws: usize,
-    /// What is read.
+    pub seeds: usize,
+    /// The text to train and evaluate on.
     pub text: Text,
     /// Tokens to train on.
     #[schemars(range(min = 1000))]
     pub train_tokens: usize,
-    /// Tokens to be judged by.
+    /// Tokens to evaluate on.
     #[schemars(range(min = 100))]
     pub validation_tokens: usize,
     /// Windows in a micro-batch.
@@ -75,7 +75,7 @@ pub struct Params {
     /// What is done, each from the same start, on the same batches.
     #[schemars(length(min = 1))]
     pub variants: Vec<Variant>,
-    /// Whether the models are handed in as checkpoints.
+    /// Whether the models are kept as checkpoints.
     #[serde(default = "yes")]
     pub keep_models: bool,
 }
@@ -113,7 +113,7 @@ const VANILLA: &str = "vanilla";
 /// A variant of one draw, and how it ended.
 struct Outcome {
     name: String,
-    draw: usize,
+    seed: Seed,
     label: String,
     events: Vec<Event>,
     history: History,
@@ -126,7 +126,7 @@ struct Outcome {
 
 /// What all variants of a draw share.
 struct Setting {
-    draw: usize,
+    seed: Seed,
     start: Decoder,
     family: Family,
     folder: std::path::PathBuf,
@@ -156,10 +156,10 @@ impl Watched<'_> {
     }
 }
 
-/// Fine-tunes all variants and hands in tables and models.
+/// Fine-tunes all variants and records tables and models.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     experiment::distinct("params.variants", params.variants.iter().map(|variant| variant.name.as_str()))?;
-    let settings = (1..=params.draws).map(|draw| prepare(run, &params, draw)).collect::<Result<Vec<_>>>()?;
+    let settings = Seed::first(params.seeds).map(|seed| prepare(run, &params, seed)).collect::<Result<Vec<_>>>()?;
     let work: Vec<(&Setting, &Variant)> =
         settings.iter().flat_map(|setting| params.variants.iter().map(move |variant| (setting, variant))).collect();
     let watched = Watched { run, params: &params, seen: Mutex::default() };
@@ -174,23 +174,22 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     summary(run, &params, &settings, &outcomes)
 }
 
-fn prepare(run: &Run, params: &Params, draw: usize) -> Result<Setting> {
-    let made = params.start.contains(':');
-    let model = if draw > 1 && made { format!("{}-{draw}", params.start) } else { params.start.clone() };
-    let source = Source { name: "start".to_owned(), model };
-    let place = source.place(run)?;
-    let told = || format!("params.start: {}", source.model);
-    let opened = Pretrained::open(&place, run.device(), pretrained::free_memory()).with_context(told)?;
+fn prepare(run: &Run, params: &Params, seed: Seed) -> Result<Setting> {
+    let name = match params.start.trained() {
+        Some(_) => Model::from(seed.label(&params.start.to_string())),
+        None => params.start.clone(),
+    };
+    let opened = name.open(run).context("params.start")?;
     let mut config = opened.model.config().clone();
     if config.architecture.norm_place == NormPlace::After {
-        bail!("params.start: {place} has its norms behind attention and MLP; only those before can be removed");
+        bail!("params.start: {name} has its norms after attention and MLP; only norms before them can be removed");
     }
     if params.block > config.n_positions {
         bail!("params.block: {} tokens do not fit the model's {} positions", params.block, config.n_positions);
     }
     config.dropout = params.dropout;
     let start = Decoder::new(&config, opened.model.weights(), run.device())?;
-    let tokenizer = opened.tokenizer.with_context(told)?;
+    let tokenizer = opened.tokenizer.context("params.start")?;
     let train = params.text.training(run, &tokenizer, params.train_tokens)?;
     let count = (params.validation_tokens / params.block).max(1);
     let validation = params.text.sequences(run, &tokenizer, count, params.block)?;
@@ -207,8 +206,10 @@ fn prepare(run: &Run, params: &Params, draw: usize) -> Result<Setting> {
         ln_final: of("hook_resid_post", config.n_layers - 1),
     };
     let end = tokenizer.eos().or_else(|| tokenizer.id(END_OF_TEXT));
-    let (family, folder) = (opened.family, opened.path);
-    Ok(Setting { draw, start, family, folder, train, validation, end, initial, numbers })
+    let family =
+        opened.family.context("params.start: the model is not of a family that can be written as a checkpoint")?;
+    let folder = opened.path;
+    Ok(Setting { seed, start, family, folder, train, validation, end, initial, numbers })
 }
 
 /// Scales of the streams that norms read, as the reference computes those that its running means begin with: over one
@@ -238,22 +239,22 @@ pub fn initial_scales(run: &Run, model: &Decoder, sequence: &[u32]) -> Result<Ve
 }
 
 fn fine_tune(watched: &Watched<'_>, setting: &Setting, variant: &Variant) -> Result<Outcome> {
-    let (Watched { run, params, .. }, draw) = (watched, setting.draw);
-    let label = if draw > 1 { format!("{}-{draw}", variant.name) } else { variant.name.clone() };
-    // each its own weights, the same batches for all variants of a draw
+    let (Watched { run, params, .. }, seed) = (watched, setting.seed);
+    let label = seed.label(&variant.name);
+    // all variants of a seed start from copies of the same weights and see the same batches
     let model = Decoder::new(setting.start.config(), setting.start.weights(), run.device())?;
     let events = variant.remove.as_ref().map(|remove| remove.events(model.config().n_layers)).unwrap_or_default();
-    let plan = Plan { steps: run.steps(params.training.steps), ..params.training.clone() };
+    let plan = &params.training;
     if let Some(last) = events.last().filter(|last| last.step >= plan.steps && !run.is_rehearsal()) {
         bail!(
-            "params.variants: {}: the last norm would go at step {}, training ends at {}",
+            "params.variants: {}: the last norm would be removed at step {}, but training ends at step {}",
             variant.name,
             last.step,
             plan.steps
         );
     }
     let parameters = Parameter::all(model.parameters());
-    let mut lesson = Lesson {
+    let mut objective = RemovalObjective {
         model,
         watched,
         label: &label,
@@ -261,38 +262,38 @@ fn fine_tune(watched: &Watched<'_>, setting: &Setting, variant: &Variant) -> Res
         setting,
         variant,
         events: &events,
-        batches: run.rng(&format!("batches {draw}")),
-        dropout: run.rng(&format!("dropout {draw}")),
-        steps: plan.steps,
+        batches: seed.rng(run, "batches", StreamNames::Numbered),
+        dropout: seed.rng(run, "dropout", StreamNames::Numbered),
         sums: [0.; 2],
-        state: State { history: History::default(), tracker: Tracker::new(setting.numbers.clone()) },
+        state: State { steps: Vec::new(), tracker: Tracker::new(setting.numbers.clone()), rows: Vec::new() },
     };
-    let checkpoints = Checkpoints::new(&run.work(&label), &format!("{} {label}", run.identity()));
-    let mut task = run.task(&label, plan.steps, "steps");
-    let diverged = match training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task) {
-        Ok(Ended::Interrupted) => return Err(Interrupted.into()),
-        Ok(Ended::Finished) => None,
-        // that a recipe destroys the model is a result
-        Err(Error::NotFinite { step, what }) => {
-            tracing::warn!("{label}: {what} is not finite at step {step}; it is given up");
-            Some(step)
-        }
-        Err(error) => return Err(error).with_context(|| format!("training {label}")),
+    let diverged = match run.train(&label, &parameters, plan, &mut objective) {
+        Ok(_) => None,
+        // a recipe that destroys the model is a result
+        Err(error) => match diverged_at(&error) {
+            Some(step) => {
+                tracing::warn!("{label}: {error:#}; the training ends here");
+                Some(step)
+            }
+            None => return Err(error),
+        },
     };
-    let Lesson { mut model, state: State { history, tracker }, .. } = lesson;
+    let RemovalObjective { mut model, state: State { steps, tracker, rows }, .. } = objective;
+    let history = History { steps, rows };
+    let removed = removed(&events, run.steps(plan.steps));
     let mut forms = Vec::new();
     if diverged.is_none() {
-        model.set_fixed_scales(tracker.fixed(&removed(&events, plan.steps)))?;
+        model.set_fixed_scales(tracker.fixed(&removed))?;
         let complete = events.is_empty() || model.config().architecture.fixed.is_complete(model.config().n_layers);
         if params.keep_models && complete {
             let tokenizer = if setting.folder.is_dir() { Some(setting.folder.as_path()) } else { None };
-            hand_in(run, &model, setting.family, tokenizer, &label)?;
+            record_model(run, &model, setting.family, tokenizer, &label)?;
             if !events.is_empty() {
                 forms = other_forms(run, &model, &label, &setting.validation)?;
             }
         }
     }
-    Ok(Outcome { name: variant.name.clone(), draw, label, events, history, tracker, diverged, forms })
+    Ok(Outcome { name: variant.name.clone(), seed, label, events, history, tracker, diverged, forms })
 }
 
 /// Largest difference of a logit between the model that was trained, the checkpoint it was written as (an epsilon so large
@@ -333,24 +334,33 @@ struct StepRow {
     aux: f64,
 }
 
-/// What a training has seen.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Row {
+    /// Optimiser steps done.
+    step: u64,
+    /// Cross-entropy on held-out text, in nats.
+    validation: f64,
+    /// Running means of the norms' scales.
+    ema: Numbers,
+}
+
+/// Everything seen during a training.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct History {
     steps: Vec<StepRow>,
-    /// Steps done, and cross-entropy of held-out text.
-    validation: Vec<(u64, f64)>,
-    /// Steps done, and running means.
-    ema: Vec<(u64, Numbers)>,
+    rows: Vec<Row>,
 }
 
-/// Part of every checkpoint.
+/// Part of every checkpoint. A training that diverges has no result, so the rows are kept here, too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
-    history: History,
+    steps: Vec<StepRow>,
     tracker: Tracker,
+    rows: Vec<Row>,
 }
 
-struct Lesson<'a> {
+struct RemovalObjective<'a> {
     model: Decoder,
     watched: &'a Watched<'a>,
     label: &'a str,
@@ -360,13 +370,12 @@ struct Lesson<'a> {
     events: &'a [Event],
     batches: ChaCha12Rng,
     dropout: ChaCha12Rng,
-    steps: u64,
-    /// Of the step's micro-batches so far: cross-entropy and auxiliary loss.
+    /// Cross-entropy and auxiliary loss of the step's micro-batches so far.
     sums: [f64; 2],
     state: State,
 }
 
-impl Lesson<'_> {
+impl RemovalObjective<'_> {
     fn micro(&mut self, step: u64, micro: u32) -> Result<Tensor> {
         let Self { params, setting, variant, .. } = self;
         let position = step * u64::from(params.training.accumulate) + u64::from(micro);
@@ -397,35 +406,39 @@ impl Lesson<'_> {
     }
 }
 
-impl Objective for Lesson<'_> {
-    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
-        self.micro(step, micro).map_err(Error::objective)
+impl Objective for RemovalObjective<'_> {
+    /// The rows are part of the state.
+    type Row = ();
+
+    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor> {
+        self.micro(step, micro)
     }
 
-    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
+    fn observe(&mut self, _: u64, _: f64) {
         let [ce, aux] = std::mem::take(&mut self.sums).map(|sum| sum / f64::from(self.params.training.accumulate));
-        if loss.is_some() {
-            self.state.history.steps.push(StepRow { ce, aux });
+        self.state.steps.push(StepRow { ce, aux });
+    }
+
+    fn evaluate(&mut self, at: Progress, _: &mut MeanLoss, _: &[()]) -> Result<Option<()>> {
+        if !at.is_due(self.params.evaluate_every) {
+            return Ok(None);
         }
-        if done.is_multiple_of(self.params.evaluate_every) || done == self.steps {
-            let fixed = self.state.tracker.fixed(&removed(self.events, done));
-            self.model.set_fixed_scales(fixed).map_err(Error::objective)?;
-            let losses = token_losses(&self.model, &self.setting.validation, self.params.batch_size);
-            let mean = probes::mean(&losses.map_err(Error::objective)?);
-            tracing::info!("{} step {done}: {mean:.3} nats on held-out text", self.variant.name);
-            self.state.history.validation.push((done, mean));
-            self.state.history.ema.push((done, self.state.tracker.ema.clone()));
-            self.watched.show(self.label, self.events, &self.state.history.steps).map_err(Error::objective)?;
-        }
-        Ok(())
+        let step = at.step;
+        self.model.set_fixed_scales(self.state.tracker.fixed(&removed(self.events, step)))?;
+        let losses = token_losses(&self.model, &self.setting.validation, self.params.batch_size)?;
+        let validation = probes::mean(&losses);
+        tracing::info!("{} step {step}: {validation:.3} nats on held-out text", self.variant.name);
+        self.state.rows.push(Row { step, validation, ema: self.state.tracker.ema.clone() });
+        self.watched.show(self.label, self.events, &self.state.steps)?;
+        Ok(None)
     }
 
     fn state(&self) -> serde_json::Value {
         serde_json::json!(self.state)
     }
 
-    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
-        self.state = serde_json::from_value(state).map_err(Error::objective)?;
+    fn restore(&mut self, state: serde_json::Value) -> Result<()> {
+        self.state = serde_json::from_value(state)?;
         Ok(())
     }
 }
@@ -489,9 +502,10 @@ fn validation(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             .float("gap", "the same minus that of the control that keeps its norms", "nats"),
     );
     for outcome in outcomes {
-        let control = control(outcomes, outcome.draw);
-        for (step, loss) in &outcome.history.validation {
-            let at = |control: &Outcome| control.history.validation.iter().find(|(at, _)| at == step).map(|(_, l)| *l);
+        let control = control(outcomes, outcome.seed);
+        for Row { step, validation: loss, .. } in &outcome.history.rows {
+            let at =
+                |control: &Outcome| control.history.rows.iter().find(|row| row.step == *step).map(|row| row.validation);
             let gap = control.and_then(at).map(|control| loss - control);
             table.push(row![&*outcome.label, *step, *loss, gap])?;
         }
@@ -500,8 +514,8 @@ fn validation(run: &Run, outcomes: &[Outcome]) -> Result<()> {
     Ok(())
 }
 
-fn control(outcomes: &[Outcome], draw: usize) -> Option<&Outcome> {
-    outcomes.iter().find(|outcome| outcome.name == VANILLA && outcome.draw == draw)
+fn control(outcomes: &[Outcome], seed: Seed) -> Option<&Outcome> {
+    outcomes.iter().find(|outcome| outcome.name == VANILLA && outcome.seed == seed)
 }
 
 fn events(run: &Run, outcomes: &[Outcome]) -> Result<()> {
@@ -541,7 +555,7 @@ fn scales(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             .float("scale", "mean over tokens of sqrt(var + eps), smoothed", ""),
     );
     for outcome in outcomes.iter().filter(|outcome| !outcome.events.is_empty()) {
-        for (step, Numbers { ln1, ln2, ln_final }) in &outcome.history.ema {
+        for Row { step, ema: Numbers { ln1, ln2, ln_final }, .. } in &outcome.history.rows {
             for (layer, (ln1, ln2)) in ln1.iter().zip(ln2).enumerate() {
                 table.push(row![&*outcome.label, *step, format!("blocks.{layer}.ln1"), *ln1])?;
                 table.push(row![&*outcome.label, *step, format!("blocks.{layer}.ln2"), *ln2])?;
@@ -565,7 +579,7 @@ fn forms(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             table.push(row![&*outcome.label, *form, *difference])?;
         }
         let largest = outcome.forms.iter().map(|(_, difference)| *difference).reduce(f64::max);
-        run.metric_of_draw(outcome.draw, &format!("{}.form_difference", outcome.name), largest, "logits");
+        outcome.seed.metric(run, &format!("{}.form_difference", outcome.name), largest, "logits");
     }
     run.record(table.finish()?);
     Ok(())
@@ -581,7 +595,7 @@ fn initial(run: &Run, settings: &[Setting]) -> Result<()> {
     );
     for setting in settings {
         for (site, [scale, first]) in &setting.initial {
-            table.push(row![setting.draw, site.to_string(), *scale, *first])?;
+            table.push(row![setting.seed.number(), site.to_string(), *scale, *first])?;
         }
     }
     run.record(table.finish()?);
@@ -606,25 +620,38 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
     );
     let per_step = u64::from(params.training.accumulate) * (params.batch_size * params.block) as u64;
     for setting in settings {
-        let draw = setting.draw;
+        let seed = setting.seed;
         let original = probes::mean(&token_losses(&setting.start, &setting.validation, params.batch_size)?);
-        let name = if draw > 1 { format!("original-{draw}") } else { "original".to_owned() };
+        let name = seed.label("original");
         let parameters = setting.start.config().n_parameters();
         let (none, no_step, no_phase) = (None::<f64>, None::<i64>, None::<&str>);
-        table.push(row![name, "original", draw, parameters, 0, 0, original, none, no_step, none, no_step, no_phase])?;
-        run.metric_of_draw(draw, "original.ce", original, "nats");
-        for outcome in outcomes.iter().filter(|outcome| outcome.draw == draw) {
+        table.push(row![
+            name,
+            "original",
+            seed.number(),
+            parameters,
+            0,
+            0,
+            original,
+            none,
+            no_step,
+            none,
+            no_step,
+            no_phase
+        ])?;
+        seed.metric(run, "original.ce", original, "nats");
+        for outcome in outcomes.iter().filter(|outcome| outcome.seed == seed) {
             let steps = outcome.history.steps.len() as u64;
             let last = |outcome: &Outcome| {
-                outcome.history.validation.last().filter(|_| outcome.diverged.is_none()).map(|(_, loss)| *loss)
+                outcome.history.rows.last().filter(|_| outcome.diverged.is_none()).map(|row| row.validation)
             };
             let loss = last(outcome);
-            let gap = loss.zip(control(outcomes, draw).and_then(last)).map(|(ours, control)| ours - control);
+            let gap = loss.zip(control(outcomes, seed).and_then(last)).map(|(ours, control)| ours - control);
             let spike = highest(outcome);
             table.push(row![
                 &*outcome.label,
                 &*outcome.name,
-                draw,
+                seed.number(),
                 parameters,
                 steps,
                 steps * per_step,
@@ -636,7 +663,7 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
                 spike.as_ref().map(|spike| spike.phase),
             ])?;
             let metric = |what: &str, value: Option<f64>, unit: &str| {
-                run.metric_of_draw(draw, &format!("{}.{what}", outcome.name), value, unit);
+                seed.metric(run, &format!("{}.{what}", outcome.name), value, unit);
             };
             metric("ce", loss, "nats");
             metric("gap", gap, "nats");

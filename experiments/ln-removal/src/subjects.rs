@@ -1,67 +1,59 @@
-//! The checkpoints that are looked at, and what they read.
+//! The models that are analysed, and the text that they read.
 
 use crate::prose::Kinds;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use experiment::Run;
+use experiment::{Run, Seed};
 use models::{Decoder, Transform};
-use pretrained::Pretrained;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use subject::{Corpus, Model};
 use tokens::Tokenizer;
 
 use crate::corpus::{Documents, first_tokens};
 use crate::pretrain;
 
-/// Tokens of the training text that decide which tokens the toy has seen.
+/// Tokens of the training text that decide which tokens the small model has seen.
 const SEEN: usize = 1_000_000;
 
-/// A checkpoint.
+/// A model under the name that tables and figures use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// What tables and figures call it; `vanilla-2` is the second draw of `vanilla`.
+    /// Its name in tables and figures; `vanilla-2` is the second seed of `vanilla`.
     #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
     pub name: String,
-    /// A folder as on the hub, a .gguf file, a repository such as openai-community/gpt2 or its revision gpt2@607a30d, or
-    /// what an experiment that is needed has made: `ln-removal/removal:ln_free`.
-    pub model: String,
+    /// The model: `ln-removal/removal:ln_free` for one that a needed experiment trained, a folder as on the hub, a .gguf
+    /// file, or a repository such as openai-community/gpt2 or its revision openai-community/gpt2@607a30d.
+    pub model: Model,
 }
 
 impl Source {
-    /// Name without the number of the draw, and that number, from 1.
+    /// Its name without the seed, and the seed.
+    pub fn seed(&self) -> (&str, Seed) {
+        Seed::parse(&self.name)
+    }
+
+    /// As [`Self::seed`], with the seed's number.
     pub fn draw(&self) -> (&str, usize) {
-        let numbered = self.name.rsplit_once('-').and_then(|(name, draw)| Some((name, draw.parse().ok()?)));
-        numbered.filter(|(_, draw)| *draw > 1).unwrap_or((&self.name, 1))
+        let (name, seed) = self.seed();
+        (name, seed.number())
     }
 
-    /// Hands in a number of this draw under the model's name.
+    /// Records a metric of this seed under the model's name.
     pub fn metric(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
-        let (name, draw) = self.draw();
-        run.metric_of_draw(draw, &format!("{name}.{what}"), value, unit);
-    }
-
-    /// The path or repository that `model` stands for.
-    pub fn place(&self, run: &Run) -> Result<String> {
-        let told = || format!("params.models: {}", self.name);
-        let Some((need, model)) = self.model.split_once(':').filter(|(need, _)| need.contains('/')) else {
-            return Ok(self.model.clone());
-        };
-        let folder = run.need(need).with_context(told)?.output_folder(&format!("models/{model}")).with_context(told)?;
-        folder.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{} is no UTF-8", path.display()))
+        let (name, seed) = self.seed();
+        seed.metric(run, &format!("{name}.{what}"), value, unit);
     }
 
     /// Its tokenizer.
     pub fn tokenizer(&self, run: &Run) -> Result<Tokenizer> {
-        let told = || format!("params.models: {}", self.name);
-        pretrained::tokenizer(&self.place(run)?).with_context(told)?.with_context(told)
+        self.model.tokenizer(run).with_context(|| format!("params.models: {}", self.name))
     }
 
     /// The model as it is, with weights that take no gradient.
     pub fn open(&self, run: &Run) -> Result<Decoder> {
-        let opened = Pretrained::open(&self.place(run)?, run.device(), pretrained::free_memory())
-            .with_context(|| format!("params.models: {}", self.name))?;
-        Ok(opened.model.frozen())
+        Ok(self.model.open(run).with_context(|| format!("params.models: {}", self.name))?.model.frozen())
     }
 
     /// The same model with nothing between the stream and what reads it but the norms' statistics: gains and biases
@@ -110,54 +102,7 @@ pub enum Text {
     /// The same, but only those all of whose tokens occur in the first million tokens that the toy was trained on.
     GeneratedSeen(Kinds),
     /// A corpus of the hub or of files, tokenised and packed into sequences, kept for the next time.
-    Corpus(Box<Packing>),
-}
-
-/// A corpus, and how it is packed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Packing {
-    /// A file, a folder, or `hub:OWNER/NAME@REVISION`.
-    pub source: corpora::Source,
-    /// Its column, of text or of tokens.
-    pub column: corpora::Column,
-    /// Split, shuffling, length of the packed sequences.
-    pub recipe: corpora::Recipe,
-}
-
-/// Where packed corpora are kept, relative to the project, unless `RETRACE_CORPORA` says where.
-const PACKED: &str = "results/.runs/corpora";
-
-impl Packing {
-    /// Packed sequences of the part that is trained on, or of the one that is held out; of all where nothing is.
-    fn split(&self, run: &Run, tokenizer: &Tokenizer, held_out: bool) -> Result<corpora::Packed> {
-        let Self { source, column, recipe } = self;
-        let hub = match source {
-            corpora::Source::Hub { .. } => Some(hub::Hub::from_env()?),
-            corpora::Source::Local(_) => None,
-        };
-        let mut stopped = None;
-        let mut watch = |_: corpora::Step<'_>| match run.check_interrupted() {
-            Ok(()) => std::ops::ControlFlow::Continue(()),
-            Err(error) => {
-                stopped = Some(error);
-                std::ops::ControlFlow::Break(())
-            }
-        };
-        let job = corpora::Job { source, column, tokenizer, recipe };
-        let folder = std::env::var_os("RETRACE_CORPORA").unwrap_or_else(|| PACKED.into());
-        let packed = corpora::pack(std::path::Path::new(&folder), &job, hub.as_ref(), &mut watch);
-        if let Some(stopped) = stopped {
-            return Err(stopped);
-        }
-        let corpus = packed.with_context(|| format!("{source}"))?;
-        let split = match (&recipe.holdout, held_out) {
-            (None, _) => "all",
-            (Some(_), true) => "validation",
-            (Some(_), false) => "train",
-        };
-        Ok(corpus.split(split)?)
-    }
+    Corpus(Box<Corpus>),
 }
 
 impl Text {
@@ -167,8 +112,8 @@ impl Text {
             Self::Generated(kinds) | Self::GeneratedSeen(kinds) => {
                 first_tokens(documents(run, *kinds)?.training(tokenizer)?, count)
             }
-            Self::Corpus(packing) => {
-                let packed = packing.split(run, tokenizer, false)?;
+            Self::Corpus(corpus) => {
+                let packed = corpus.training(run, tokenizer)?;
                 let chunks = packed.chunks().map(Ok);
                 first_tokens(chunks, count.min(packed.len() * packed.block()))
             }
@@ -191,8 +136,8 @@ impl Text {
                     .filter(|row| row.as_ref().map_or(true, |row| row.iter().all(|id| seen.contains(id))));
                 first_tokens(known, needed)?
             }
-            Self::Corpus(packing) => {
-                let packed = packing.split(run, tokenizer, true)?;
+            Self::Corpus(corpus) => {
+                let packed = corpus.held_out(run, tokenizer)?;
                 if length > packed.block() {
                     bail!("sequences of {length} tokens from a corpus packed to {}: set recipe.block", packed.block());
                 }

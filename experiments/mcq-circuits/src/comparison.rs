@@ -29,7 +29,7 @@ pub struct Number {
     /// Its metric without the model's name, such as `heads_share`.
     pub metric: String,
     /// What tables and figures call it.
-    pub says: String,
+    pub statement: String,
 }
 
 /// Reads the other experiments and hands in the tables.
@@ -37,7 +37,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut read: BTreeMap<&str, (Needed, BTreeMap<String, f64>)> = BTreeMap::new();
     for number in &params.numbers {
         if !read.contains_key(number.from.as_str()) {
-            let need = run.need(&number.from).with_context(|| format!("params.numbers: {}", number.says))?;
+            let need = run.need(&number.from).with_context(|| format!("params.numbers: {}", number.statement))?;
             let metrics = metrics(&need)?;
             read.insert(&number.from, (need, metrics));
         }
@@ -55,7 +55,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let Some((_, metrics)) = read.get(number.from.as_str()) else { continue };
         for subject in &subjects {
             let value = metrics.get(&format!("{subject}.{}", number.metric)).copied();
-            models.push(row![&**subject, &*number.says, value])?;
+            models.push(row![&**subject, &*number.statement, value])?;
         }
     }
     run.metric("models", subjects.len() as f64, "models");

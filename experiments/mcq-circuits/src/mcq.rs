@@ -12,7 +12,7 @@ mod toy;
 pub use colours::colours;
 pub use mmlu::{Row, SUBJECTS};
 pub use mutation::Mutation;
-pub use toy::{Regime, Task, Toy, World};
+pub use toy::{Toy, World};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -3,29 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::mcq::{Mutation, Order, Question, Row, Style, Toy, World, colours};
+use crate::mcq::{Mutation, Order, Question, Row, Style, World, colours};
 use anyhow::{Context, Result, bail};
 use experiment::{Needed, Run};
 use hooks::{End, Hook, HookedModel, NoHook, Start};
 use hub::{Hub, Repo};
 use models::{Decoder, NormPlace, Transform};
-use pretrained::Pretrained;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokens::Tokenizer;
+use subject::Model;
 
 use crate::letters::{Letters, choice, reader, rows};
 use crate::prompts::{Asker, Prompt, batches, tokens};
 use crate::train;
 
-/// The experiment whose toys may be looked at.
-pub const TRAIN: &str = "mcq-circuits/train";
-
-/// Which checkpoint of a toy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+/// A checkpoint of a small model's training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Knows A to D in order and nothing else.
     Early,
@@ -33,6 +28,11 @@ pub enum Stage {
     Middle,
     /// At the end of training.
     Late,
+}
+
+impl Stage {
+    /// All of them, in the order of training.
+    pub const ALL: [Self; 3] = [Self::Early, Self::Middle, Self::Late];
 }
 
 impl fmt::Display for Stage {
@@ -45,23 +45,18 @@ impl fmt::Display for Stage {
     }
 }
 
-/// A model and its questions: a toy of mcq-circuits/train, or any checkpoint.
+/// A model and its questions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// What tables and figures call it.
+    /// Its name in tables and figures.
     #[schemars(regex(pattern = "^[a-z0-9_-]+$"))]
     pub name: String,
-    /// A toy of mcq-circuits/train by its name there; it is asked what it was trained on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub toy: Option<String>,
-    /// Which of the toy's checkpoints; without: late.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage: Option<Stage>,
-    /// Instead of a toy: a folder as on the hub, a .gguf file, or a repository such as Qwen/Qwen2.5-0.5B or its revision.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// What the checkpoint is asked; without: four colours.
+    /// The model: `mcq-circuits/train:options_first_late` for a small model at a stage of its training (early, middle or
+    /// late), which is asked what it was trained on; a folder as on the hub, a .gguf file, or a repository such as
+    /// Qwen/Qwen2.5-0.5B or its revision.
+    pub model: Model,
+    /// Questions for a model that mcq-circuits/train did not train. Default: four colours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ask: Option<Ask>,
 }
@@ -183,51 +178,39 @@ impl Set {
 impl Subject {
     /// Opens a model and finds its questions.
     pub fn open(run: &Run, source: &Source) -> Result<Self> {
-        let told = || format!("params.subjects: {}", source.name);
+        Self::find(run, source).with_context(|| format!("params.subjects: {}", source.name))
+    }
+
+    fn find(run: &Run, source: &Source) -> Result<Self> {
         let name = source.name.clone();
-        match (&source.toy, &source.model) {
-            (Some(toy), None) => {
-                let need = run.need(TRAIN).with_context(told)?;
-                let (world, orders, example) = toy_world(&need, toy).with_context(told)?;
-                need.output("models/tokenizer_config.json")?;
-                let tokenizer = need.output("models/tokenizer.json")?;
-                let folder = tokenizer.parent().context("a file lies in a folder")?;
-                let tokenizer = Tokenizer::from_folder(folder)?;
-                let stage = source.stage.unwrap_or(Stage::Late);
-                let path = need.model(&format!("{toy}_{stage}")).with_context(told)?;
-                let model = models::load(&path, run.device())?.frozen();
-                let asker = Asker::new(tokenizer, Style::Words, &example).with_context(told)?;
-                let parameters = model.config().n_parameters();
-                Ok(Self { name, model, parameters, asker, pool: Pool::Toy { world, orders } })
+        let opened = source.model.open(run)?;
+        let tokenizer = opened.tokenizer?;
+        if opened.model.config().architecture.norm_place == NormPlace::After {
+            bail!("its heads write through a norm, which direct effects here do not decompose");
+        }
+        let parameters = opened.model.config().n_parameters();
+        let (model, style, pool, example) = match source.model.trained() {
+            Some((experiment, trained)) => {
+                let (world, orders, example) = small_world(&run.need(experiment)?, trained)?;
+                (opened.model, Style::Words, Pool::Toy { world, orders }, Some(example))
             }
-            (None, Some(model)) => {
-                let opened = Pretrained::open(model, run.device(), pretrained::free_memory()).with_context(told)?;
-                let tokenizer = opened.tokenizer.with_context(told)?;
-                if opened.model.config().architecture.norm_place == NormPlace::After {
-                    bail!(
-                        "{}: its heads write through a norm, which the direct effects here do not take apart",
-                        told()
-                    );
-                }
-                let parameters = opened.model.config().n_parameters();
-                let model = opened.model.transformed(&[Transform::OwnKeysAndValues])?.frozen();
+            None => {
                 let ask = source.ask.clone().unwrap_or(Ask::Colours { prelude: String::new(), options: 4 });
-                let pool = pool(&ask).with_context(told)?;
+                let pool = pool(&ask)?;
                 let mut rng = run.rng("try");
                 let example = match &pool {
                     Pool::Rows { rows, prelude, .. } => rows.first().map(|row| row.ask(prelude)),
                     pool => Some(pool.draw(0, &mut rng)),
                 };
-                let example = example.with_context(|| format!("{}: no questions", told()))?;
-                let asker = Asker::new(tokenizer, Style::Prose, &example).with_context(told)?;
-                let mut subject = Self { name, model, parameters, asker, pool };
-                if let Ask::Mmlu { least_accuracy: Some(least), subjects, .. } = &ask {
-                    subject.only_known(run, *least, subjects.as_deref()).with_context(told)?;
-                }
-                Ok(subject)
+                (opened.model.transformed(&[Transform::OwnKeysAndValues])?, Style::Prose, pool, example)
             }
-            _ => bail!("{}: say either `toy` or `model`", told()),
+        };
+        let asker = Asker::new(tokenizer, style, &example.context("there are no questions")?)?;
+        let mut subject = Self { name, model: model.frozen(), parameters, asker, pool };
+        if let Some(Ask::Mmlu { least_accuracy: Some(least), subjects, .. }) = &source.ask {
+            subject.only_known(run, *least, subjects.as_deref())?;
         }
+        Ok(subject)
     }
 
     /// Keeps questions of those subjects that the model knows, by its answers to the validation questions.
@@ -426,14 +409,20 @@ impl Pool {
     }
 }
 
-/// The world that a toy was trained on, its orders, and a question of it.
-fn toy_world(need: &Needed, name: &str) -> Result<(World, Vec<Order>, Question)> {
+/// The world that a small model was trained on, its orders of question and options, and a question of it. `name` is the
+/// model's name with the stage of its training.
+fn small_world(need: &Needed, name: &str) -> Result<(World, Vec<Order>, Question)> {
     let params: train::Params = need.params()?;
-    let known: Vec<&str> = params.toys.iter().map(|toy| toy.name.as_str()).collect();
-    let toy = params.toys.iter().find(|toy| toy.name == name);
-    let toy = toy.with_context(|| format!("{TRAIN} has no toy `{name}`; it has {}", known.join(", ")))?;
-    let questions: Toy = params.questions(toy);
-    let stream = |name: &str| need.rng(&format!("{name}.{}", toy.draw));
+    let variant = params.models.iter().find(|variant| {
+        let stage = name.strip_prefix(variant.name.as_str()).and_then(|rest| rest.strip_prefix('_'));
+        stage.is_some_and(|stage| Stage::ALL.iter().any(|known| known.to_string() == stage))
+    });
+    let known: Vec<&str> = params.models.iter().map(|variant| variant.name.as_str()).collect();
+    let variant = variant.with_context(|| {
+        format!("`{name}` is not a model and a stage, such as {}_late; there are: {}", known[0], known.join(", "))
+    })?;
+    let questions = variant.base(&params)?.questions;
+    let stream = |name: &str| need.rng(&variant.stream_name(name));
     let world = World::new(&questions, &mut stream("world"));
     let example = world.train(&mut stream("try"));
     Ok((world, questions.orders, example))

@@ -1,4 +1,4 @@
-//! The toys: small GPT-2-shaped models that learn to answer multiple-choice questions of a made-up world.
+//! Small models of GPT-2's architecture that learn to answer multiple-choice questions about a synthetic world.
 //!
 //! They first learn which letter belongs to which place of the list and only later to copy the label that is there, so
 //! three checkpoints are kept of each: *early* (knows A to D, chance on other letters), *middle* and *late*.
@@ -11,13 +11,15 @@ use std::path::PathBuf;
 use crate::mcq::{Mutation, Order, Question, Style, Toy, World};
 use anyhow::{Context, Result, anyhow};
 use candle_core::Tensor;
-use experiment::{Interrupted, Run, distinct};
-use models::{Activation, Config, Decoder, Initialisation, Step};
+use config::Changes;
+use experiment::{Run, Seed, StreamNames, distinct};
+use models::{Config, Decoder};
 use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use subject::{LanguageModel, LanguageTask, Shape, padded};
 use tables::{Builder, Schema, row};
-use training::{Checkpoints, Ended, Error, MeanLoss, Objective, Parameter, Plan};
+use training::{Parameter, Plan};
 
 use crate::letters::Summary;
 use crate::prompts::{Asker, Prompt};
@@ -27,13 +29,29 @@ use crate::subject::{Stage, letters};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The questions, unless a toy says otherwise.
+    /// What every model is trained on and how, unless it says otherwise.
+    pub base: Base,
+    /// The models, each trained from its own fresh weights.
+    #[schemars(length(min = 1), extend("x-varies" = "base"))]
+    pub models: Vec<Variant>,
+    /// Questions of each set in an evaluation during training.
+    #[schemars(range(min = 1))]
+    pub evaluated: usize,
+    /// Questions of each set in the evaluation after training.
+    #[schemars(range(min = 1))]
+    pub evaluated_at_end: usize,
+    /// Accuracies that make a checkpoint early or middle.
+    pub stages: Stages,
+}
+
+/// What a model is trained on, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// The questions.
     pub questions: Toy,
-    /// The decoder, unless a toy says otherwise.
+    /// The decoder.
     pub model: Shape,
-    /// What is trained, each from its own fresh weights.
-    #[schemars(length(min = 1))]
-    pub toys: Vec<Variant>,
     /// Questions in a batch.
     #[schemars(range(min = 1))]
     pub batch_size: usize,
@@ -42,62 +60,26 @@ pub struct Params {
     /// Steps between evaluations.
     #[schemars(range(min = 1))]
     pub evaluate_every: u64,
-    /// Questions of each set on the way.
-    #[schemars(range(min = 1))]
-    pub evaluated: usize,
-    /// Questions of each set at the end.
-    #[schemars(range(min = 1))]
-    pub evaluated_at_end: usize,
-    /// What makes a checkpoint early or middle.
-    pub stages: Stages,
 }
 
-/// Sizes of a toy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Shape {
-    /// Number of blocks.
-    #[schemars(range(min = 1))]
-    pub n_layers: usize,
-    /// Heads in each block; must divide `d_model`.
-    #[schemars(range(min = 1))]
-    pub n_heads: usize,
-    /// Width of the residual stream; the MLP is four times as wide.
-    #[schemars(range(min = 1))]
-    pub d_model: usize,
-}
-
-/// A toy: what it has of its own.
+/// A model: its seed, and the keys of `base` that differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
-    /// What tables, figures and later experiments call it.
+    /// Its name in tables, figures and later experiments.
     #[schemars(regex(pattern = "^[a-z0-9_]+$"))]
     pub name: String,
-    /// Other orders of question and options.
-    #[serde(default)]
-    pub orders: Option<Vec<Order>>,
-    /// Other labels.
-    #[serde(default)]
-    pub regime: Option<crate::mcq::Regime>,
-    /// Another task.
-    #[serde(default)]
-    pub task: Option<crate::mcq::Task>,
-    /// Another depth.
-    #[serde(default)]
+    /// Seed of its fresh weights and questions, from 1.
+    #[serde(default = "first")]
     #[schemars(range(min = 1))]
-    pub n_layers: Option<usize>,
-    /// Share of questions with a prelude, with other separators, and with an empty line.
-    #[serde(default)]
-    #[schemars(range(min = 0, max = 1))]
-    pub varied: Option<f64>,
-    /// Another number of steps.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub steps: Option<u64>,
-    /// Another draw of fresh weights and questions.
-    #[serde(default)]
-    pub draw: u64,
+    pub seed: usize,
+    /// The keys of `base` that differ, such as `model.n_layers: 2`.
+    #[serde(default, skip_serializing_if = "Changes::is_empty")]
+    pub set: Changes,
+}
+
+fn first() -> usize {
+    1
 }
 
 /// Accuracies that make a checkpoint early or middle.
@@ -113,39 +95,28 @@ pub struct Stages {
     pub middle: [f64; 2],
 }
 
-impl Params {
-    /// The questions of a toy.
-    pub fn questions(&self, toy: &Variant) -> Toy {
-        let share = |own: f64| toy.varied.unwrap_or(own);
-        Toy {
-            orders: toy.orders.clone().unwrap_or_else(|| self.questions.orders.clone()),
-            regime: toy.regime.unwrap_or(self.questions.regime),
-            task: toy.task.unwrap_or(self.questions.task),
-            prelude_share: share(self.questions.prelude_share),
-            separator_share: share(self.questions.separator_share),
-            blank_share: share(self.questions.blank_share),
-            ..self.questions.clone()
-        }
+impl Variant {
+    /// What it is trained on, and how.
+    ///
+    /// # Errors
+    /// When `set` has a key that `base` lacks, or a value that does not fit.
+    pub fn base(&self, params: &Params) -> Result<Base> {
+        Ok(self.set.apply(&self.name, &params.base)?)
     }
 
-    fn config(&self, toy: &Variant, questions: &Toy) -> Config {
-        let Shape { n_layers, n_heads, d_model } = self.model;
-        Config {
-            n_layers: toy.n_layers.unwrap_or(n_layers),
-            n_heads,
-            d_model,
-            d_mlp: 4 * d_model,
-            d_vocab: questions.vocabulary().len(),
-            n_positions: questions.longest(),
-            activation: Activation::GeluTanh,
-            tied: false,
-            initialisation: Initialisation::WidthScaled,
-            ..Config::gpt2_small()
-        }
+    /// Its random stream `name`. Models that differ in nothing but their questions start from the same weights.
+    pub fn stream_name(&self, name: &str) -> String {
+        Seed::new(self.seed).stream_name(name, StreamNames::Dotted)
     }
 }
 
-/// The sets that a toy is judged by: its labels, and what changes them.
+impl Base {
+    fn config(&self) -> Config {
+        self.model.config(self.questions.vocabulary().len(), self.questions.longest())
+    }
+}
+
+/// The sets that a model is evaluated on: labels as in training, and mutations of them.
 const SETS: [(&str, Option<Mutation>); 6] = [
     ("abcd", None),
     ("shuffled", Some(Mutation::ShuffledLabels)),
@@ -155,20 +126,20 @@ const SETS: [(&str, Option<Mutation>); 6] = [
     ("symbols", Some(Mutation::Symbols)),
 ];
 
-/// Trains every toy, as many at a time as there are threads, and hands in the tables.
+/// Trains every model, as many at a time as there are threads, and records the tables.
 pub fn run(run: &Run, mut params: Params) -> Result<()> {
-    distinct("params.toys", params.toys.iter().map(|toy| toy.name.as_str()))?;
-    for toy in &params.toys {
-        let questions = params.questions(toy);
-        questions.check().map_err(|words| anyhow!("params.questions.{words}"))?;
-        params.config(toy, &questions).check().with_context(|| format!("params.model, for {}", toy.name))?;
+    distinct("params.models", params.models.iter().map(|model| model.name.as_str()))?;
+    for model in &params.models {
+        let base = model.base(&params)?;
+        base.questions.check().map_err(|problem| anyhow!("params.base.questions.{problem}, for {}", model.name))?;
+        base.config().check().with_context(|| format!("params.base.model, for {}", model.name))?;
     }
     params.evaluated = run.samples(params.evaluated);
     params.evaluated_at_end = run.samples(params.evaluated_at_end);
-    let vocabulary = params.questions.vocabulary();
+    let questions = &params.base.questions;
     let tokenizer = run.work("tokenizer");
-    tokens::word_level(&tokenizer, &vocabulary, params.questions.bos())?;
-    let outcomes = run.parallel_map(&params.toys, |toy| train(run, &params, toy))?;
+    tokens::word_level(&tokenizer, &questions.vocabulary(), questions.bos())?;
+    let outcomes = run.parallel_map(&params.models, |model| train(run, &params, model))?;
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         storage::write_atomic(&run.output(&format!("models/{file}")), &storage::read(&tokenizer.join(file))?)?;
     }
@@ -179,70 +150,60 @@ struct Outcome {
     name: String,
     n_layers: usize,
     parameters: usize,
-    history: History,
-    /// Of each set, at the end.
-    last: Vec<Judged>,
+    rows: Vec<Row>,
+    /// Accuracies on each set after training.
+    last: Vec<Scored>,
 }
 
-/// A set that a toy was judged by.
+/// A model's scores on one set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Judged {
+struct Scored {
     set: String,
     accuracy: f64,
     loss: f64,
     m: f64,
 }
 
-fn train(run: &Run, params: &Params, toy: &Variant) -> Result<Outcome> {
-    let questions = params.questions(toy);
-    let config = params.config(toy, &questions);
-    // toys that differ in nothing but their questions start from the same weights
-    let stream = |name: &str| run.rng(&format!("{name}.{}", toy.draw));
-    let world = World::new(&questions, &mut stream("world"));
+fn train(run: &Run, params: &Params, variant: &Variant) -> Result<Outcome> {
+    let base = variant.base(params)?;
+    let config = base.config();
+    let stream = |name: &str| run.rng(&variant.stream_name(name));
+    let world = World::new(&base.questions, &mut stream("world"));
     let model = Decoder::fresh(&config, &mut stream("init"), run.device())?;
     let tokenizer = tokens::Tokenizer::from_folder(&run.work("tokenizer"))?;
     let asker = Asker::new(tokenizer, Style::Words, &world.train(&mut stream("try")))?;
-    let judged = Sets { world: &world, orders: &questions.orders, asker: &asker, stream: run.rng("sets") };
-    let folder = run.work(&toy.name);
-    let steps = run.steps(toy.steps.unwrap_or(params.training.steps));
-    let plan = Plan { steps, ..params.training.clone() };
-    let mut lesson = Lesson {
+    let sets = Sets { world: &world, orders: &base.questions.orders, asker: &asker, stream: run.rng("sets") };
+    let folder = run.work(&variant.name);
+    let task = Questions {
         model: &model,
-        params,
-        steps,
+        base: &base,
+        stages: params.stages,
         asker: &asker,
         world: &world,
         batches: stream("batches"),
-        small: judged.draw(params.evaluated)?,
+        sets: sets.sample(params.evaluated)?,
         folder: folder.clone(),
-        label: &toy.name,
-        history: History::default(),
+        label: &variant.name,
     };
-    let parameters: Vec<Parameter> = Parameter::all(model.parameters());
-    let checkpoints = Checkpoints::new(&folder, &format!("{} {}", run.identity(), toy.name));
-    let mut task = run.task(&toy.name, steps, "steps");
-    let ended = training::train(&parameters, &plan, &mut lesson, &checkpoints, &mut task)
-        .with_context(|| format!("training {}", toy.name))?;
-    if ended == Ended::Interrupted {
-        return Err(Interrupted.into());
-    }
-    let history = lesson.history;
-    let last = judge(&model, &judged.draw(params.evaluated_at_end)?)?;
-    for (stage, kept) in [(Stage::Early, history.early), (Stage::Middle, history.middle.map(|(step, _)| step))] {
+    let mut objective = LanguageModel::new(&model, &base.training, base.evaluate_every, None, task);
+    let rows = run.train(&variant.name, &Parameter::all(model.parameters()), &base.training, &mut objective)?;
+    let last = evaluate(&model, &sets.sample(params.evaluated_at_end)?)?;
+    for (stage, kept) in [(Stage::Early, early(&rows)), (Stage::Middle, middle(&rows).map(|(step, _)| step))] {
         if kept.is_some() {
             let bytes = storage::read(&stage_file(&folder, stage))?;
-            storage::write_atomic(&run.model_path(&format!("{}_{stage}", toy.name)), &bytes)?;
+            storage::write_atomic(&run.model_path(&format!("{}_{stage}", variant.name)), &bytes)?;
         }
     }
-    models::save(&run.model_path(&format!("{}_{}", toy.name, Stage::Late)), &model)?;
-    Ok(Outcome { name: toy.name.clone(), n_layers: config.n_layers, parameters: config.n_parameters(), history, last })
+    models::save(&run.model_path(&format!("{}_{}", variant.name, Stage::Late)), &model)?;
+    let (n_layers, parameters) = (config.n_layers, config.n_parameters());
+    Ok(Outcome { name: variant.name.clone(), n_layers, parameters, rows, last })
 }
 
 fn stage_file(folder: &std::path::Path, stage: Stage) -> PathBuf {
     folder.join(format!("{stage}.kept"))
 }
 
-/// Draws the sets.
+/// Samples the sets.
 struct Sets<'a> {
     world: &'a World,
     orders: &'a [Order],
@@ -255,7 +216,7 @@ type Set = (String, Vec<Prompt>);
 
 impl Sets<'_> {
     /// Every set with so many questions, in every order that training has; the pairs held out come last.
-    fn draw(&self, count: usize) -> Result<Vec<Set>> {
+    fn sample(&self, count: usize) -> Result<Vec<Set>> {
         let mut rng = self.stream.clone();
         let mut sets = Vec::new();
         for (name, mutation) in SETS {
@@ -285,13 +246,13 @@ impl Sets<'_> {
     }
 }
 
-fn judge(model: &Decoder, sets: &[Set]) -> Result<Vec<Judged>> {
-    let judged = |(set, prompts): &Set| {
+fn evaluate(model: &Decoder, sets: &[Set]) -> Result<Vec<Scored>> {
+    let scored = |(set, prompts): &Set| {
         let correct: Vec<usize> = prompts.iter().map(|prompt| prompt.correct).collect();
         let Summary { loss, m, accuracy } = Summary::of(&letters(model, prompts, 512)?, &correct);
-        Ok(Judged { set: set.clone(), accuracy, loss, m })
+        Ok(Scored { set: set.clone(), accuracy, loss, m })
     };
-    sets.iter().map(judged).collect()
+    sets.iter().map(scored).collect()
 }
 
 /// One evaluation.
@@ -300,110 +261,93 @@ struct Row {
     step: u64,
     /// Mean training loss since the row before, over the whole vocabulary.
     train: Option<f64>,
-    sets: Vec<Judged>,
+    sets: Vec<Scored>,
+    /// Whether the model was kept as the early checkpoint, in place of an earlier one.
+    early: bool,
+    /// For a model that was kept as the middle checkpoint: its accuracy's distance from the middle of the range.
+    middle: Option<f64>,
 }
 
-/// What the training has seen; part of every checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct History {
-    rows: Vec<Row>,
-    since: MeanLoss,
-    /// Step of the early checkpoint.
-    early: Option<u64>,
-    /// Step of the middle checkpoint, and its accuracy's distance from the middle.
-    middle: Option<(u64, f64)>,
+/// Step of the early checkpoint: the last that qualified.
+fn early(rows: &[Row]) -> Option<u64> {
+    rows.iter().rev().find(|row| row.early).map(|row| row.step)
 }
 
-struct Lesson<'a> {
+/// Step of the middle checkpoint, and its accuracy's distance from the middle of the range.
+fn middle(rows: &[Row]) -> Option<(u64, f64)> {
+    rows.iter().rev().find_map(|row| Some((row.step, row.middle?)))
+}
+
+/// Questions to train on, and sets to evaluate on.
+struct Questions<'a> {
     model: &'a Decoder,
-    params: &'a Params,
-    steps: u64,
+    base: &'a Base,
+    stages: Stages,
     asker: &'a Asker,
     world: &'a World,
     batches: ChaCha12Rng,
-    small: Vec<Set>,
+    sets: Vec<Set>,
     folder: PathBuf,
     label: &'a str,
-    history: History,
 }
 
-impl Lesson<'_> {
-    /// Inputs and targets `[batch, longest]`: the right label behind the last token, and nothing else that counts.
-    fn batch(&self, position: u64) -> Result<[Tensor; 2]> {
-        let mut rng = training::stream_at(&self.batches, position);
-        let prompts = (0..self.params.batch_size).map(|_| self.asker.ask(&self.world.train(&mut rng)));
-        let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
-        let seq = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
-        let mut inputs = vec![0u32; prompts.len() * seq];
-        let mut targets = vec![ops::IGNORED; prompts.len() * seq];
-        for (row, prompt) in prompts.iter().enumerate() {
-            // what stands behind a shorter prompt is seen by nobody that counts
-            inputs[row * seq..][..prompt.tokens.len()].copy_from_slice(&prompt.tokens);
-            targets[row * seq + prompt.tokens.len() - 1] = prompt.answers[prompt.correct];
-        }
-        let device = self.model.device();
-        let tensor = |ids| Tensor::from_vec(ids, (prompts.len(), seq), &device);
-        Ok([tensor(inputs)?, tensor(targets)?])
-    }
-
+impl Questions<'_> {
     fn keep(&self, stage: Stage) -> Result<()> {
         Ok(models::save(&stage_file(&self.folder, stage), self.model)?)
     }
 
-    /// Keeps the checkpoints that the accuracies ask for.
-    fn stages(&mut self, step: u64, sets: &[Judged]) -> Result<()> {
-        let of = |name: &str| sets.iter().find(|judged| judged.set == name).map_or(0., |judged| judged.accuracy);
-        let Stages { early_known, early_random, middle: [low, high] } = self.params.stages;
-        if of("abcd") >= early_known && of("random") <= early_random {
+    /// Keeps the model as an early or middle checkpoint where its accuracies qualify.
+    fn keep_stages(&self, sets: &[Scored], rows: &[Row]) -> Result<(bool, Option<f64>)> {
+        let of = |name: &str| sets.iter().find(|scored| scored.set == name).map_or(0., |scored| scored.accuracy);
+        let Stages { early_known, early_random, middle: [low, high] } = self.stages;
+        let is_early = of("abcd") >= early_known && of("random") <= early_random;
+        if is_early {
             self.keep(Stage::Early)?;
-            self.history.early = Some(step);
         }
         let transfer = (of("random") + of("ordered")) / 2.;
         let distance = (transfer - (low + high) / 2.).abs();
-        if (low..=high).contains(&transfer) && self.history.middle.is_none_or(|(_, best)| distance < best) {
+        let nearer = middle(rows).is_none_or(|(_, best)| distance < best);
+        let is_middle = (low..=high).contains(&transfer) && nearer;
+        if is_middle {
             self.keep(Stage::Middle)?;
-            self.history.middle = Some((step, distance));
         }
-        Ok(())
+        Ok((is_early, is_middle.then_some(distance)))
     }
 }
 
-impl Objective for Lesson<'_> {
-    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
-        let position = step * u64::from(self.params.training.accumulate) + u64::from(micro);
-        let [inputs, targets] = self.batch(position).map_err(Error::objective)?;
-        let how = Step { dropout: None, recompute: self.params.training.recompute, ..Step::default() };
-        Ok(self.model.losses(&inputs, &targets, &[], how)?.losses.mean_all()?)
+impl LanguageTask for Questions<'_> {
+    type Row = Row;
+
+    /// The target is the correct label, after the last token of each prompt; no other position counts.
+    fn batch(&self, position: u64) -> Result<[Tensor; 2]> {
+        let mut rng = training::stream_at(&self.batches, position);
+        let prompts = (0..self.base.batch_size).map(|_| self.asker.ask(&self.world.train(&mut rng)));
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
+        let targets = prompts.iter().map(|prompt| {
+            let mut targets = vec![ops::IGNORED; prompt.tokens.len()];
+            targets[prompt.tokens.len() - 1] = prompt.answers[prompt.correct];
+            targets
+        });
+        let targets: Vec<Vec<u32>> = targets.collect();
+        let inputs: Vec<Vec<u32>> = prompts.into_iter().map(|prompt| prompt.tokens).collect();
+        let device = self.model.device();
+        // no counted position attends to the padding, which comes after it
+        Ok([padded(&inputs, 0, &device)?, padded(&targets, ops::IGNORED, &device)?])
     }
 
-    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        self.history.since.add(loss);
-        if done.is_multiple_of(self.params.evaluate_every) || done == self.steps {
-            let train = self.history.since.take();
-            let sets = judge(self.model, &self.small).map_err(Error::objective)?;
-            self.stages(done, &sets).map_err(Error::objective)?;
-            let told: Vec<String> =
-                sets.iter().map(|judged| format!("{} {:.2}", judged.set, judged.accuracy)).collect();
-            tracing::info!("{} step {done}: {}", self.label, told.join(", "));
-            self.history.rows.push(Row { step: done, train, sets });
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::json!(self.history)
-    }
-
-    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
-        self.history = serde_json::from_value(state).map_err(Error::objective)?;
-        Ok(())
+    fn evaluate(&mut self, step: u64, train: Option<f64>, rows: &[Row]) -> Result<Row> {
+        let sets = evaluate(self.model, &self.sets)?;
+        let (early, middle) = self.keep_stages(&sets, rows)?;
+        let scores: Vec<String> = sets.iter().map(|scored| format!("{} {:.2}", scored.set, scored.accuracy)).collect();
+        tracing::info!("{} step {step}: {}", self.label, scores.join(", "));
+        Ok(Row { step, train, sets, early, middle })
     }
 }
 
 fn report(run: &Run, outcomes: &[Outcome]) -> Result<()> {
     let mut curves = Builder::new(
-        Schema::new("curves", "one set at one time of a toy's training")
-            .text("toy", "which toy")
+        Schema::new("curves", "one set at one step of a model's training")
+            .text("model", "name of the model")
             .int("step", "optimiser steps done")
             .text(
                 "set",
@@ -415,10 +359,10 @@ fn report(run: &Run, outcomes: &[Outcome]) -> Result<()> {
             .float("train_loss", "mean over the steps since the row before, over the whole vocabulary", "nats"),
     );
     let mut sets = Builder::new(
-        Schema::new("sets", "one set at the end of a toy's training")
-            .text("toy", "which toy")
-            .int("n_layers", "its blocks")
-            .int("parameters", "its trainable numbers")
+        Schema::new("sets", "one set after a model's training")
+            .text("model", "name of the model")
+            .int("n_layers", "blocks of the model")
+            .int("parameters", "trainable parameters")
             .text("set", "labels of the questions")
             .float("accuracy", "questions whose right label has the largest logit of those shown", "fraction")
             .float("loss", "mean loss among the labels shown", "nats")
@@ -426,30 +370,31 @@ fn report(run: &Run, outcomes: &[Outcome]) -> Result<()> {
     );
     let mut stages = Builder::new(
         Schema::new("stages", "one checkpoint that was kept")
-            .text("toy", "which toy")
+            .text("model", "name of the model")
             .text("stage", "early, middle or late")
             .int("step", "optimiser steps done"),
     );
-    for Outcome { name, n_layers, parameters, history, last } in outcomes {
-        for Row { step, train, sets } in &history.rows {
-            for Judged { set, accuracy, loss, m } in sets {
+    for Outcome { name, n_layers, parameters, rows, last } in outcomes {
+        for Row { step, train, sets, .. } in rows {
+            for Scored { set, accuracy, loss, m } in sets {
                 curves.push(row![&**name, *step, &**set, *accuracy, *loss, *m, *train])?;
             }
         }
-        for Judged { set, accuracy, loss, m } in last {
+        for Scored { set, accuracy, loss, m } in last {
             sets.push(row![&**name, *n_layers, *parameters, &**set, *accuracy, *loss, *m])?;
             run.metric(&format!("{name}.{set}.accuracy"), *accuracy, "fraction");
         }
         let least = |sets: &[&str]| {
-            let accuracies = last.iter().filter(|judged| sets.contains(&judged.set.as_str())).map(|j| j.accuracy);
+            let accuracies =
+                last.iter().filter(|scored| sets.contains(&scored.set.as_str())).map(|scored| scored.accuracy);
             accuracies.fold(f64::INFINITY, f64::min)
         };
         run.metric(&format!("{name}.least_known"), least(&["abcd", "shuffled", "ordered", "random"]), "fraction");
-        let copied = last.iter().filter(|judged| ["shuffled", "random"].contains(&judged.set.as_str()));
-        let most = copied.map(|judged| judged.accuracy).fold(0., f64::max);
+        let copied = last.iter().filter(|scored| ["shuffled", "random"].contains(&scored.set.as_str()));
+        let most = copied.map(|scored| scored.accuracy).fold(0., f64::max);
         run.metric(&format!("{name}.most_copied"), most, "fraction");
-        let end = history.rows.last().map(|row| row.step);
-        let kept = [(Stage::Early, history.early), (Stage::Middle, history.middle.map(|m| m.0)), (Stage::Late, end)];
+        let end = rows.last().map(|row| row.step);
+        let kept = [(Stage::Early, early(rows)), (Stage::Middle, middle(rows).map(|kept| kept.0)), (Stage::Late, end)];
         for (stage, step) in kept {
             run.metric(&format!("{name}.{stage}.step"), step.map(|step| step as f64), "steps");
             if let Some(step) = step {

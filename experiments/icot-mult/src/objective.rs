@@ -1,35 +1,48 @@
-//! One method's training: its losses, and what is looked at on the way.
+//! The training objective of one method: its losses, and its evaluations on the way.
 
 use crate::multiplication::{Problem, Split};
+use anyhow::{Result, bail};
 use candle_core::{D, DType, Tensor, Var};
+use experiment::{Objective, Progress};
 use hooks::{HookedModel, Layer};
 use models::{Decoder, Losses, Step};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
-use training::{Error, MeanLoss, Objective, Parameter};
+use training::{MeanLoss, Parameter};
 
 use crate::batch::{Batch, encode, kept_positions};
 use crate::evaluation::{Format, digit_gradients, score};
 use crate::params::{AuxPosition, Method, TrainParams};
-use crate::removal::{Gone, Removal, Stage};
+use crate::removal::{Gone, Removal};
 
-/// What a lesson has seen so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct History {
-    /// Evaluations.
-    pub scores: Vec<ScoreRow>,
-    /// Gradient measurements.
-    pub gradients: Vec<GradientRow>,
-    /// Sum and count of the training loss since the last evaluation.
-    since: MeanLoss,
+/// One look at the model during training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Accuracies and losses, where they were due.
+    scores: Option<ScoreRow>,
+    /// Gradients, where they were due.
+    gradients: Option<GradientRow>,
 }
 
-/// What of a lesson is part of every checkpoint.
-#[derive(Serialize, Deserialize)]
-struct State<H, S> {
-    history: H,
-    removal: S,
+/// Everything seen during training.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Accuracies and losses.
+    pub scores: Vec<ScoreRow>,
+    /// Gradients of each digit.
+    pub gradients: Vec<GradientRow>,
+}
+
+impl From<Vec<Row>> for History {
+    fn from(rows: Vec<Row>) -> Self {
+        let mut history = Self::default();
+        for Row { scores, gradients } in rows {
+            history.scores.extend(scores);
+            history.gradients.extend(gradients);
+        }
+        history
+    }
 }
 
 /// One evaluation.
@@ -64,7 +77,7 @@ pub struct GradientRow {
     pub total: f64,
 }
 
-/// The random streams of a lesson; the same for every method, so that all see the same problems.
+/// The random streams of a training; the same for every method, so that all see the same problems.
 #[derive(Clone, Debug)]
 pub struct Streams {
     /// Problems of each step.
@@ -75,8 +88,8 @@ pub struct Streams {
     pub dropout: ChaCha12Rng,
 }
 
-/// One method's training.
-pub struct Lesson<'a> {
+/// The objective of one method.
+pub struct MethodObjective<'a> {
     label: &'a str,
     params: &'a TrainParams,
     split: &'a Split,
@@ -85,25 +98,24 @@ pub struct Lesson<'a> {
     regressor: Option<Var>,
     removal: Removal,
     streams: Streams,
-    history: History,
 }
 
-impl<'a> Lesson<'a> {
-    /// A lesson before its first step, and how it is called in messages.
+impl<'a> MethodObjective<'a> {
+    /// The objective before the first step; `label` names it in messages.
     pub fn new(
         (method, label): (Method, &'a str),
         params: &'a TrainParams,
         split: &'a Split,
         model: &'a Decoder,
         streams: Streams,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self> {
         let task = &params.task;
         let regressor = match method {
             Method::Aux => Some(regressor(params, model)?),
             _ => None,
         };
         let removal = Removal::new(method, &params.icot, task.vocabulary.working_length(task.digits));
-        Ok(Self { label, params, split, model, regressor, removal, streams, history: History::default() })
+        Ok(Self { label, params, split, model, regressor, removal, streams })
     }
 
     /// Everything that is trained.
@@ -119,7 +131,7 @@ impl<'a> Lesson<'a> {
     }
 
     /// The model for sequences with as much working as there is now, at positions that count from 0.
-    pub fn now(&self) -> anyhow::Result<Decoder> {
+    pub fn now(&self) -> Result<Decoder> {
         if !self.params.icot.keep_positions {
             return Ok(self.model.clone());
         }
@@ -133,11 +145,6 @@ impl<'a> Lesson<'a> {
     /// The tokens of working that went.
     pub fn gone(&self) -> Vec<Gone> {
         self.removal.stage().gone.clone()
-    }
-
-    /// What was seen.
-    pub fn into_history(self) -> History {
-        self.history
     }
 
     /// How problems are written.
@@ -184,44 +191,23 @@ impl<'a> Lesson<'a> {
         read.broadcast_sub(&sums)?.sqr()?.mean_all()
     }
 
-    fn evaluate(&mut self, done: u64) -> anyhow::Result<()> {
+    fn scores(&self, model: &Decoder, step: u64, train_loss: Option<f64>) -> Result<ScoreRow> {
         let evaluation = &self.params.evaluation;
         let problems = &self.split.validation;
+        let chosen = &problems[..evaluation.problems.min(problems.len())];
         let removed = self.removal.removed();
-        let every = |interval: u64| done.is_multiple_of(interval) || done == self.params.training.steps;
-        let (scores, gradients) = (every(evaluation.every), every(evaluation.gradients_every));
-        if !scores && !gradients {
-            return Ok(());
-        }
-        let model = self.now()?;
-        if scores {
-            let chosen = &problems[..evaluation.problems.min(problems.len())];
-            let scores = score(&model, chosen, removed, evaluation.generated, self.format())?;
-            let train_loss = self.history.since.take();
-            let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
-            let label = self.label;
-            tracing::info!(
-                "{label} step {done}: removed {removed}, exact {:.3}, digits {}",
-                scores.exact,
-                digits.join(" ")
-            );
-            let row = ScoreRow {
-                step: done,
-                removed,
-                train_loss,
-                exact: scores.exact,
-                accuracy: scores.accuracy,
-                loss: scores.loss,
-            };
-            self.history.scores.push(row);
-        }
-        if gradients {
-            let chosen = &problems[..evaluation.gradient_problems.min(problems.len())];
-            let g = digit_gradients(&model, chosen, removed, self.format())?;
-            let row = GradientRow { step: done, loss: g.loss, norm: g.norm, cosine: g.cosine, total: g.total };
-            self.history.gradients.push(row);
-        }
-        Ok(())
+        let scores = score(model, chosen, removed, evaluation.generated, self.format())?;
+        let digits: Vec<String> = scores.accuracy.iter().map(|share| format!("{share:.2}")).collect();
+        let (label, exact) = (self.label, scores.exact);
+        tracing::info!("{label} step {step}: removed {removed}, exact {exact:.3}, digits {}", digits.join(" "));
+        Ok(ScoreRow { step, removed, train_loss, exact, accuracy: scores.accuracy, loss: scores.loss })
+    }
+
+    fn gradients(&self, model: &Decoder, step: u64) -> Result<GradientRow> {
+        let problems = &self.split.validation;
+        let chosen = &problems[..self.params.evaluation.gradient_problems.min(problems.len())];
+        let g = digit_gradients(model, chosen, self.removal.removed(), self.format())?;
+        Ok(GradientRow { step, loss: g.loss, norm: g.norm, cosine: g.cosine, total: g.total })
     }
 }
 
@@ -231,21 +217,20 @@ pub fn format(params: &TrainParams) -> Format {
 }
 
 /// Regression vectors, all entries 1 / sqrt(d_head) at first: a fixed start, so that no stream is spent on them.
-fn regressor(params: &TrainParams, model: &Decoder) -> anyhow::Result<Var> {
+fn regressor(params: &TrainParams, model: &Decoder) -> Result<Var> {
     let (n_heads, d_head) = (model.n_heads(), model.config().d_head());
     if let Some(head) = params.aux.heads.iter().find(|head| **head >= n_heads) {
-        anyhow::bail!(
-            "params.aux.heads: head {head} does not exist in a model of {n_heads} heads (0 to {})",
-            n_heads - 1
-        );
+        bail!("params.aux.heads: head {head} does not exist in a model of {n_heads} heads (0 to {})", n_heads - 1);
     }
     let start = 1. / (d_head as f64).sqrt();
     let values = Tensor::ones((params.aux.heads.len(), d_head), DType::F32, model.parameters()[0].1.device())?;
     Ok(Var::from_tensor(&(values * start)?)?)
 }
 
-impl Objective for Lesson<'_> {
-    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor, Error> {
+impl Objective for MethodObjective<'_> {
+    type Row = Row;
+
+    fn loss(&mut self, step: u64, micro: u32) -> Result<Tensor> {
         let (problems, batch) = self.batch(step, micro)?;
         let key = training::stream_at(&self.streams.dropout, step).next_u64().wrapping_add(u64::from(micro) << 32);
         let taps: Vec<Layer> = self.regressor.iter().map(|_| Layer(self.model.n_layers() - 1)).collect();
@@ -264,23 +249,28 @@ impl Objective for Lesson<'_> {
         self.removal.resets_optimizer(step)
     }
 
-    fn after(&mut self, done: u64, loss: Option<f64>) -> Result<(), Error> {
-        self.history.since.add(loss);
-        if let Some(loss) = loss {
-            self.removal.after(done, loss);
+    fn observe(&mut self, step: u64, loss: f64) {
+        self.removal.after(step, loss);
+    }
+
+    fn evaluate(&mut self, at: Progress, mean: &mut MeanLoss, _: &[Row]) -> Result<Option<Row>> {
+        let evaluation = &self.params.evaluation;
+        let (scores, gradients) = (at.is_due(evaluation.every), at.is_due(evaluation.gradients_every));
+        if !scores && !gradients {
+            return Ok(None);
         }
-        self.evaluate(done).map_err(Error::objective)
+        let model = self.now()?;
+        let scores = if scores { Some(self.scores(&model, at.step, mean.take())?) } else { None };
+        let gradients = if gradients { Some(self.gradients(&model, at.step)?) } else { None };
+        Ok(Some(Row { scores, gradients }))
     }
 
     fn state(&self) -> serde_json::Value {
-        serde_json::json!(State { history: &self.history, removal: self.removal.stage() })
+        serde_json::json!(self.removal.stage())
     }
 
-    fn restore(&mut self, state: serde_json::Value) -> Result<(), Error> {
-        let State { history, removal }: State<History, Stage> =
-            serde_json::from_value(state).map_err(Error::objective)?;
-        self.history = history;
-        self.removal.restore(removal);
+    fn restore(&mut self, state: serde_json::Value) -> Result<()> {
+        self.removal.restore(serde_json::from_value(state)?);
         Ok(())
     }
 }
