@@ -1,10 +1,10 @@
-//! Which earlier nodes tell the Correct Letter heads where to look: path patching into their queries
+//! Path patching into the queries of the Correct Letter heads: which earlier nodes determine where these heads attend
 //! (arXiv 2307.09458, section 3.1 and appendix B).
 //!
-//! For each node before them: it writes what it writes in a source prompt with another right place, every other node stays
-//! as it was, and the queries that follow are put into the clean run.
+//! For each earlier node, the sender's write is replaced by its write in a source prompt with a different right option,
+//! and every other node stays fixed. The resulting queries are then patched into the clean run.
 //!
-//! Tables: `paths` (a row per node, and one for the whole queries).
+//! Tables: `paths` (a row per sender, and one for the whole queries).
 
 use anyhow::Result;
 use experiment::Run;
@@ -22,25 +22,25 @@ use crate::study::{Common, Study, direct, each};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, questions, rules.
+    /// Settings shared by all analyses: models, questions and classification thresholds.
     pub common: Common,
-    /// How many nodes are called the largest.
+    /// Number of senders to mark as shown, taken by absolute change of the net logit.
     #[schemars(range(min = 1))]
     pub shown: usize,
 }
 
-/// Looks at every model and hands in the table.
+/// Analyses every model and records the table.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("paths", "one sender into the queries of the Correct Letter heads")
-            .text("subject", "which model")
-            .text("sender", "node, or `whole query`")
-            .text("class", "of the sender, where it is a head")
-            .int("rank", "by the size of the change of m; none for the whole query")
-            .text("shown", "whether it is among the largest")
-            .float("m", "change of the net logit of the right label", "logits")
+        Schema::new("paths", "one sender, patched into the queries of the Correct Letter heads")
+            .text("subject", "name of the model")
+            .text("sender", "name of the sending node, or `whole query`")
+            .text("class", "class of the sender by its attention, or MLP")
+            .int("rank", "rank by absolute change of m, from 1; empty for the whole query")
+            .text("shown", "whether the sender is among the largest ones to show")
+            .float("m", "change of the net logit m of the right label", "logits")
             .float("loss", "change of the loss among the labels", "nats")
-            .float("share", "of the change of m by the whole query", "fraction"),
+            .float("share", "share of the change of m that the whole query causes", "fraction"),
     );
     each(run, &params.common, |study| analyse(run, &params, study, &mut table))?;
     run.record(table.finish()?);
