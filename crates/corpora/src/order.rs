@@ -44,7 +44,8 @@ pub(crate) fn orders(recipe: &Recipe, n: u32) -> Result<Vec<Order>, Error> {
     };
     let wanted = recipe.splits();
     let order = |(name, mut indices): (&'static str, Vec<u32>)| {
-        let kept = recipe.documents.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX).min(indices.len());
+        let kept =
+            recipe.documents.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX).min(indices.len());
         let batches = batches(indices.len(), recipe.batches).into_iter().filter(|batch| batch.start < kept);
         let batches = batches.map(|batch| batch.start..batch.end.min(kept)).collect();
         indices.truncate(kept);

@@ -113,7 +113,7 @@ pub struct Study {
     pub eval: Set,
     /// All nodes.
     pub nodes: Vec<Node>,
-    /// The mean direct effect of each node on the right label.
+    /// The mean direct effect of each node on the right label, on the fit questions.
     pub effects: Vec<f64>,
     /// The direct effects on the fit questions.
     pub direct: Direct,

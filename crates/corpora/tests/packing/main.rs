@@ -343,7 +343,10 @@ fn rows_of_tokens_are_shuffled_joined_and_cut() {
     assert_eq!(corpora::first_rows(stream, 3, 2).unwrap(), [vec![0, 0], vec![1, 2], vec![2, 3]]);
     save_tokens(&path, &[vec![1, 2], vec![3, 27]]);
     let message = bench.message(&source, &Column::input_ids(), &plain(1));
-    assert!(message.contains("row 1 of") && message.contains("token 27") && message.contains("last id is 26"), "{message}");
+    assert!(
+        message.contains("row 1 of") && message.contains("token 27") && message.contains("last id is 26"),
+        "{message}"
+    );
     save_tokens(&path, &[vec![1], vec![-5]]);
     let message = bench.message(&source, &Column::input_ids(), &plain(1));
     assert!(message.contains("row 1 of") && message.contains("-5 is not a token id"), "{message}");
@@ -464,9 +467,9 @@ fn invalid_recipes_are_reported() {
         (Recipe { chunks: Some(0), ..plain(1) }, "`chunks` is 0"),
         (Recipe { batches: Some(Batches { documents: 0, workers: 1 }), ..plain(1) }, "`batches.documents` is 0"),
         (Recipe { batches: Some(Batches { documents: 1, workers: 0 }), ..plain(1) }, "`batches.workers` is 0"),
-        (Recipe { holdout: holdout(0.5), shuffle: Some(1), ..plain(1) }, "leave `shuffle` out"),
+        (Recipe { holdout: holdout(0.5), shuffle: Some(1), ..plain(1) }, "remove `shuffle`"),
         (Recipe { holdout: holdout(1.5), ..plain(1) }, "1.5"),
-        (Recipe { holdout: holdout(0.5), ..plain(1) }, "without one of the 1 documents"),
+        (Recipe { holdout: holdout(0.5), ..plain(1) }, "empty for 1 documents"),
         (Recipe { only: Some("train".to_owned()), ..plain(1) }, "the splits are all"),
         (Recipe { holdout: holdout(0.5), only: Some("test".to_owned()), ..plain(1) }, "train, validation"),
         (Recipe { rows: Some(2), ..plain(1) }, "`rows` is 2"),
@@ -502,7 +505,10 @@ fn damaged_files_are_reported() {
     let again = || bench.pack(&source, &Column::text(), &plain(2)).map(drop).unwrap_err().to_string();
     fs::write(&file, &good[..5]).unwrap();
     let message = again();
-    assert!(message.contains("has 5 bytes") && message.contains("all.bin") && message.contains("pack it again"), "{message}");
+    assert!(
+        message.contains("has 5 bytes") && message.contains("all.bin") && message.contains("pack it again"),
+        "{message}"
+    );
     let mut other = good.clone();
     other[0] ^= 1;
     fs::write(&file, &other).unwrap();
@@ -541,7 +547,7 @@ fn differences_in_counts_are_described() {
         "documents: 20, expected 21".to_owned(),
         "documents of `validation`: 2, expected 3".to_owned(),
         format!("tokens of `validation` before packing: {tokens}, expected {}", tokens + 1),
-        "split `test` is not there".to_owned(),
+        "the split `test` is missing".to_owned(),
     ];
     assert_eq!(wrong.differences(&manifest), differences);
     assert_eq!(Expected::openwebtext().differences(&manifest).len(), 4);
