@@ -208,6 +208,27 @@ fn encoded(book: &Codebook<Bipolar>, words: &Words, tie: Tie) -> Bipolar {
     Bipolar::bundle(&[v[a].bind(&v[b]), v[c].bind(&v[words.target])]).sign(tie)
 }
 
+/// The quantities of the two-pair bundle y = sign(a ⊙ b + c ⊙ d) with their exact values. `x, with z` is the cosine of x
+/// and y unbound with z.
+const QUANTITIES: [(&str, f64); 16] = [
+    ("mean of y", -0.5),
+    ("another target", 0.25),
+    ("constant -1, cosine", 0.5),
+    ("constant -1, share of components", 0.75),
+    ("a b alone, cosine", 0.5),
+    ("best guess from a b alone, cosine", FRAC_1_SQRT_2),
+    ("nothing, with d", 0.),
+    ("c, with d", 0.5),
+    ("c, with c", -0.5),
+    ("a, with b", 0.5),
+    ("a b c, with c", 0.5),
+    ("a b c, with d", 0.5),
+    ("a c, with d", 0.),
+    ("c, with an unrelated word", 0.),
+    ("drawn ties: a b c, with c", 0.5),
+    ("drawn ties: a b c, with d", 0.),
+];
+
 /// Measures means over two-pair bundles, with ties at -1, and compares them with their exact values.
 fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
     let mut table = Builder::new(
@@ -234,27 +255,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
         let v = book.vectors();
         let constant = Bipolar::identity(*d).negative();
         let mut rng = run.rng("bundles");
-        let mut sums: Vec<(&str, f64, Vec<f64>)> = [
-            ("mean of y", -0.5),
-            ("another target", 0.25),
-            ("constant -1, cosine", 0.5),
-            ("constant -1, share of components", 0.75),
-            ("a b alone, cosine", 0.5),
-            ("best guess from a b alone, cosine", FRAC_1_SQRT_2),
-            ("nothing, with d", 0.),
-            ("c, with d", 0.5),
-            ("c, with c", -0.5),
-            ("a, with b", 0.5),
-            ("a b c, with c", 0.5),
-            ("a b c, with d", 0.5),
-            ("a c, with d", 0.),
-            ("c, with an unrelated word", 0.),
-            ("drawn ties: a b c, with c", 0.5),
-            ("drawn ties: a b c, with d", 0.),
-        ]
-        .map(|(name, exact)| (name, exact, Vec::new()))
-        .into_iter()
-        .collect();
+        let mut sums = QUANTITIES.map(|(name, exact)| (name, exact, Vec::new()));
         for _ in 0..params.bundles {
             let words = four(book.len(), &mut rng);
             let ([a, b, c], t) = (words.given, words.target);

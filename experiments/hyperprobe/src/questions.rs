@@ -95,6 +95,9 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let items = ask(run, &params, &subject, &facts, &book, &starts, &encoder)?;
         answers(run, &subject.name, &items, &mut tables)?;
         overlap(run, &subject.name, &items, &mut tables)?;
+        drift(&subject.name, &items, &mut tables)?;
+        correlations(&subject.name, &items, &mut tables)?;
+        record_items(&subject.name, &items, &mut tables)?;
     }
     tables.record(run)
 }
@@ -288,15 +291,18 @@ type Column = (&'static str, fn(&Item) -> f64);
 
 const TIMES: [&str; 2] = ["before", "after"];
 
+/// The name of a group of questions and the condition to be in it.
+type Group = (&'static str, fn(&Item) -> bool);
+
+const GROUPS: [Group; 4] = [
+    ("all", |_| true),
+    ("answered", |item| item.mentioned),
+    ("not answered", |item| !item.mentioned),
+    ("test questions", |item| item.part == Part::Test),
+];
+
 fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
-    type Group = (&'static str, fn(&Item) -> bool);
-    let groups: [Group; 4] = [
-        ("all", |_| true),
-        ("answered", |item| item.mentioned),
-        ("not answered", |item| !item.mentioned),
-        ("test questions", |item| item.part == Part::Test),
-    ];
-    for (group, is) in groups {
+    for (group, is) in GROUPS {
         let of: Vec<&Item> = items.iter().filter(|item| is(item)).collect();
         if of.is_empty() {
             continue;
@@ -330,7 +336,12 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             }
         }
     }
-    for (group, is) in groups {
+    Ok(())
+}
+
+/// Changes in the extracted concepts from before to after the answer.
+fn drift(name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
+    for (group, is) in GROUPS {
         let of: Vec<&Item> = items.iter().filter(|item| is(item)).collect();
         let shared = |item: &&Item| jaccard(&item.extracted[0], &item.extracted[1], |x, y| x == y);
         let kept = (!of.is_empty()).then(|| mean(&of.iter().map(shared).collect::<Vec<_>>()));
@@ -342,6 +353,10 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             }
         }
     }
+    Ok(())
+}
+
+fn correlations(name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
     let columns: [Column; 8] = [
         ("F1", |item| item.f1),
         ("answer mentioned", |item| f64::from(u8::from(item.mentioned))),
@@ -359,6 +374,10 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             tables.correlations.push(row![name, x_name, y_name, r.is_finite().then_some(r)])?;
         }
     }
+    Ok(())
+}
+
+fn record_items(name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
     for item in items {
         let part = item.part.to_string();
         let [before, after] =

@@ -220,6 +220,23 @@ fn study(
     let all: Vec<Matrix> = seen.iter().map(|seen| seen.states.matrix()).collect();
     let (states, chosen) = sizes(subject.model.n_layers(), params.clusters);
     let first = subject.model.n_layers() + 1 - states;
+    silhouettes(run, name, &seen, (states, chosen), tables)?;
+    correlations(run, name, &all, (states, first), tables)?;
+    // Clusters are numbered by the first layer that they contain.
+    let labels = seen.par_iter().map(|seen| Ok(renumbered(&seen.states.clusters(starts)?.labels)));
+    let labels = labels.collect::<Result<Vec<Vec<usize>>>>()?;
+    clusters(run, name, &labels, (states, chosen, first), tables)?;
+    spectra(run, name, &all, states, tables)
+}
+
+/// Silhouette scores by number of clusters.
+fn silhouettes(
+    run: &Run,
+    name: &str,
+    seen: &[Seen<()>],
+    (states, chosen): (usize, usize),
+    tables: &mut Tables,
+) -> Result<()> {
     let mut best: Option<(usize, f64)> = None;
     for k in 2..states {
         run.check_interrupted()?;
@@ -239,6 +256,17 @@ fn study(
         tables.silhouettes.push(row![name, k, average, standard_deviation(&scores)])?;
     }
     run.metric(&format!("{name}.best_k"), best.map(|(k, _)| k as f64), "clusters");
+    Ok(())
+}
+
+/// Correlations between the states of all pairs of layers.
+fn correlations(
+    run: &Run,
+    name: &str,
+    all: &[Matrix],
+    (states, first): (usize, usize),
+    tables: &mut Tables,
+) -> Result<()> {
     let row_of = |x: &Matrix, i: usize| -> Vec<f64> { (0..x.ncols()).map(|f| x[(i, f)]).collect() };
     let mut adjacent = Vec::new();
     for i in 0..states {
@@ -252,9 +280,17 @@ fn study(
         }
     }
     run.metric(&format!("{name}.adjacent_correlation"), mean(&adjacent), "");
-    // Clusters are numbered by the first layer that they contain.
-    let labels = seen.par_iter().map(|seen| Ok(renumbered(&seen.states.clusters(starts)?.labels)));
-    let labels = labels.collect::<Result<Vec<Vec<usize>>>>()?;
+    Ok(())
+}
+
+/// Assignments of layers to clusters, `[documents][states]`.
+fn clusters(
+    run: &Run,
+    name: &str,
+    labels: &[Vec<usize>],
+    (states, chosen, first): (usize, usize, usize),
+    tables: &mut Tables,
+) -> Result<()> {
     let mut together = 0.;
     for layer in 0..states {
         for cluster in 0..chosen {
@@ -262,12 +298,17 @@ fn study(
             tables.clusters.push(row![name, first + layer, cluster + 1, share])?;
         }
     }
-    for of in &labels {
+    for of in labels {
         let changes = of.windows(2).filter(|pair| pair[0] != pair[1]).count();
         let filled = of.iter().collect::<std::collections::BTreeSet<_>>().len();
         together += f64::from(u8::from(changes + 1 == filled)) / labels.len() as f64;
     }
     run.metric(&format!("{name}.contiguous_clusters"), together, "fraction");
+    Ok(())
+}
+
+/// Eigenvalues of the states' Gram matrices.
+fn spectra(run: &Run, name: &str, all: &[Matrix], states: usize, tables: &mut Tables) -> Result<()> {
     let values = all.par_iter().map(|x| Ok(spectrum(x.as_ref())?)).collect::<Result<Vec<Vec<f64>>>>()?;
     let normed: Vec<Vec<f64>> = values
         .iter()

@@ -25,7 +25,6 @@ use experiment::Run;
 use hooks::Layer;
 use patching::{Node, patch_nodes, run_nodes};
 use probes::mean;
-use rand::seq::IndexedRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
@@ -34,7 +33,7 @@ use crate::codes::{Code, codes, edited};
 use crate::edits::{HeadEdit, Space};
 use crate::letters::{Letters, Summary, choice, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
-use crate::study::{Common, Study, direct, each, right};
+use crate::study::{Common, Study, direct, each, right, sources};
 use crate::subspaces::{low_rank, with_attention};
 
 /// Parameters of `mutations`.
@@ -93,6 +92,13 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
+/// Records empty metrics for a set without results.
+fn without(run: &Run, name: &str, set: &Changed) {
+    for metric in ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"] {
+        run.metric(&format!("{name}.{}.{metric}", set.id), None, "");
+    }
+}
+
 /// The result of one variant on one set.
 #[derive(Clone, Copy)]
 struct Outcome {
@@ -105,8 +111,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
     let name = study.name();
     if heads.is_empty() {
         for set in &params.sets {
-            let names = ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"];
-            names.iter().for_each(|what| run.metric(&format!("{name}.{}.{what}", set.id), None, ""));
+            without(run, name, set);
         }
         ["next", "old"].iter().for_each(|what| run.metric(&format!("{name}.steered.{what}"), None, "fraction"));
         return Ok(());
@@ -120,8 +125,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
         if changed.prompts.len() < study.eval.prompts.len().div_ceil(2) {
             let (kept, left_out) = (changed.prompts.len(), changed.left_out);
             tables.skipped.push(row![name, &*set.id, kept, left_out])?;
-            let names = ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"];
-            names.iter().for_each(|what| run.metric(&format!("{name}.{}.{what}", set.id), None, ""));
+            without(run, name, set);
             continue;
         }
         one_set(run, params, study, (&heads, &codes), (set, &changed.prompts), tables)?;
@@ -134,11 +138,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
 fn resampled(run: &Run, study: &Study, prompts: &[Prompt], heads: &[Node], batch: usize) -> Result<Vec<Letters>> {
     let writes = direct(&study.subject, prompts, batch)?.writes;
     let mut rng = run.rng(&format!("sources.{}", study.name()));
-    let other = |prompt: &Prompt, rng: &mut _| {
-        let others: Vec<usize> = (0..prompts.len()).filter(|i| prompts[*i].correct != prompt.correct).collect();
-        others.choose(rng).copied().unwrap_or(0)
-    };
-    let sources: Vec<usize> = prompts.iter().map(|prompt| other(prompt, &mut rng)).collect();
+    let sources = sources(prompts, &mut rng);
     let mut found = vec![Letters::new(); prompts.len()];
     for indices in batches(prompts, batch) {
         let model = &study.subject.model;

@@ -21,16 +21,14 @@ use experiment::Run;
 use patching::{Node, Writes, patch_nodes, run_nodes};
 use probes::{mean, standard_deviation};
 use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
-use rand_chacha::ChaCha12Rng;
+use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::letters::{Letters, Summary, loss, net_logit, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
-use crate::study::{Common, Direct, Study, direct, each, right};
-use crate::subject::Set;
+use crate::study::{Common, Direct, Study, direct, each, right, sources};
 
 /// Parameters of `nodes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,7 +73,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     let gap = eval.gap(&study.eval.prompts);
     run.metric(&format!("{name}.completeness_gap"), gap, "logits");
     let mut rng = run.rng(&format!("pairs.{name}"));
-    let sources: Vec<Vec<usize>> = (0..params.draws).map(|_| others(&study.eval, &mut rng)).collect();
+    let sources: Vec<Vec<usize>> = (0..params.draws).map(|_| sources(&study.eval.prompts, &mut rng)).collect();
     for (draw, sources) in sources.iter().enumerate() {
         for (prompt, source) in sources.iter().enumerate() {
             tables.pairs.push(row![name, draw, prompt, *source])?;
@@ -91,14 +89,6 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
         }
     }
     sets(run, params, study, &eval, &sources[0], tables)
-}
-
-/// Samples for each prompt another prompt with a different right option.
-fn others(set: &Set, rng: &mut ChaCha12Rng) -> Vec<usize> {
-    let correct = set.correct();
-    let other_than = |place: usize| (0..correct.len()).filter(|i| correct[*i] != place).collect::<Vec<usize>>();
-    let pools: Vec<Vec<usize>> = (0..set.options()).map(other_than).collect();
-    correct.iter().enumerate().map(|(i, place)| pools[*place].choose(rng).copied().unwrap_or(i)).collect()
 }
 
 /// One sweep of activation patching over groups of nodes.
@@ -281,18 +271,14 @@ fn ranked(study: &Study, kind: &str) -> Vec<Node> {
     nodes.filter(|node| kind == "both" || (node.head().is_some() == (kind == "heads"))).collect()
 }
 
-fn sets(
-    run: &Run,
-    params: &Params,
-    study: &Study,
-    eval: &Direct,
-    sources: &[usize],
-    tables: &mut Tables,
-) -> Result<()> {
-    let (name, batch) = (study.name(), params.common.questions.batch);
-    let mut rng = run.rng(&format!("random.{name}"));
-    let mut sizes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    let mut groups: Vec<(&str, usize, bool, Vec<Node>)> = Vec::new();
+/// A kind of nodes, the number of nodes, whether the set is a random control, and the nodes.
+type NodeSet = (&'static str, usize, bool, Vec<Node>);
+
+/// The best k nodes of each kind with their random controls, and the values of k by kind.
+fn node_sets(run: &Run, params: &Params, study: &Study) -> (BTreeMap<&'static str, Vec<usize>>, Vec<NodeSet>) {
+    let mut rng = run.rng(&format!("random.{}", study.name()));
+    let mut sizes: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+    let mut groups: Vec<NodeSet> = Vec::new();
     for kind in ["heads", "MLPs", "both"] {
         let nodes = ranked(study, kind);
         let mut ks: Vec<usize> = (0..).map(|power| 1 << power).take_while(|k| *k < nodes.len()).collect();
@@ -307,6 +293,19 @@ fn sets(
         }
         sizes.insert(kind, ks);
     }
+    (sizes, groups)
+}
+
+fn sets(
+    run: &Run,
+    params: &Params,
+    study: &Study,
+    eval: &Direct,
+    sources: &[usize],
+    tables: &mut Tables,
+) -> Result<()> {
+    let (name, batch) = (study.name(), params.common.questions.batch);
+    let (sizes, groups) = node_sets(run, params, study);
     let node_groups: Vec<Vec<Node>> = groups.iter().map(|group| group.3.clone()).collect();
     // Noising patches the prompt with nodes of its source; denoising patches the source with nodes of the prompt.
     let prompts = &study.eval.prompts;

@@ -9,14 +9,13 @@
 use anyhow::Result;
 use experiment::Run;
 use patching::{Node, patch_queries, patch_whole_queries, run_nodes};
-use rand::seq::IndexedRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::letters::{Letters, Summary, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
-use crate::study::{Common, Study, direct, each};
+use crate::study::{Common, Study, direct, each, sources};
 
 /// Parameters of `paths`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,11 +58,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, table: &mut Builder) -> Re
     let (prompts, batch) = (&study.eval.prompts, params.common.questions.batch);
     let eval = direct(&study.subject, prompts, batch)?;
     let mut rng = run.rng(&format!("sources.{name}"));
-    let mut sources = Vec::new();
-    for prompt in prompts {
-        let others: Vec<usize> = (0..prompts.len()).filter(|i| prompts[*i].correct != prompt.correct).collect();
-        sources.push(others.choose(&mut rng).copied().unwrap_or(0));
-    }
+    let sources = sources(prompts, &mut rng);
     let mut after = vec![vec![Letters::new(); prompts.len()]; senders.len() + 1];
     let all = batches(prompts, batch);
     let mut task = run.task(&format!("{name} paths"), all.len() as u64, "batches");

@@ -7,6 +7,8 @@ use experiment::{Run, distinct};
 use hooks::Site;
 use patching::{Node, Writes, direct_effects, run_nodes};
 use probes::mean;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +103,14 @@ impl Direct {
 /// The entry of the right label, per prompt.
 pub fn right(effects: &[Letters], prompts: &[Prompt]) -> Vec<f64> {
     effects.iter().zip(prompts).map(|(effect, prompt)| effect[prompt.correct]).collect()
+}
+
+/// Samples for each prompt a source prompt with a different right option; the prompt itself if there is none.
+pub fn sources(prompts: &[Prompt], rng: &mut ChaCha12Rng) -> Vec<usize> {
+    let options = prompts.iter().map(|prompt| prompt.correct + 1).max().unwrap_or(0);
+    let other_than = |option: usize| (0..prompts.len()).filter(|i| prompts[*i].correct != option).collect();
+    let pools: Vec<Vec<usize>> = (0..options).map(other_than).collect();
+    prompts.iter().enumerate().map(|(i, prompt)| pools[prompt.correct].choose(rng).copied().unwrap_or(i)).collect()
 }
 
 /// A model with the results on its nodes that all analyses share.
