@@ -1,5 +1,5 @@
-//! Documents one by one, from files of every format, with bounded memory: a stretch of rows, or a document that is
-//! longer than one, is the most that is held.
+//! Reads documents one by one from files of every format, with bounded memory: at most one range of rows, or one
+//! document that is longer than that.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::parquet::Parquet;
 use crate::source::{Format, Shard};
 use crate::{Column, Error, Source};
 
-/// A document as its file has it.
+/// A document in the form its file stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Text.
@@ -25,19 +25,19 @@ pub enum Content {
     Tokens(Vec<u32>),
 }
 
-/// Documents that stand together in a file.
+/// Consecutive documents of one file.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// The row of the first.
+    /// The row of the first document.
     pub first: usize,
     pub contents: Vec<Content>,
 }
 
-/// Lines that are read together at most, and bytes of text after which no further line is.
+/// Maximum number of lines in one batch, and bytes of text after which a batch ends.
 const MOST_LINES: usize = 512;
 const MOST_BYTES: usize = 1 << 24;
 
-/// A file, read from its beginning.
+/// A file that is read from its start.
 #[derive(Debug)]
 pub(crate) struct Reader {
     path: PathBuf,
@@ -47,9 +47,9 @@ pub(crate) struct Reader {
 
 #[derive(Debug)]
 enum State {
-    /// Whether the one document is still to come.
+    /// Whether the single document is still unread.
     Text(bool),
-    /// What is left, the number of the next line, and that of the next row: blank lines are no rows.
+    /// The remaining lines, the index of the next line and that of the next row; blank lines are not rows.
     Lines(Lines<BufReader<File>>, usize, usize),
     Parquet(Parquet),
 }
@@ -64,7 +64,7 @@ impl Reader {
                     path: path.to_owned(),
                     column: column.name().to_owned(),
                     expected: column.expected(),
-                    found: "text: a `.txt` file is one".to_owned(),
+                    found: "text, because a `.txt` file holds a single text".to_owned(),
                 });
             }
             _ => State::Text(true),
@@ -72,7 +72,7 @@ impl Reader {
         Ok(Self { path: path.to_owned(), column: column.clone(), state })
     }
 
-    /// How many documents a file has.
+    /// The number of documents in a file.
     pub fn count(path: &Path, column: &Column) -> Result<usize, Error> {
         match Self::open(path, column)?.state {
             State::Text(_) => Ok(1),
@@ -87,7 +87,7 @@ impl Reader {
         }
     }
 
-    /// The next documents with one among them that is wanted.
+    /// The next batch that contains a wanted document.
     pub fn next(&mut self, wanted: &dyn Fn(Range<usize>) -> bool) -> Result<Option<Batch>, Error> {
         match &mut self.state {
             State::Text(to_come) => {
@@ -136,7 +136,7 @@ fn parse(line: &str, path: &Path, column: &Column, number: usize) -> Result<Cont
     let failed =
         |reason: String| Error::Read { path: path.to_owned(), reason: format!("line {}: {reason}", number + 1) };
     let mut json: Value = serde_json::from_str(line).map_err(|error| failed(error.to_string()))?;
-    let Some(object) = json.as_object_mut() else { return Err(failed("it is no object".to_owned())) };
+    let Some(object) = json.as_object_mut() else { return Err(failed("the line is not a JSON object".to_owned())) };
     let Some(value) = object.get_mut(column.name()).map(Value::take) else {
         let found = object.keys().cloned().collect();
         return Err(Error::Column { path: path.to_owned(), column: column.name().to_owned(), found });
@@ -157,15 +157,15 @@ fn parse(line: &str, path: &Path, column: &Column, number: usize) -> Result<Cont
     })
 }
 
-/// A document and where it stands.
+/// A document and its location.
 struct Located {
     row: usize,
     content: Content,
 }
 
-/// The documents of a source in its order, from [`Source::rows`]; files are fetched as they are reached.
+/// The documents of a source in order, from [`Source::rows`]. Files are fetched as they are reached.
 ///
-/// After an error there are no more.
+/// The iterator ends after an error.
 pub struct Rows<'a> {
     hub: Option<&'a Hub>,
     column: Column,
@@ -176,11 +176,12 @@ pub struct Rows<'a> {
 }
 
 impl Source {
-    /// Its documents one by one, in the order of its files and their rows.
+    /// Iterates over the documents, in the order of the files and their rows.
     ///
     /// # Errors
-    /// When there are no files to read, or the hub is needed and cannot be asked for their list; then, row by row,
-    /// when a file cannot be had or read, lacks the column, or a row has nothing in it.
+    ///
+    /// Fails if there are no files to read, or if the hub is needed and its file list is not available. Each row fails
+    /// if its file cannot be fetched or read, lacks the column, or the row is empty.
     pub fn rows<'a>(&self, hub: Option<&'a Hub>, column: &Column) -> Result<Rows<'a>, Error> {
         let shards = self.shards(hub)?.into_iter();
         let column = column.clone();
@@ -230,11 +231,12 @@ impl Iterator for Rows<'_> {
 }
 
 impl<'a> Rows<'a> {
-    /// The same documents as tokens of `tokenizer`, each with [`END_OF_TEXT`] behind it if `end`.
+    /// The documents as tokens of `tokenizer`; with `end`, each is followed by [`END_OF_TEXT`].
     ///
     /// # Errors
-    /// When an end is wanted that the tokenizer lacks; then, row by row, as [`Source::rows`], and when a text cannot be
-    /// encoded or an id is beyond the vocabulary.
+    ///
+    /// Fails if `end` is set and the tokenizer lacks that token. Each row fails as in [`Source::rows`], and if a text
+    /// cannot be encoded or an id lies outside the vocabulary.
     pub fn tokens<'b>(self, tokenizer: &'b Tokenizer, end: bool) -> Result<TokenRows<'a, 'b>, Error> {
         Ok(TokenRows { rows: self, encoder: Encoder::new(tokenizer, end)? })
     }
@@ -260,10 +262,10 @@ impl Iterator for TokenRows<'_, '_> {
     }
 }
 
-/// Documents to tokens.
+/// Encodes documents.
 pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The token that ends every document, if one does.
+    /// The token after every document, if any.
     end: Option<u32>,
 }
 
@@ -274,7 +276,8 @@ impl<'a> Encoder<'a> {
         Ok(Self { tokenizer, end })
     }
 
-    /// The paper's code puts the end there as text and then encodes: the same tokens, where it is a special token.
+    /// Appends the end as a token. The paper's code appends it as text and then encodes, which gives the same tokens if
+    /// it is a special token.
     pub fn encode(&self, content: Content, path: &Path, row: usize) -> Result<Vec<u32>, Error> {
         let bad = |problem: String| Error::Row { path: path.to_owned(), row, problem };
         let mut ids = match content {
@@ -286,7 +289,7 @@ impl<'a> Encoder<'a> {
                 if let Some(id) = ids.iter().find(|&&id| id as usize >= d_vocab) {
                     let path = self.tokenizer.path().display();
                     return Err(bad(format!(
-                        "it has token {id}, and the vocabulary of {path} ends at {}",
+                        "token {id} lies outside the vocabulary of {path}, whose last id is {}",
                         d_vocab - 1
                     )));
                 }

@@ -1,4 +1,4 @@
-//! What can go wrong between a text and its tokens, and what to do.
+//! Errors of reading, packing and opening a corpus. Each message says what to do.
 
 use std::path::PathBuf;
 
@@ -8,81 +8,81 @@ pub enum Error {
     /// A file or folder could not be read, written or locked.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// The hub did not give a file.
+    /// The hub did not provide a file.
     #[error(transparent)]
     Hub(#[from] hub::Error),
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokens(#[from] tokens::Error),
-    /// A source that is written wrongly.
-    #[error("`{source_text}` is no source: {problem}; write a path, or `hub:OWNER/NAME@REVISION:BEGINNING`")]
+    /// A source that cannot be parsed.
+    #[error("`{source_text}` is not a source: {problem}; write a path, or `hub:OWNER/NAME@REVISION:BEGINNING`")]
     Source {
-        /// What was written.
+        /// The text.
         source_text: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// A source on the hub, and no hub to ask.
-    #[error("{source_text} is on the hub, and this run was given none: give it one, or a local path")]
+    /// A source on the hub, but the caller passed no hub.
+    #[error("{source_text} is on the hub, but no hub was given: pass a hub, or use a local path")]
     NoHub {
         /// The source.
         source_text: String,
     },
-    /// A source without a file that can be read.
-    #[error("{source_text} has no file that ends in {endings}; look at its list of files")]
+    /// A source without readable files.
+    #[error("{source_text} has no file that ends in {endings}; check its list of files")]
     Empty {
         /// The source.
         source_text: String,
-        /// What was looked for.
+        /// The file extensions that can be read.
         endings: &'static str,
     },
     /// A repository whose files belong to several data sets or splits.
     #[error(
-        "{source_text} has files of several kinds ({}): say which with the beginning of their names, as in `hub:OWNER/NAME@REVISION:BEGINNING`",
+        "{source_text} has files of several kinds ({}); select one by the beginning of its names, as in `hub:OWNER/NAME@REVISION:BEGINNING`",
         kinds.join(", ")
     )]
     Mixed {
         /// The source.
         source_text: String,
-        /// Their names, with `#` for every number.
+        /// Their names, with `#` in place of every number.
         kinds: Vec<String>,
     },
-    /// A repository's converted files, when only the first gigabytes were converted.
+    /// A repository whose conversion to Parquet covers only the first gigabytes.
     #[error(
-        "{source_text} has files of the first gigabytes alone (`partial-`): take another revision, or name them with `:BEGINNING` if they will do"
+        "{source_text} only has files of the first gigabytes (`partial-`); use another revision, or select them with `:BEGINNING` if they suffice"
     )]
     Partial {
         /// The source.
         source_text: String,
     },
-    /// A file that cannot be read as what its name says.
-    #[error("cannot read {}: {reason}; is it whole, and what its name says?", path.display())]
+    /// A file that cannot be read in the format of its extension.
+    #[error("cannot read {}: {reason}; check that the file is complete and matches its extension", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A file without the column.
-    #[error("{} has no column `{column}`; it has {}: name one of them", path.display(), found.join(", "))]
+    /// A file without the requested column.
+    #[error("{} has no column `{column}`; use one of {}", path.display(), found.join(", "))]
     Column {
         /// The file.
         path: PathBuf,
-        /// What was asked for.
+        /// The requested name.
         column: String,
-        /// What there is.
+        /// The available names.
         found: Vec<String>,
     },
-    /// A column that holds something else.
-    #[error("column `{column}` of {} holds {found}, not {expected}: name another column", path.display())]
+    /// A column of another type.
+    #[error("column `{column}` of {} holds {found}, not {expected}; use another column", path.display())]
     Kind {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// What it should hold.
+        /// The expected type.
         expected: &'static str,
-        /// What it holds.
+        /// The type in the file.
         found: String,
     },
     /// A row that cannot be used.
@@ -90,59 +90,59 @@ pub enum Error {
     Row {
         /// The file.
         path: PathBuf,
-        /// The row, from 0.
+        /// The row index, from 0.
         row: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// A recipe that contradicts itself or does not fit the source.
-    #[error("the recipe does not work: {problem}")]
+    /// A recipe that is inconsistent or does not fit the source.
+    #[error("invalid recipe: {problem}")]
     Recipe {
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// Fewer chunks than asked for.
+    /// Fewer chunks than requested.
     #[error(
-        "{what} gives {found} chunks of {block} tokens, and {wanted} are needed: take more rows, or ask for fewer or shorter chunks"
+        "{what} gives {found} chunks of {block} tokens, but {wanted} are needed; use more rows, or fewer or shorter chunks"
     )]
     Short {
-        /// Of what.
+        /// The split or sample that is too small.
         what: String,
-        /// How many there are.
+        /// The number of chunks available.
         found: u64,
-        /// How many were asked for.
+        /// The number of chunks requested.
         wanted: u64,
-        /// Tokens a chunk.
+        /// Number of tokens per chunk.
         block: usize,
     },
-    /// A tokenizer without the token that ends a document.
-    #[error("{}: `{token}` is not one token of this tokenizer, and the recipe ends documents with it", path.display())]
+    /// A tokenizer that lacks the end-of-document token.
+    #[error("{}: the recipe ends documents with `{token}`, which is not a token of this tokenizer; set `end` to false or use another tokenizer", path.display())]
     NoEnd {
         /// The tokenizer.
         path: PathBuf,
         /// The token.
         token: &'static str,
     },
-    /// A packed file or its manifest is not what it should be.
-    #[error("{} {problem}: delete its folder and pack it again", path.display())]
+    /// A packed file or manifest that is damaged.
+    #[error("{} {problem}; delete its folder and pack it again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A split that was not packed.
-    #[error("{} has no split `{name}`; it has {}", folder.display(), found.join(", "))]
+    #[error("{} has no split `{name}`; use one of {}", folder.display(), found.join(", "))]
     NoSplit {
         /// The corpus.
         folder: PathBuf,
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The available names.
         found: Vec<String>,
     },
     /// The caller stopped the packing.
-    #[error("stopped; what is done lies in {}, and the same command goes on from there", folder.display())]
+    #[error("stopped; finished parts are in {}, and the same command resumes from them", folder.display())]
     Stopped {
         /// The folder.
         folder: PathBuf,

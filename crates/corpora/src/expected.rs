@@ -1,30 +1,31 @@
-//! Counts that a published corpus must give.
+//! Expected counts of published corpora.
 
 use crate::Manifest;
 
-/// Counts of a corpus.
+/// The expected counts of a corpus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Documents of the source.
+    /// Number of documents in the source.
     pub documents: u64,
-    /// Counts of its splits.
+    /// The expected counts of its splits.
     pub splits: Vec<ExpectedSplit>,
 }
 
-/// Counts of a split.
+/// The expected counts of a split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedSplit {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Tokens of its documents with their ends, before they are cut; `None` if not published to the token.
+    /// Number of tokens of its documents, including end tokens, before chunks are cut; `None` if no exact count was
+    /// published.
     pub tokens: Option<u64>,
 }
 
 impl Expected {
-    /// OpenWebText split as in arXiv 2507.02559 (and in nanoGPT, whose split it takes over): 8,013,769 documents, of
-    /// which 4,007 are put aside, with 4,434,897 tokens of GPT-2's vocabulary.
+    /// OpenWebText, split as in arXiv 2507.02559, which uses nanoGPT's split. It has 8,013,769 documents, of which
+    /// 4,007 are held out, with 4,434,897 tokens of GPT-2's vocabulary.
     #[must_use]
     pub fn openwebtext() -> Self {
         let train = ExpectedSplit { name: "train", documents: 8_009_762, tokens: None };
@@ -32,7 +33,7 @@ impl Expected {
         Self { documents: 8_013_769, splits: vec![train, validation] }
     }
 
-    /// What differs, in words; nothing when all counts are as expected. A split that was not packed is a difference.
+    /// The differences as messages; empty if all counts match. A missing split counts as a difference.
     #[must_use]
     pub fn differences(&self, manifest: &Manifest) -> Vec<String> {
         let mut differences = Vec::new();
@@ -46,7 +47,7 @@ impl Expected {
         for expected in &self.splits {
             let name = expected.name;
             let Some(found) = manifest.splits.iter().find(|split| split.name == name) else {
-                missing.push(format!("split `{name}` is not there"));
+                missing.push(format!("the split `{name}` is missing"));
                 continue;
             };
             compare(format!("documents of `{name}`"), expected.documents, found.documents);

@@ -1,4 +1,4 @@
-//! What a folder of chunks says about itself.
+//! The manifest of a folder of chunks.
 
 use std::path::Path;
 
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Column, Error, Recipe};
 
-/// The name of the manifest in its folder. It is written last: a folder without one is not finished.
+/// The file name of the manifest in its folder. It is written last, so a folder without it is unfinished.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Changes when the same texts and recipe would give other bytes.
+/// The version of the format; changes when the same texts and recipe would give other bytes.
 pub(crate) const FORMAT: u32 = 1;
 
-/// What was packed, from what, and how much of it there is.
+/// The content of a folder: source, settings and counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// The version of the format.
     pub format: u32,
-    /// Hash of all that decides the content: format, files or repository, column, tokenizer, recipe.
+    /// Hash of everything that determines the content: format, files or repository, column, tokenizer, recipe.
     pub key: String,
-    /// The source as it was given; a local one may lie elsewhere by now.
+    /// The source as given; a local one may have moved since.
     pub source: String,
-    /// The commit of a source on the hub.
+    /// The commit of a source on the hub; `None` for local files.
     pub commit: Option<String>,
     /// The column.
     pub column: Column,
@@ -30,15 +30,15 @@ pub struct Manifest {
     pub tokenizer: String,
     /// One more than the largest token id.
     pub d_vocab: usize,
-    /// Bits a token takes, 16 or 32; lower bytes come first.
+    /// Bits per token, 16 or 32, in little-endian order.
     pub bits: u32,
     /// The recipe.
     pub recipe: Recipe,
-    /// Documents of the source that the recipe looked at, in all splits.
+    /// Number of documents of the source that the recipe used, in all splits.
     pub documents: u64,
     /// The files that were read.
     pub shards: Vec<ShardCount>,
-    /// What was packed.
+    /// The packed splits.
     pub splits: Vec<SplitCount>,
 }
 
@@ -46,9 +46,9 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardCount {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its documents, as far as the recipe looked at them.
+    /// Number of documents that the recipe used.
     pub documents: u64,
 }
 
@@ -56,13 +56,13 @@ pub struct ShardCount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SplitCount {
-    /// `train`, `validation` or `all`; its chunks are in the file of this name that ends in `.bin`.
+    /// `train`, `validation` or `all`; the chunks are in the file of this name with the extension `.bin`.
     pub name: String,
-    /// Its documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Tokens of its documents, ends included, before they were cut.
+    /// Number of tokens of its documents, including end tokens, before chunks are cut.
     pub tokens: u64,
-    /// Its chunks.
+    /// Number of chunks.
     pub chunks: u64,
     /// Hash of its file (blake3).
     pub hash: String,
@@ -72,10 +72,10 @@ impl Manifest {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text = storage::read_text(path)?;
         let manifest: Self = serde_json::from_str(&text)
-            .map_err(|error| Error::damaged(path, format!("is no manifest of packed tokens ({error})")))?;
+            .map_err(|error| Error::damaged(path, format!("is not a manifest of packed tokens ({error})")))?;
         let sound = manifest.recipe.block > 0 && matches!(manifest.bits, 16 | 32);
         if manifest.format != FORMAT || !sound {
-            let problem = format!("has format {}, and this program reads {FORMAT}", manifest.format);
+            let problem = format!("has format {}, but this program reads format {FORMAT}", manifest.format);
             return Err(Error::damaged(path, problem));
         }
         Ok(manifest)

@@ -1,19 +1,21 @@
-//! The one thing that a published split takes from numpy: `numpy.random.default_rng(seed).permutation(n)`.
+//! `numpy.random.default_rng(seed).permutation(n)`, bit for bit.
 //!
-//! `train_test_split` of the Python library `datasets` shuffles with it, so the documents of a validation set follow
-//! from the seed only if this is the same, number for number.
-//! Three parts, each as numpy has it since 1.17: the seed is stretched by `SeedSequence` (a hash into four words of 32
-//! bits and out again), the generator is PCG64 (O'Neill 2014, XSL-RR with 128 bits of state), and the permutation is a
-//! Fisher-Yates shuffle from the end, its draws halves of 64-bit words, lower half first, cut to the bits that are
-//! needed and drawn again when too large. `tests/permutations.json` holds it to numpy itself.
+//! `train_test_split` of the Python library `datasets` shuffles with it, so published validation sets can only be
+//! reproduced from their seed with the same permutation. The algorithm, as in numpy since 1.17, has three parts:
+//! - `SeedSequence` expands the seed: it hashes it into a pool of four 32-bit words and out again.
+//! - PCG64 generates words (O'Neill 2014, the XSL-RR variant with 128 bits of state).
+//! - A Fisher-Yates shuffle runs from the end. It takes the halves of 64-bit words, the lower half first, masks them to
+//!   the bits that are needed and rejects values that are too large.
+//!
+//! `tests/permutations.json` holds permutations that numpy computed.
 
 const MULTIPLIER: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
 
-/// numpy's default generator, as far as a permutation needs it.
+/// numpy's default generator, reduced to the functions that a permutation needs.
 struct Pcg64 {
     state: u128,
     increment: u128,
-    /// The upper half of the last word, until it is asked for.
+    /// The upper half of the last 64-bit word, until it is used.
     spare: Option<u32>,
 }
 
@@ -47,13 +49,13 @@ impl Pcg64 {
         word as u32
     }
 
-    /// A number from 0 to `most` with equal chances: draws, cut to the bits that `most` has, until one is not above it.
+    /// A uniform number from 0 to `most`: masks words to the bits of `most` and rejects larger ones.
     fn up_to(&mut self, most: u32) -> u32 {
         let mask = u32::MAX.checked_shr(most.leading_zeros()).unwrap_or(0);
         loop {
-            let drawn = self.next_u32() & mask;
-            if drawn <= most {
-                return drawn;
+            let candidate = self.next_u32() & mask;
+            if candidate <= most {
+                return candidate;
             }
         }
     }
@@ -79,31 +81,31 @@ fn stretch(seed: u64) -> [u64; 4] {
         }
     }
     let mut constant = 0x8b51_f9dd_u32;
-    let mut word = |place: usize| {
-        let value = pool[place % 4] ^ constant;
+    let mut word = |index: usize| {
+        let value = pool[index % 4] ^ constant;
         constant = constant.wrapping_mul(0x58f3_8ded);
         let value = value.wrapping_mul(constant);
         u64::from(value ^ value >> 16)
     };
-    [0, 2, 4, 6].map(|place| word(place) | word(place + 1) << 32)
+    [0, 2, 4, 6].map(|index| word(index) | word(index + 1) << 32)
 }
 
 /// `numpy.random.default_rng(seed).permutation(n)`.
 #[must_use]
 pub fn permutation(seed: u64, n: u32) -> Vec<u32> {
     let mut generator = Pcg64::new(seed);
-    let mut places: Vec<u32> = (0..n).collect();
+    let mut indices: Vec<u32> = (0..n).collect();
     for last in (1..n).rev() {
-        places.swap(last as usize, generator.up_to(last) as usize);
+        indices.swap(last as usize, generator.up_to(last) as usize);
     }
-    places
+    indices
 }
 
-/// `train_test_split(test_size, seed, shuffle=True)` of the Python library `datasets`: the places of the training
-/// rows and of the test rows, each in the order that the library gives them.
+/// `train_test_split(test_size, seed, shuffle=True)` of the Python library `datasets`: the indices of the training rows
+/// and of the test rows, each in the library's order.
 ///
-/// The test set is the first `ceil(test_size * n)` places of the permutation, the training set the rest.
-/// `None` when `test_size` is not between 0 and 1, or leaves one of the two without a row.
+/// The test set is the first `ceil(test_size * n)` entries of the permutation, and the training set is the rest.
+/// Returns `None` if `test_size` is not between 0 and 1, or if either set would be empty.
 #[must_use]
 pub fn train_test_split(n: u32, test_size: f64, seed: u64) -> Option<(Vec<u32>, Vec<u32>)> {
     if !(test_size > 0.0 && test_size < 1.0) {
@@ -124,28 +126,28 @@ mod tests {
 
     use super::*;
 
-    /// Later places count more, so that an exchange shows.
-    fn digest(places: &[u32]) -> u64 {
-        places.iter().zip(1_u64..).fold(0, |sum, (&place, at)| sum.wrapping_add(u64::from(place).wrapping_mul(at)))
+    /// A digest that weights later entries more, so that swapped entries change it.
+    fn digest(indices: &[u32]) -> u64 {
+        indices.iter().zip(1_u64..).fold(0, |sum, (&index, at)| sum.wrapping_add(u64::from(index).wrapping_mul(at)))
     }
 
     #[test]
-    fn permutations_are_numpys() {
+    fn permutations_match_numpy() {
         let fixture: Value = serde_json::from_str(include_str!("../tests/permutations.json")).unwrap();
         for case in fixture["permutations"].as_array().unwrap() {
             let number = |key: &str| case[key].as_str().unwrap().parse::<u64>().unwrap();
-            let places = permutation(number("seed"), number("n") as u32);
+            let indices = permutation(number("seed"), number("n") as u32);
             let first: Vec<u32> = serde_json::from_value(case["first"].clone()).unwrap();
             let last: Vec<u32> = serde_json::from_value(case["last"].clone()).unwrap();
-            assert!(places.starts_with(&first) && places.ends_with(&last), "{case}");
-            assert_eq!(digest(&places), number("digest"), "{case}");
+            assert!(indices.starts_with(&first) && indices.ends_with(&last), "{case}");
+            assert_eq!(digest(&indices), number("digest"), "{case}");
         }
         let words: Vec<String> = stretch(2357).iter().map(u64::to_string).collect();
         assert_eq!(Value::from(words), fixture["stretched"]);
     }
 
     #[test]
-    fn the_split_of_openwebtext_has_its_published_sizes() {
+    fn the_openwebtext_split_has_its_published_sizes() {
         let (train, test) = train_test_split(8_013_769, 0.0005, 2357).unwrap();
         assert_eq!((train.len(), test.len()), (8_009_762, 4_007));
         let fixture: Value = serde_json::from_str(include_str!("../tests/permutations.json")).unwrap();
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_that_leave_a_side_empty_are_refused() {
+    fn splits_with_an_empty_side_are_rejected() {
         for (n, test_size) in [(0, 0.5), (1, 0.5), (10, 0.0), (10, 1.0), (10, 0.95), (10, f64::NAN), (10, -1.0)] {
             assert_eq!(train_test_split(n, test_size, 0), None, "{n} {test_size}");
         }

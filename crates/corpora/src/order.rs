@@ -1,4 +1,4 @@
-//! In which order documents are joined, and where the batches of an order end.
+//! The order in which documents are joined, and the boundaries of batches.
 
 use std::ops::Range;
 
@@ -10,31 +10,31 @@ use serde::{Deserialize, Serialize};
 use crate::recipe::{ALL, TRAIN, VALIDATION};
 use crate::{Error, Holdout, Recipe, numpy};
 
-/// Batches as a batched `map` of the Python library `datasets` makes them.
+/// Batches as formed by a batched `map` of the Python library `datasets`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batches {
-    /// Documents a batch, at most.
+    /// Maximum number of documents per batch.
     pub documents: usize,
-    /// Workers (`num_proc`): each has a stretch of the split, and its last batch is smaller.
+    /// Number of workers (`num_proc`). Each processes a contiguous range of the split, and its last batch is smaller.
     pub workers: usize,
 }
 
-/// A split: its documents in the order in which they are joined.
+/// A split: the indices of its documents in the order in which they are joined.
 pub(crate) struct Order {
     pub name: &'static str,
-    pub places: Vec<u32>,
-    /// Stretches of `places` that are joined and cut by themselves.
+    pub indices: Vec<u32>,
+    /// Ranges of `indices` that are joined and cut separately.
     pub batches: Vec<Range<usize>>,
 }
 
-/// The splits that a recipe wants of `n` documents.
+/// The splits of `n` documents that a recipe defines.
 pub(crate) fn orders(recipe: &Recipe, n: u32) -> Result<Vec<Order>, Error> {
     let splits = match (recipe.holdout, recipe.shuffle) {
         (Some(Holdout { test_size, seed }), _) => {
             let (train, validation) = numpy::train_test_split(n, test_size, seed).ok_or_else(|| Error::Recipe {
                 problem: format!(
-                    "a `holdout` of {test_size} leaves {TRAIN} or {VALIDATION} without one of the {n} documents"
+                    "a `holdout` of {test_size} leaves {TRAIN} or {VALIDATION} empty for {n} documents; use more rows or another `test_size`"
                 ),
             })?;
             vec![(TRAIN, train), (VALIDATION, validation)]
@@ -43,12 +43,13 @@ pub(crate) fn orders(recipe: &Recipe, n: u32) -> Result<Vec<Order>, Error> {
         (None, None) => vec![(ALL, (0..n).collect())],
     };
     let wanted = recipe.splits();
-    let order = |(name, mut places): (&'static str, Vec<u32>)| {
-        let kept = recipe.documents.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX).min(places.len());
-        let batches = batches(places.len(), recipe.batches).into_iter().filter(|batch| batch.start < kept);
+    let order = |(name, mut indices): (&'static str, Vec<u32>)| {
+        let kept =
+            recipe.documents.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX).min(indices.len());
+        let batches = batches(indices.len(), recipe.batches).into_iter().filter(|batch| batch.start < kept);
         let batches = batches.map(|batch| batch.start..batch.end.min(kept)).collect();
-        places.truncate(kept);
-        Order { name, places, batches }
+        indices.truncate(kept);
+        Order { name, indices, batches }
     };
     Ok(splits.into_iter().filter(|(name, _)| wanted.contains(name)).map(order).collect())
 }
@@ -58,7 +59,7 @@ fn batches(n: usize, batches: Option<Batches>) -> Vec<Range<usize>> {
     let (share, larger) = (n / workers, n % workers);
     let mut stretches = Vec::new();
     let mut first = 0;
-    // a worker beyond the documents has none
+    // A worker beyond the number of documents gets none.
     for worker in 0..workers.min(n) {
         let end = first + share + usize::from(worker < larger);
         stretches.extend((first..end).step_by(documents).map(|from| from..end.min(from.saturating_add(documents))));
@@ -67,16 +68,16 @@ fn batches(n: usize, batches: Option<Batches>) -> Vec<Range<usize>> {
     stretches
 }
 
-/// 0 to n - 1 in an order of our own: Fisher-Yates from the end, its draws the upper half of a 64-bit word of
-/// ChaCha12 times the number of places, so that nothing but the seed decides it.
+/// A permutation of 0 to n - 1 with our own generator: a Fisher-Yates shuffle from the end. Each index is the upper
+/// half of a 64-bit ChaCha12 word times the number of choices, so the seed alone determines the order.
 pub(crate) fn shuffled(seed: u64, n: u32) -> Vec<u32> {
     let mut stream = ChaCha12Rng::seed_from_u64(seed);
-    let mut places: Vec<u32> = (0..n).collect();
+    let mut indices: Vec<u32> = (0..n).collect();
     for last in (1..n as usize).rev() {
         let drawn = (u128::from(stream.next_u64()) * (last as u128 + 1)) >> 64;
-        places.swap(last, drawn as usize);
+        indices.swap(last, drawn as usize);
     }
-    places
+    indices
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_end_where_workers_do() {
+    fn batches_end_at_worker_boundaries() {
         let of = |n, documents, workers| batches(n, Some(Batches { documents, workers }));
         assert_eq!(of(7, 2, 1), [0..2, 2..4, 4..6, 6..7]);
         assert_eq!(of(7, 2, 2), [0..2, 2..4, 4..6, 6..7]);
@@ -96,25 +97,25 @@ mod tests {
     }
 
     #[test]
-    fn a_shuffle_is_its_seeds() {
+    fn the_seed_determines_the_shuffle() {
         assert_eq!(shuffled(42, 1000), shuffled(42, 1000));
         assert_ne!(shuffled(42, 1000), shuffled(43, 1000));
-        let mut places = shuffled(42, 1000);
-        places.sort_unstable();
-        assert!(places.iter().copied().eq(0..1000));
+        let mut indices = shuffled(42, 1000);
+        indices.sort_unstable();
+        assert!(indices.iter().copied().eq(0..1000));
         assert!(shuffled(0, 0).is_empty());
-        // the order is part of what a configuration means: it must not change
+        // The order is part of what a configuration means, so it must not change.
         assert_eq!(shuffled(42, 8), [5, 7, 1, 0, 2, 6, 3, 4]);
     }
 
     #[test]
-    fn fewer_documents_are_the_first_ones() {
+    fn limits_keep_the_first_documents() {
         let recipe = Recipe { holdout: Some(Holdout { test_size: 0.25, seed: 1 }), ..Recipe::openwebtext() };
         let whole = orders(&recipe, 4000).unwrap();
         let limited = Recipe { documents: Some(700), only: Some("train".to_owned()), ..recipe.clone() };
         let part = orders(&limited, 4000).unwrap();
-        assert_eq!((whole.len(), part.len(), whole[1].places.len()), (2, 1, 1000));
-        assert_eq!(part[0].places, whole[0].places[..700]);
+        assert_eq!((whole.len(), part.len(), whole[1].indices.len()), (2, 1, 1000));
+        assert_eq!(part[0].indices, whole[0].indices[..700]);
         let last = part[0].batches.len() - 1;
         assert_eq!(part[0].batches[..last], whole[0].batches[..last]);
         assert_eq!(part[0].batches[last].end, 700);

@@ -1,9 +1,8 @@
-//! From documents to chunks: every file becomes a part, and the parts are joined in the order of the recipe.
+//! Packs documents into chunks: every file becomes a part, and the parts are joined in the order of the recipe.
 //!
-//! Two passes, because an order that a seed decides jumps from file to file: the first encodes each file once, on all
-//! threads, into a part; the second copies documents out of the mapped parts.
-//! Memory holds a stretch of rows, the order (four bytes a document) and a batch; the disk holds the tokens twice until
-//! the parts are removed.
+//! Packing takes two passes, because a seeded order jumps between files. The first pass encodes each file once, on all
+//! threads, into a part. The second pass copies documents out of the memory-mapped parts. Memory holds a range of rows,
+//! the order (four bytes per document) and one batch. The disk holds the tokens twice until the parts are removed.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -22,43 +21,43 @@ use crate::parts::{Making, Part, Trouble, write_with};
 use crate::source::Shard;
 use crate::{Column, Corpus, Error, MANIFEST, Manifest, Recipe, ShardCount, Source, SplitCount};
 
-/// What is to be packed.
+/// The input of [`pack()`].
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
-    /// The documents.
+    /// The source of the documents.
     pub source: &'a Source,
-    /// Where in its files they stand.
+    /// The column that holds them.
     pub column: &'a Column,
-    /// What makes tokens of them, or made them.
+    /// The tokenizer that encodes them, or that encoded them before.
     pub tokenizer: &'a Tokenizer,
-    /// What becomes of them.
+    /// The recipe.
     pub recipe: &'a Recipe,
 }
 
-/// What [`pack()`] does next.
+/// The next step of [`pack()`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Fetches a file, unless it is there, and counts its documents.
+    /// Fetches a file if it is not cached, and counts its documents.
     Count {
-        /// Its name.
+        /// The file name.
         shard: &'a str,
-        /// Its number, from 0.
+        /// The file index, from 0.
         number: usize,
-        /// How many files there are; a recipe with `rows` may not need all.
+        /// Number of files; a recipe with `rows` may not need all of them.
         of: usize,
     },
-    /// Encodes a file, unless that was done before.
+    /// Encodes a file, unless its part exists.
     Encode {
-        /// Its name.
+        /// The file name.
         shard: &'a str,
-        /// Its number, from 0.
+        /// The file index, from 0.
         number: usize,
-        /// How many files there are.
+        /// Number of files.
         of: usize,
     },
     /// Joins the documents of a split and cuts them into chunks.
     Join {
-        /// The split.
+        /// The name of the split.
         split: &'a str,
     },
 }
@@ -67,11 +66,11 @@ const PARTS: &str = "parts";
 
 type Watch<'a> = &'a mut dyn FnMut(Step<'_>) -> ControlFlow<()>;
 
-/// All that decides the content. Where local files lie does not.
+/// Everything that determines the content. The location of local files does not.
 #[derive(Serialize)]
 struct Identity<'a> {
     format: u32,
-    /// A source on the hub.
+    /// The source, if it is on the hub.
     source: Option<String>,
     /// Names and hashes of local files.
     files: Vec<(String, String)>,
@@ -80,17 +79,19 @@ struct Identity<'a> {
     recipe: &'a Recipe,
 }
 
-/// Packs documents into a folder below `root` that is named by a hash of all that decides its content, or opens that
-/// folder if this was done before. arXiv 2507.02559, section 4 and its code, with the recipes of that name.
+/// Packs documents into a folder below `root`, or opens that folder if it was finished before. The folder is named
+/// after a hash of everything that determines its content. The method is that of arXiv 2507.02559, section 4 and its
+/// code, with the recipes of that paper.
 ///
-/// Interrupted, it goes on with the next file that has no part; the bytes are the same.
-/// `watch` is told every step, and stops the packing before it with `Break`.
-/// A branch on the hub counts by its name: what was packed stays, whatever is pushed; a commit says more.
+/// An interrupted packing resumes with the next file that has no part, and gives the same bytes. `watch` receives every
+/// step and stops the packing before it by returning `Break`. A branch on the hub is identified by its name, so a
+/// packed corpus stays the same after later pushes; a commit is more precise.
 ///
 /// # Errors
-/// When the recipe contradicts itself or asks for more than there is, a file cannot be had, read or written, a column
-/// is missing or holds something else, a row is empty or cannot be encoded, another process packs the same, `watch`
-/// says stop, or what was packed before is damaged.
+///
+/// Fails if the recipe is inconsistent or needs more than the source has; if a file cannot be fetched, read or written;
+/// if a column is missing or has another type; if a row is empty or cannot be encoded; if another process packs the
+/// same corpus; if `watch` stops it; or if an earlier result is damaged.
 pub fn pack(root: &Path, job: &Job<'_>, hub: Option<&Hub>, watch: Watch<'_>) -> Result<Corpus, Error> {
     job.recipe.check()?;
     let encoder = Encoder::new(job.tokenizer, job.recipe.end)?;
@@ -109,7 +110,7 @@ pub fn pack(root: &Path, job: &Job<'_>, hub: Option<&Hub>, watch: Watch<'_>) -> 
     let used = packing.count(&shards)?;
     let documents: usize = used.iter().map(|(_, rows)| rows).sum();
     let n = u32::try_from(documents).map_err(|_| Error::Recipe {
-        problem: format!("{documents} documents are more than {}: take fewer `rows`", u32::MAX),
+        problem: format!("{documents} documents are more than the maximum of {}; set `rows` to fewer", u32::MAX),
     })?;
     let orders = orders(job.recipe, n)?;
     let parts = packing.encode(&used, &orders, &encoder)?;
@@ -138,9 +139,9 @@ pub fn pack(root: &Path, job: &Job<'_>, hub: Option<&Hub>, watch: Watch<'_>) -> 
 fn finished(folder: &Path, key: &str) -> Result<Corpus, Error> {
     let corpus = Corpus::open(folder)?;
     if corpus.manifest.key != key {
-        return Err(Error::damaged(&folder.join(MANIFEST), "belongs to something else"));
+        return Err(Error::damaged(&folder.join(MANIFEST), "belongs to another corpus"));
     }
-    // parts that cannot be removed cost room and nothing else
+    // Parts that cannot be removed only cost disk space.
     let _ = std::fs::remove_dir_all(folder.join(PARTS));
     Ok(corpus)
 }
@@ -160,7 +161,7 @@ fn key(job: &Job<'_>, tokenizer: &str) -> Result<String, Error> {
     Ok(storage::hash_bytes(&text))
 }
 
-/// The files of a source; a list of the hub is kept, so that a packing that goes on needs no network for it.
+/// The files of a source. The hub's list is stored, so that resuming needs no network for it.
 fn remembered_shards(source: &Source, folder: &Path, hub: Option<&Hub>) -> Result<Vec<Shard>, Error> {
     if let Source::Local(_) = source {
         return source.shards(hub);
@@ -181,7 +182,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     Ok(storage::write_atomic(path, &text)?)
 }
 
-/// What a split came to.
+/// The counts of a split.
 #[derive(Default)]
 struct Tally {
     tokens: u64,
@@ -198,14 +199,14 @@ struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    fn tell(&mut self, step: Step<'_>) -> Result<(), Error> {
+    fn announce(&mut self, step: Step<'_>) -> Result<(), Error> {
         match (self.watch)(step) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Stopped { folder: self.folder.to_owned() }),
         }
     }
 
-    /// The files that the recipe looks at, and how many rows of each.
+    /// The files that the recipe uses, and the number of rows of each.
     fn count<'a>(&mut self, shards: &'a [Shard]) -> Result<Vec<(&'a Shard, usize)>, Error> {
         let most = self.job.recipe.rows.and_then(|rows| usize::try_from(rows).ok());
         let mut left = most.unwrap_or(usize::MAX);
@@ -214,7 +215,7 @@ impl Packing<'_> {
             if left == 0 {
                 break;
             }
-            self.tell(Step::Count { shard: &shard.name, number, of: shards.len() })?;
+            self.announce(Step::Count { shard: &shard.name, number, of: shards.len() })?;
             let path = shard.path(self.hub)?;
             if let Source::Hub { .. } = self.job.source {
                 self.commit = self.commit.take().or_else(|| commit(&path));
@@ -226,7 +227,7 @@ impl Packing<'_> {
         if let Some(most) = most
             && left > 0
         {
-            let problem = format!("`rows` is {most}, and {} has {}", self.job.source, most - left);
+            let problem = format!("`rows` is {most}, but {} has only {}", self.job.source, most - left);
             return Err(Error::Recipe { problem });
         }
         Ok(used)
@@ -239,11 +240,11 @@ impl Packing<'_> {
         encoder: &Encoder<'_>,
     ) -> Result<Vec<Part>, Error> {
         let mut wanted = vec![false; used.iter().map(|(_, rows)| rows).sum()];
-        orders.iter().flat_map(|order| &order.places).for_each(|&place| wanted[place as usize] = true);
+        orders.iter().flat_map(|order| &order.indices).for_each(|&index| wanted[index as usize] = true);
         let mut wanted = wanted.as_slice();
         let mut parts = Vec::with_capacity(used.len());
         for (number, &(shard, rows)) in used.iter().enumerate() {
-            self.tell(Step::Encode { shard: &shard.name, number, of: used.len() })?;
+            self.announce(Step::Encode { shard: &shard.name, number, of: used.len() })?;
             let (here, rest) = wanted.split_at(rows);
             wanted = rest;
             let width = width(self.job.tokenizer.d_vocab());
@@ -262,7 +263,7 @@ impl Packing<'_> {
     }
 
     fn join(&mut self, order: &Order, parts: &[Part]) -> Result<SplitCount, Error> {
-        self.tell(Step::Join { split: order.name })?;
+        self.announce(Step::Join { split: order.name })?;
         let recipe = self.job.recipe;
         let path = self.folder.join(format!("{}.bin", order.name));
         let tally = write_with(&path, |out| self.fill(out, order, parts))?;
@@ -273,14 +274,14 @@ impl Packing<'_> {
         }
         Ok(SplitCount {
             name: order.name.to_owned(),
-            documents: order.places.len() as u64,
+            documents: order.indices.len() as u64,
             tokens: tally.tokens,
             chunks: tally.chunks,
             hash: storage::hash_file(&path)?,
         })
     }
 
-    /// Joins batch by batch; what is left of a batch is dropped.
+    /// Joins the documents batch by batch; the remainder of each batch is dropped.
     fn fill(&self, out: &mut dyn Write, order: &Order, parts: &[Part]) -> Result<Tally, Trouble> {
         let firsts: Vec<usize> = parts
             .iter()
@@ -296,14 +297,14 @@ impl Packing<'_> {
         let mut joined: Vec<u8> = Vec::new();
         for batch in &order.batches {
             joined.clear();
-            for &place in &order.places[batch.clone()] {
-                let place = place as usize;
-                // files without rows share their first place with the next
-                let number = firsts.partition_point(|&first| first <= place) - 1;
-                let document = parts[number].document(place - firsts[number]);
+            for &index in &order.indices[batch.clone()] {
+                let index = index as usize;
+                // Files without rows share their first index with the next file.
+                let number = firsts.partition_point(|&first| first <= index) - 1;
+                let document = parts[number].document(index - firsts[number]);
                 let document = document.ok_or_else(|| {
                     let part = self.parts.join(format!("{number:05}.part"));
-                    Error::damaged(&part, "has changed while it was read")
+                    Error::damaged(&part, "changed while it was read")
                 })?;
                 tally.tokens += (document.len() / width) as u64;
                 if tally.chunks == most {

@@ -1,4 +1,4 @@
-//! Reading what was packed.
+//! Reads packed corpora.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,12 @@ use storage::Map;
 
 use crate::{Error, MANIFEST, Manifest};
 
-/// A folder of chunks that [`crate::pack()`] has finished.
+/// A folder of chunks that [`crate::pack()`] finished.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     /// The folder.
     pub folder: PathBuf,
-    /// What it says about itself.
+    /// The manifest.
     pub manifest: Manifest,
 }
 
@@ -19,48 +19,51 @@ impl Corpus {
     /// Opens a folder.
     ///
     /// # Errors
-    /// When its manifest is not there (it was not finished) or damaged, or a split's file has another size than it
-    /// says.
+    ///
+    /// Fails if the manifest is missing (an unfinished folder) or damaged, or if the file of a split does not have the
+    /// size in the manifest.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let corpus = Self { folder: folder.to_owned(), manifest: Manifest::read(&folder.join(MANIFEST))? };
         corpus.manifest.splits.iter().try_for_each(|split| corpus.split(&split.name).map(drop))?;
         Ok(corpus)
     }
 
-    /// The chunks of a split.
+    /// Opens the chunks of a split.
     ///
     /// # Errors
-    /// When there is no such split; the message lists those that are. When its file is missing or damaged.
+    ///
+    /// Fails if there is no such split (the message lists the available ones), or if its file is missing or damaged.
     pub fn split(&self, name: &str) -> Result<Packed, Error> {
         Packed::of(&self.manifest, &self.file(name), name)
     }
 
-    /// The file of a split.
+    /// The path of a split's file.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.bin"))
     }
 }
 
-/// Chunks of one length in a file that is mapped into memory: what is not read takes none.
+/// Chunks of equal length in a memory-mapped file; unread chunks take no memory.
 #[derive(Debug)]
 pub struct Packed {
     path: PathBuf,
     map: Map,
     block: usize,
-    /// Bytes a token.
+    /// Bytes per token.
     width: usize,
     chunks: usize,
     hash: String,
 }
 
 impl Packed {
-    /// Opens a split's file; the manifest beside it says how it is to be read.
+    /// Opens a split's file; the manifest beside it gives the format.
     ///
-    /// The content is not looked at, which would take minutes for a large file: see [`Self::verify`].
+    /// The content is not checked, because that takes minutes for a large file; see [`Self::verify`].
     ///
     /// # Errors
-    /// When file or manifest cannot be read, or the file is not one of the manifest's or has another size.
+    ///
+    /// Fails if file or manifest cannot be read, or if the manifest does not list the file with this size.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let manifest = Manifest::read(&path.with_file_name(MANIFEST))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -80,25 +83,25 @@ impl Packed {
             |chunks: &usize| chunks.checked_mul(block).and_then(|tokens| tokens.checked_mul(width)) == Some(map.len());
         let Some(chunks) = chunks.filter(fits) else {
             let problem =
-                format!("has {} bytes, and its manifest says {} chunks of {block} tokens", map.len(), split.chunks);
+                format!("has {} bytes, but its manifest lists {} chunks of {block} tokens", map.len(), split.chunks);
             return Err(Error::damaged(path, problem));
         };
         Ok(Self { path: path.to_owned(), map, block, width, chunks, hash: split.hash.clone() })
     }
 
-    /// How many chunks there are.
+    /// The number of chunks.
     #[must_use]
     pub fn len(&self) -> usize {
         self.chunks
     }
 
-    /// Whether there is none.
+    /// Whether there are no chunks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks == 0
     }
 
-    /// Tokens a chunk.
+    /// Number of tokens per chunk.
     #[must_use]
     pub fn block(&self) -> usize {
         self.block
@@ -107,7 +110,8 @@ impl Packed {
     /// The tokens of a chunk.
     ///
     /// # Panics
-    /// When `index` is not below [`Self::len`].
+    ///
+    /// Panics if `index` is not below [`Self::len`].
     #[must_use]
     pub fn chunk(&self, index: usize) -> Vec<u32> {
         assert!(index < self.chunks, "chunk {index} of {} in {}", self.chunks, self.path.display());
@@ -120,25 +124,26 @@ impl Packed {
         (0..self.chunks).map(|index| self.chunk(index))
     }
 
-    /// Reads the whole file and compares it with the hash in the manifest.
+    /// Reads the whole file and compares its hash with the manifest.
     ///
     /// # Errors
-    /// When it cannot be read, or is another.
+    ///
+    /// Fails if the file cannot be read or its hash differs.
     pub fn verify(&self) -> Result<(), Error> {
         let found = storage::hash_file(&self.path)?;
         if found == self.hash {
             return Ok(());
         }
-        Err(Error::damaged(&self.path, format!("has the hash {found}, and its manifest says {}", self.hash)))
+        Err(Error::damaged(&self.path, format!("has the hash {found}, but its manifest has {}", self.hash)))
     }
 }
 
-/// Bytes of a token where ids stay below `d_vocab`.
+/// Bytes per token for ids below `d_vocab`.
 pub(crate) fn width(d_vocab: usize) -> usize {
     if d_vocab <= 1 << 16 { 2 } else { 4 }
 }
 
-/// Tokens as bytes, lower ones first.
+/// Tokens as little-endian bytes.
 pub(crate) fn to_bytes(ids: &[u32], width: usize) -> Vec<u8> {
     ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)).collect()
 }

@@ -1,4 +1,4 @@
-//! One column of a Parquet file, a stretch of rows at a time; the only place here that knows polars.
+//! Reads one column of a Parquet file in ranges of rows. This is the only module of the crate that uses polars.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use polars::prelude::{
 use crate::documents::{Batch, Content};
 use crate::{Column, Error};
 
-/// Rows that are decoded together at most; a row group of the file is never crossed.
+/// Maximum number of rows that are decoded together; a range never crosses a row group.
 const MOST: usize = 2048;
 
 /// A file whose footer has been read.
@@ -20,8 +20,8 @@ pub(crate) struct Parquet {
     path: PathBuf,
     column: Column,
     footer: FileMetadataRef,
-    /// Stretches of rows still to come, the next one last.
-    stretches: Vec<Range<usize>>,
+    /// The remaining ranges of rows, the next one last.
+    ranges: Vec<Range<usize>>,
 }
 
 impl Parquet {
@@ -34,57 +34,57 @@ impl Parquet {
             let found = schema.iter_names().map(ToString::to_string).collect();
             return Err(Error::Column { path: path.to_owned(), column: column.name().to_owned(), found });
         }
-        let mut stretches = Vec::new();
+        let mut ranges = Vec::new();
         let mut first = 0;
         for group in &footer.row_groups {
             let end = first + group.num_rows();
-            stretches.extend((first..end).step_by(MOST).map(|from| from..end.min(from + MOST)));
+            ranges.extend((first..end).step_by(MOST).map(|from| from..end.min(from + MOST)));
             first = end;
         }
-        stretches.reverse();
-        Ok(Self { path: path.to_owned(), column: column.clone(), footer, stretches })
+        ranges.reverse();
+        Ok(Self { path: path.to_owned(), column: column.clone(), footer, ranges })
     }
 
     pub fn rows(&self) -> usize {
         self.footer.num_rows
     }
 
-    /// The next stretch with a row that is wanted.
+    /// The next range with a wanted row.
     pub fn next(&mut self, wanted: &dyn Fn(Range<usize>) -> bool) -> Result<Option<Batch>, Error> {
-        while let Some(stretch) = self.stretches.pop() {
-            if wanted(stretch.clone()) {
-                return self.read(stretch).map(Some);
+        while let Some(range) = self.ranges.pop() {
+            if wanted(range.clone()) {
+                return self.read(range).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn read(&self, stretch: Range<usize>) -> Result<Batch, Error> {
+    fn read(&self, range: Range<usize>) -> Result<Batch, Error> {
         let failed = |error: PolarsError| unread(&self.path, &error);
         let mut reader = ParquetReader::new(open(&self.path)?);
         reader.set_metadata(self.footer.clone());
         let frame = reader
             .with_columns(Some(vec![self.column.name().to_owned()]))
-            .with_slice(Some((stretch.start, stretch.len())))
+            .with_slice(Some((range.start, range.len())))
             .read_parallel(ParallelStrategy::None)
             .finish()
             .map_err(failed)?;
         let cells = frame.column(self.column.name()).map_err(failed)?;
-        if cells.len() != stretch.len() {
-            let reason = format!("{} rows came for rows {stretch:?}", cells.len());
+        if cells.len() != range.len() {
+            let reason = format!("read {} rows instead of the rows {range:?}", cells.len());
             return Err(Error::Read { path: self.path.clone(), reason });
         }
         let contents = match self.column {
-            Column::Text(_) => self.texts(cells, stretch.start)?,
-            Column::Tokens(_) => self.tokens(cells, stretch.start)?,
+            Column::Text(_) => self.texts(cells, range.start)?,
+            Column::Tokens(_) => self.tokens(cells, range.start)?,
         };
-        Ok(Batch { first: stretch.start, contents })
+        Ok(Batch { first: range.start, contents })
     }
 
     fn texts(&self, cells: &Cells, first: usize) -> Result<Vec<Content>, Error> {
         let cells = cells.str().map_err(|_| self.other(cells))?;
         let text = |(at, text): (usize, Option<&str>)| {
-            text.map(|text| Content::Text(text.to_owned())).ok_or_else(|| self.bad(first + at, "it has no text"))
+            text.map(|text| Content::Text(text.to_owned())).ok_or_else(|| self.bad(first + at, "the text is missing"))
         };
         cells.iter().enumerate().map(text).collect()
     }
@@ -98,12 +98,12 @@ impl Parquet {
         let lists = cells.list().map_err(|_| other())?;
         let tokens = |at: usize| {
             let bad = |problem: &str| self.bad(first + at, problem);
-            let list = lists.get_as_series(at).ok_or_else(|| bad("it has no tokens"))?;
+            let list = lists.get_as_series(at).ok_or_else(|| bad("the list of tokens is missing"))?;
             let list = list.cast(&DataType::Int64).map_err(|error| unread(&self.path, &error))?;
             let ids = list.i64().map_err(|error| unread(&self.path, &error))?;
             let id = |id: Option<i64>| {
                 let id = id.ok_or_else(|| bad("a token is missing"))?;
-                u32::try_from(id).map_err(|_| bad(&format!("{id} is no token id")))
+                u32::try_from(id).map_err(|_| bad(&format!("{id} is not a token id")))
             };
             ids.iter().map(id).collect::<Result<_, _>>().map(Content::Tokens)
         };

@@ -1,8 +1,8 @@
-//! The tokens of one file of a source, kept until all files are done.
+//! The tokens of one file of a source, kept until all files are encoded.
 //!
-//! A part is the tokens of the wanted documents one after another, and behind them, for every row, where its tokens
-//! end (64 bits, lower bytes first); a row that is not wanted has none.
-//! A note beside it, written after it, says what it is, so that an interrupted packing goes on from there.
+//! A part holds the tokens of the wanted documents, followed by one end offset per row (64 bits, little-endian);
+//! unwanted rows are empty. A note is written beside the part after it is complete and identifies it, so that an
+//! interrupted packing can resume.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::Error;
 use crate::documents::{Batch, Encoder, Reader};
 use crate::packed::to_bytes;
 
-/// What a part is.
+/// The note that identifies a part.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Note {
@@ -25,7 +25,7 @@ struct Note {
     hash: String,
 }
 
-/// A checked part.
+/// A part that was checked against its note.
 #[derive(Debug)]
 pub(crate) struct Part {
     map: Map,
@@ -34,18 +34,18 @@ pub(crate) struct Part {
     tokens: u64,
 }
 
-/// What makes a part.
+/// The settings that determine a part.
 pub(crate) struct Making<'a> {
     /// The name of the source's file.
     pub shard: &'a str,
-    /// Which of its rows are wanted, as far as the recipe looks at them.
+    /// Which rows are wanted, among those that the recipe uses.
     pub wanted: &'a [bool],
     pub encoder: &'a Encoder<'a>,
-    /// Bytes a token.
+    /// Bytes per token.
     pub width: usize,
 }
 
-/// What goes wrong while a file is written: with the file, or with what should get into it.
+/// An error while a file is written: of the file, or of its content.
 pub(crate) enum Trouble {
     Write(io::Error),
     Content(Error),
@@ -63,7 +63,7 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Writes a file atomically and gives what the closure says about it.
+/// Writes a file atomically and returns the closure's value.
 pub(crate) fn write_with<T: Default>(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<T, Trouble>,
@@ -80,14 +80,14 @@ pub(crate) fn write_with<T: Default>(
             Err(io::Error::other("nothing to write"))
         }
     });
-    // what was wrong with the content is the reason why nothing was written
+    // An error in the content is the reason why nothing was written.
     let value = outcome?;
     written?;
     Ok(value)
 }
 
 impl Making<'_> {
-    /// The part that is there, if it is whole and this one.
+    /// The existing part, if it is complete and matches.
     pub fn find(&self, path: &Path) -> Option<Part> {
         let note: Note = serde_json::from_slice(&storage::read(&note_path(path)).ok()?).ok()?;
         let is_this = note.shard == self.shard && note.rows == self.wanted.len();
@@ -130,7 +130,7 @@ impl Making<'_> {
         }
         let wanted = self.wanted.iter().filter(|wanted| **wanted).count();
         if found != wanted {
-            let reason = format!("{found} of {wanted} rows came");
+            let reason = format!("read {found} of {wanted} rows");
             return Err(Error::Read { path: file.to_owned(), reason }.into());
         }
         ends.resize(rows, tokens);
@@ -145,7 +145,7 @@ impl Making<'_> {
         let map = storage::map(path)?;
         let size = tokens.checked_mul(self.width as u64).and_then(|size| size.checked_add(rows as u64 * 8));
         if size != Some(map.len() as u64) {
-            return Err(Error::damaged(path, format!("has {} bytes and not {size:?}", map.len())));
+            return Err(Error::damaged(path, format!("has {} bytes, expected {size:?}", map.len())));
         }
         Ok(Part { map, width: self.width, rows, tokens })
     }
@@ -160,13 +160,13 @@ impl Part {
         self.rows
     }
 
-    /// The tokens of a row, as bytes; `None` if what is there cannot be.
+    /// The tokens of a row, as bytes; `None` if the offsets are invalid.
     pub fn document(&self, row: usize) -> Option<&[u8]> {
         let from = if row == 0 { 0 } else { self.end(row - 1)? };
         self.map.get(from..self.end(row)?)
     }
 
-    /// The first byte behind a row's tokens.
+    /// The offset after a row's last byte.
     fn end(&self, row: usize) -> Option<usize> {
         let at = usize::try_from(self.tokens).ok()? * self.width + row * 8;
         let bytes = self.map.get(at..at + 8)?.try_into().ok()?;

@@ -1,4 +1,4 @@
-//! What becomes of documents.
+//! Recipes: how documents become chunks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,39 +6,41 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::order::Batches;
 
-/// How documents become chunks: everything but the documents and the tokenizer that decides the bytes.
+/// How documents become chunks. With the documents and the tokenizer, the recipe determines every byte.
 ///
-/// The rows are taken in the source's order, cut at `rows`, put in another order by `holdout` or `shuffle`, joined, and
-/// cut into chunks of `block` tokens. Chunks cross the borders of documents, and nothing is put before a chunk.
+/// The rows are taken in the order of the source, limited to `rows`, reordered by `holdout` or `shuffle`, joined, and
+/// cut into chunks of `block` tokens. Chunks cross document boundaries, and no token is put before a chunk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Tokens a chunk.
+    /// Number of tokens per chunk.
     pub block: usize,
-    /// Whether the token `<|endoftext|>` stands behind every document.
+    /// Whether the token `<|endoftext|>` follows every document.
     pub end: bool,
-    /// How many rows of the source are looked at, from its first; all if absent. Later files are not even fetched.
+    /// Number of rows to use, from the first; all by default. Later files are not fetched.
     pub rows: Option<u64>,
-    /// A split into `train` and `validation`; without, there is one split, `all`.
+    /// A split into `train` and `validation`; by default there is one split, `all`.
     pub holdout: Option<Holdout>,
-    /// A seed that puts the rows in another order: a ChaCha stream of our own, not what Python's libraries draw.
+    /// A seed that shuffles the rows with our own ChaCha stream, which differs from Python's libraries; no shuffle by
+    /// default.
     pub shuffle: Option<u64>,
-    /// Batches of documents whose last tokens, fewer than a chunk, are lost; without, only the last of all are.
+    /// Batches of documents. Tokens at the end of a batch that do not fill a chunk are dropped; by default only those
+    /// at the end of the split are.
     pub batches: Option<Batches>,
-    /// Only this split is packed, and only its documents are encoded.
+    /// The only split to pack and encode; all splits by default.
     pub only: Option<String>,
-    /// How many documents of a split are packed, from its first; all if absent. Whatever the number, the chunks are the
-    /// first of those of the whole split, but for the last batch, which loses more.
+    /// Number of documents per split, from its first; all by default. The chunks are the first chunks of the whole
+    /// split, except for the last batch, which drops more tokens.
     pub documents: Option<u64>,
-    /// How many chunks of a split are kept, from its first; all if absent. Fewer are an error.
+    /// Number of chunks per split, from its first; all by default. Fewer chunks are an error.
     pub chunks: Option<u64>,
 }
 
-/// Rows put aside, as `train_test_split` of the Python library `datasets` puts them, see [`crate::numpy`].
+/// Held-out rows, as chosen by `train_test_split` of the Python library `datasets`; see [`crate::numpy`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Holdout {
-    /// The share of rows put aside, between 0 and 1.
+    /// The share of held-out rows, between 0 and 1.
     pub test_size: f64,
     /// The seed of numpy's generator.
     pub seed: u64,
@@ -49,13 +51,13 @@ pub(crate) const VALIDATION: &str = "validation";
 pub(crate) const ALL: &str = "all";
 
 impl Recipe {
-    /// OpenWebText as arXiv 2507.02559 fine-tunes and evaluates on it: 0.05 % of the documents put aside with seed
-    /// 2357, an end behind each document, chunks of 1,024 tokens cut from batches of at most 512 documents, the last
-    /// tokens of each lost.
+    /// OpenWebText as used for fine-tuning and evaluation in arXiv 2507.02559: 0.05 % of the documents held out with
+    /// seed 2357, an end token after each document, and chunks of 1,024 tokens. Chunks are cut from batches of at most
+    /// 512 documents, and the remainder of each batch is dropped.
     ///
-    /// The paper's code lets 32 workers pack a stretch of documents each, and batches do not cross their borders.
-    /// The order of the documents is that of `Skylion007/openwebtext` on the hub; [`crate::Expected`] tells whether the
-    /// documents put aside are the published ones.
+    /// The paper's code uses 32 workers, each with a contiguous range of documents, and batches do not cross the
+    /// ranges. The documents are in the order of `Skylion007/openwebtext` on the hub. [`crate::Expected`] checks
+    /// whether the held-out documents are the published ones.
     #[must_use]
     pub fn openwebtext() -> Self {
         Self {
@@ -71,10 +73,10 @@ impl Recipe {
         }
     }
 
-    /// The Pile as arXiv 2507.02559 evaluates on it, of rows that are tokens already: the first 10,000 rows shuffled,
-    /// joined, and cut into 10,000 chunks of 1,024 tokens (10.24 M tokens).
+    /// The Pile as used for evaluation in arXiv 2507.02559, from rows that are already tokens: the first 10,000 rows
+    /// shuffled, joined and cut into 10,000 chunks of 1,024 tokens (10.24 M tokens).
     ///
-    /// The paper shuffles with seed 42 too, but by Python's library: our order is another, and so are the chunks.
+    /// The paper also shuffles with seed 42, but with Python's library. Our order differs, and so do the chunks.
     #[must_use]
     pub fn pile() -> Self {
         Self {
@@ -90,7 +92,7 @@ impl Recipe {
         }
     }
 
-    /// The splits that it gives, in order.
+    /// The splits, in order.
     pub(crate) fn splits(&self) -> Vec<&'static str> {
         let all: &[&'static str] = if self.holdout.is_some() { &[TRAIN, VALIDATION] } else { &[ALL] };
         all.iter().copied().filter(|name| self.only.as_ref().is_none_or(|only| only == name)).collect()
@@ -107,20 +109,20 @@ impl Recipe {
             ("batches.workers", self.batches.is_some_and(|batches| batches.workers == 0)),
         ];
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
-            return refuse(format!("`{key}` is 0, and must be at least 1"));
+            return refuse(format!("`{key}` is 0, but must be at least 1"));
         }
         if self.holdout.is_some() && self.shuffle.is_some() {
-            return refuse("`holdout` shuffles already: leave `shuffle` out".to_owned());
+            return refuse("`holdout` already shuffles; remove `shuffle`".to_owned());
         }
         if let Some(Holdout { test_size, .. }) = self.holdout
             && !(test_size > 0.0 && test_size < 1.0)
         {
-            return refuse(format!("`holdout.test_size` is {test_size}, and must be between 0 and 1"));
+            return refuse(format!("`holdout.test_size` is {test_size}, but must be between 0 and 1"));
         }
         if self.splits().is_empty() {
             let only = self.only.as_deref().unwrap_or_default();
             let known = Self { only: None, ..self.clone() }.splits().join(", ");
-            return refuse(format!("`only` is `{only}`, and the splits are {known}"));
+            return refuse(format!("`only` is `{only}`, but the splits are {known}"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Where texts come from, and which files they are in.
+//! Sources of texts and their files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Texts, by their place.
+/// A source of texts.
 ///
-/// Written as text (also in configurations): a path, or `hub:OWNER/NAME[@REVISION][:BEGINNING]`.
-/// A branch stays where the hub's cache first saw it; a commit says more.
+/// Written as text, also in configurations: a path, or `hub:OWNER/NAME[@REVISION][:BEGINNING]`. A branch stays at the
+/// commit that the hub's cache saw first; a commit is more precise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub enum Source {
-    /// A file that ends in `.txt` (one document), `.jsonl` (one a line) or `.parquet` (one a row), or a folder of such
-    /// files, which are read in the order of their names; folders in it are not looked into.
+    /// A file that ends in `.txt` (one document), `.jsonl` (one per line) or `.parquet` (one per row), or a folder of
+    /// such files. The files of a folder are read in the order of their names; subfolders are ignored.
     Local(PathBuf),
-    /// A data set on the hub: its Parquet files, or if it has none its `.jsonl` files, in the order of their names.
+    /// A data set on the hub: its Parquet files, or its `.jsonl` files if it has none, in the order of their names.
     Hub {
         /// `OWNER/NAME`.
         id: String,
         /// A commit, tag, branch or reference such as `refs/convert/parquet`.
         revision: String,
-        /// How the names of its files begin, such as `plain_text/train/`; needed where there are several splits.
+        /// The beginning of the file names, such as `plain_text/train/`; required if there are several splits.
         beginning: Option<String>,
     },
 }
 
 const ON_THE_HUB: &str = "hub:";
 const BRANCH: &str = "main";
-/// How folders begin that the hub's own conversion to Parquet did not finish.
+/// The prefix of folders that the hub's own conversion to Parquet did not finish.
 const PARTIAL: &str = "partial-";
 
 impl FromStr for Source {
@@ -84,24 +84,24 @@ impl From<Source> for String {
     }
 }
 
-/// Which column (of Parquet) or key (of JSON lines) holds the documents, and as what. A `.txt` file has text alone.
+/// The column (Parquet) or key (JSON lines) that holds the documents, and its type. A `.txt` file only has text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Column {
     /// Text.
     Text(String),
-    /// Lists of token ids, of the tokenizer that the caller has.
+    /// Lists of token ids of the caller's tokenizer.
     Tokens(String),
 }
 
 impl Column {
-    /// The usual column of texts, `text`.
+    /// The usual text column, `text`.
     #[must_use]
     pub fn text() -> Self {
         Self::Text("text".to_owned())
     }
 
-    /// The usual column of tokens, `input_ids`.
+    /// The usual token column, `input_ids`.
     #[must_use]
     pub fn input_ids() -> Self {
         Self::Tokens("input_ids".to_owned())
@@ -124,29 +124,29 @@ impl Column {
 /// One file of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shard {
-    /// Its name: on the hub below the repository, locally the file's own.
+    /// The name: relative to the repository on the hub, or the file name locally.
     pub name: String,
-    place: Place,
+    location: Location,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Location {
     Local(PathBuf),
     Hub(Repo),
 }
 
 impl Shard {
-    /// Its path, fetched if it is on the hub and not in the cache.
+    /// The path; fetches the file if it is on the hub and not in the cache.
     pub fn path(&self, hub: Option<&Hub>) -> Result<PathBuf, Error> {
-        match (&self.place, hub) {
-            (Place::Local(path), _) => Ok(path.clone()),
-            (Place::Hub(repo), Some(hub)) => Ok(hub.file(repo, &self.name, None)?),
-            (Place::Hub(repo), None) => Err(Error::NoHub { source_text: repo.to_string() }),
+        match (&self.location, hub) {
+            (Location::Local(path), _) => Ok(path.clone()),
+            (Location::Hub(repo), Some(hub)) => Ok(hub.file(repo, &self.name, None)?),
+            (Location::Hub(repo), None) => Err(Error::NoHub { source_text: repo.to_string() }),
         }
     }
 }
 
-/// How a file is read.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
@@ -168,7 +168,7 @@ impl Format {
 }
 
 impl Source {
-    /// Its files, in the order in which they are read; asks the hub for the list, and fetches nothing.
+    /// The files in reading order. Asks the hub for the list, but fetches no file.
     pub(crate) fn shards(&self, hub: Option<&Hub>) -> Result<Vec<Shard>, Error> {
         match self {
             Self::Local(path) => local(path, self),
@@ -184,10 +184,10 @@ impl Source {
     pub(crate) fn named(&self, names: Vec<String>) -> Result<Vec<Shard>, Error> {
         let Self::Hub { id, revision, .. } = self else { return self.shards(None) };
         let repo = Repo::dataset(id, revision);
-        Ok(names.into_iter().map(|name| Shard { name, place: Place::Hub(repo.clone()) }).collect())
+        Ok(names.into_iter().map(|name| Shard { name, location: Location::Hub(repo.clone()) }).collect())
     }
 
-    /// Those of a repository's files that make up the data set.
+    /// The files of a repository that make up the data set.
     fn chosen(&self, names: Vec<String>) -> Result<Vec<String>, Error> {
         let beginning = match self {
             Self::Hub { beginning, .. } => beginning.as_deref(),
@@ -222,7 +222,7 @@ fn local(path: &Path, source: &Source) -> Result<Vec<Shard>, Error> {
     let empty = || Error::Empty { source_text: source.to_string(), endings: ENDINGS };
     let shard = |path: PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Shard { name, place: Place::Local(path) }
+        Shard { name, location: Location::Local(path) }
     };
     let unread = |error: std::io::Error| Error::Read { path: path.to_owned(), reason: error.to_string() };
     if !std::fs::metadata(path).map_err(unread)?.is_dir() {
@@ -240,7 +240,7 @@ fn local(path: &Path, source: &Source) -> Result<Vec<Shard>, Error> {
     if files.is_empty() { Err(empty()) } else { Ok(files.into_iter().map(shard).collect()) }
 }
 
-/// A name with `#` for every number in it: files of one split differ in numbers alone.
+/// A name with `#` in location of every number; files of one split differ in numbers only.
 fn without_numbers(name: &str) -> String {
     let mut kind = String::new();
     for letter in name.chars() {
@@ -277,32 +277,32 @@ mod tests {
             assert_eq!(serde_json::from_str::<Source>(&json).unwrap(), source);
         }
         for text in ["", "hub:", "hub:@r", "hub:o/n@", "hub:o/n:"] {
-            let told = text.parse::<Source>().unwrap_err().to_string();
-            assert!(told.contains("hub:OWNER/NAME"), "{told}");
+            let error = text.parse::<Source>().unwrap_err().to_string();
+            assert!(error.contains("hub:OWNER/NAME"), "{error}");
         }
     }
 
     #[test]
-    fn a_data_sets_files_are_those_of_one_split() {
+    fn the_files_of_a_data_set_belong_to_one_split() {
         let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let chosen = |source: &str, list: &[&str]| source.parse::<Source>().unwrap().chosen(names(list));
         let files = ["README.md", "data/train-00001-of-00002.parquet", "data/train-00000-of-00002.parquet", "x.jsonl"];
         assert_eq!(chosen("hub:o/n", &files).unwrap(), names(&[files[2], files[1]]));
         assert_eq!(chosen("hub:o/n:x", &files).unwrap(), ["x.jsonl"]);
         let several = ["data/test-0.parquet", "data/train-0.parquet", "data/train-1.parquet"];
-        let told = chosen("hub:o/n", &several).unwrap_err().to_string();
-        assert!(told.contains("data/test-#.parquet, data/train-#.parquet") && told.contains("BEGINNING"), "{told}");
+        let error = chosen("hub:o/n", &several).unwrap_err().to_string();
+        assert!(error.contains("data/test-#.parquet, data/train-#.parquet") && error.contains("BEGINNING"), "{error}");
         assert_eq!(chosen("hub:o/n:data/train", &several).unwrap(), names(&several[1..]));
         let part = ["plain/partial-train/0000.parquet"];
         assert!(chosen("hub:o/n", &part).unwrap_err().to_string().contains("first gigabytes"));
         assert!(chosen("hub:o/n:plain/", &part).is_err());
         assert_eq!(chosen("hub:o/n:plain/partial-train/", &part).unwrap(), part);
-        let told = chosen("hub:o/n:valid", &several).unwrap_err().to_string();
-        assert!(told.contains("hub:o/n:valid") && told.contains(".parquet"), "{told}");
+        let error = chosen("hub:o/n:valid", &several).unwrap_err().to_string();
+        assert!(error.contains("hub:o/n:valid") && error.contains(".parquet"), "{error}");
     }
 
     #[test]
-    fn folders_are_read_by_name() {
+    fn folders_are_read_in_the_order_of_names() {
         let folder = tempfile::tempdir().unwrap();
         let source = Source::Local(folder.path().to_owned());
         assert!(source.shards(None).unwrap_err().to_string().contains(".jsonl"));
@@ -315,6 +315,6 @@ mod tests {
         assert!(file.shards(None).unwrap_err().to_string().contains("c.md"));
         assert!(Source::Local("none".into()).shards(None).unwrap_err().to_string().contains("none"));
         let hub: Source = "hub:o/n".parse().unwrap();
-        assert!(hub.shards(None).unwrap_err().to_string().contains("given none"));
+        assert!(hub.shards(None).unwrap_err().to_string().contains("no hub was given"));
     }
 }

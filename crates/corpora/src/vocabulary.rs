@@ -1,20 +1,21 @@
-//! Tokens that a model never met: arXiv 2507.02559, Table 5, and the rows without them, which it calls Pile-filtered.
+//! Tokens that never occur in the training data (arXiv 2507.02559, Table 5), and rows without them, which the paper
+//! calls Pile-filtered.
 
 use std::collections::{BTreeMap, HashSet};
 
-/// How often each token id occurs, for rows that come one by one.
+/// The number of occurrences of each token id, counted row by row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By id.
+    /// Counts by id.
     dense: Vec<u64>,
-    /// Of ids that no vocabulary reaches, so that a wrong one does not fill the memory.
+    /// Counts of ids beyond any vocabulary, kept sparse so that an invalid id does not exhaust the memory.
     beyond: BTreeMap<u32, u64>,
 }
 
 const DENSE: usize = 1 << 20;
 
 impl Counts {
-    /// Of nothing yet.
+    /// Empty counts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -23,27 +24,26 @@ impl Counts {
     /// Counts a row.
     pub fn add(&mut self, row: &[u32]) {
         for &id in row {
-            let place = id as usize;
-            if place >= DENSE {
+            let index = id as usize;
+            if index >= DENSE {
                 *self.beyond.entry(id).or_default() += 1;
                 continue;
             }
-            if place >= self.dense.len() {
-                self.dense.resize(place + 1, 0);
+            if index >= self.dense.len() {
+                self.dense.resize(index + 1, 0);
             }
-            self.dense[place] += 1;
+            self.dense[index] += 1;
         }
     }
 
-    /// How often an id occurs.
+    /// The number of occurrences of an id.
     #[must_use]
     pub fn of(&self, id: u32) -> u64 {
         let dense = self.dense.get(id as usize).copied();
         dense.unwrap_or_else(|| self.beyond.get(&id).copied().unwrap_or(0))
     }
 
-    /// Ids that occur here and not in `train`, and how often they do; the most frequent first, of equals the smaller
-    /// id.
+    /// Ids that occur here but not in `train`, with their counts; the most frequent first, then the smaller id.
     #[must_use]
     pub fn unseen_in(&self, train: &Self) -> Vec<(u32, u64)> {
         let dense = (0_u32..).zip(self.dense.iter().copied());
@@ -54,10 +54,10 @@ impl Counts {
     }
 }
 
-/// Token ids that occur in `other_rows` and never in `train_rows`, with their counts, the most frequent first (arXiv
-/// 2507.02559, Table 5: a million rows of the Pile against a million of OpenWebText).
+/// Token ids that occur in `other_rows` but not in `train_rows`, with their counts, the most frequent first. arXiv
+/// 2507.02559, Table 5, compares a million rows of the Pile with a million of OpenWebText.
 ///
-/// For rows that may fail to be read, use [`Counts`].
+/// Use [`Counts`] for rows that may fail to be read.
 pub fn unseen<A: AsRef<[u32]>, B: AsRef<[u32]>>(
     train_rows: impl IntoIterator<Item = A>,
     other_rows: impl IntoIterator<Item = B>,
@@ -68,18 +68,18 @@ pub fn unseen<A: AsRef<[u32]>, B: AsRef<[u32]>>(
     other.unseen_in(&train)
 }
 
-/// Token ids that a row must not have.
+/// A filter of rows that contain any of some token ids.
 #[derive(Clone, Debug)]
 pub struct Without(HashSet<u32>);
 
 impl Without {
-    /// These ids.
+    /// A filter for these ids.
     #[must_use]
     pub fn new(ids: &[u32]) -> Self {
         Self(ids.iter().copied().collect())
     }
 
-    /// Whether a row has none of them.
+    /// Whether a row contains none of the ids.
     #[must_use]
     pub fn keeps(&self, row: &[u32]) -> bool {
         row.iter().all(|id| !self.0.contains(id))
@@ -88,7 +88,7 @@ impl Without {
 
 /// The rows that contain none of `ids`, in order (arXiv 2507.02559: rows of the Pile without the ids of [`unseen`]).
 ///
-/// For rows that may fail to be read, use [`Without`].
+/// Use [`Without`] for rows that may fail to be read.
 pub fn filtered<R: AsRef<[u32]>>(rows: impl IntoIterator<Item = R>, ids: &[u32]) -> impl Iterator<Item = R> {
     let without = Without::new(ids);
     rows.into_iter().filter(move |row| without.keeps(row.as_ref()))
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_never_met_are_counted_and_their_rows_left_out() {
+    fn unseen_tokens_are_counted_and_their_rows_removed() {
         let train = [vec![0, 1, 2], vec![5, 5]];
         let other = [vec![1, 3, 3], vec![4, 3, 0], vec![], vec![7, 4], vec![2, 9, 7], vec![2, 5]];
         let found = unseen(&train, &other);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_id_costs_nothing() {
+    fn invalid_ids_take_no_memory() {
         assert_eq!(unseen([[0_u32]], [[u32::MAX, u32::MAX], [0, DENSE as u32]]), [(u32::MAX, 2), (DENSE as u32, 1)]);
         assert!(unseen([[u32::MAX]], [[u32::MAX]]).is_empty());
     }

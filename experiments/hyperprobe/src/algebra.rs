@@ -1,8 +1,14 @@
-//! What the algebra promises, before any model is looked at: codebooks, the two-pair bundle, capacity, the readouts on perfect
-//! vectors with noise, and what the corpus and the stores take (arXiv 2509.25045, sections 3 and 4).
+//! Properties of the hypervector algebra before any model is involved (arXiv 2509.25045, sections 3 and 4).
 //!
-//! Tables: `identities`, `codebooks`, `cosines` and `target_cosines` (for histograms), `bundle` (the two-pair bundle's exact values and what
-//! is measured), `capacity`, `noise` (precision of the readouts when components flip), `corpus`, `memory`.
+//! This experiment measures codebooks, the two-pair bundle, bundle capacity and the readouts on perfect vectors with
+//! added noise. It also counts the documents of the corpus and the bytes of the embedding stores.
+//!
+//! The two-pair bundle of an analogy a : b = c : d is y = sign(a ⊙ b + c ⊙ d), where ⊙ multiplies component by
+//! component.
+//!
+//! Tables: `identities`, `codebooks`, `cosines` and `target_cosines` (both for histograms), `bundle` (exact and
+//! measured values of the two-pair bundle), `capacity`, `noise` (precision of the readouts when components flip),
+//! `corpus`, `memory` (bytes).
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -26,70 +32,71 @@ use crate::readout::{Query, Readout, Words};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The relations whose words are the concepts.
+    /// The relations whose words form the codebook.
     pub relations: Relations,
-    /// Dimensions of codebooks and bundles.
+    /// Dimensions (numbers of components) of the codebooks and bundles; at least 64 each.
     #[schemars(length(min = 1), inner(range(min = 64)))]
     pub dimensions: Vec<usize>,
-    /// Seed of the codebooks.
+    /// Seed that generates the codebooks.
     pub codebook_seed: u64,
-    /// Cosines in each histogram.
+    /// Number of cosines sampled for each histogram; at least 10.
     #[schemars(range(min = 10))]
     pub drawn: usize,
-    /// Bundles that means are taken over.
+    /// Number of bundles that each mean is taken over; at least 2.
     #[schemars(range(min = 2))]
     pub bundles: usize,
-    /// Largest number of vectors in a bundle.
+    /// Largest number of vectors in one bundle, from 1 to 64.
     #[schemars(range(min = 1, max = 64))]
     pub members: u32,
-    /// Readouts of noisy vectors.
+    /// Settings of the readouts on noisy vectors.
     pub noise: Noise,
-    /// Models whose states are counted.
+    /// Models whose embedding stores are sized.
     pub models: Vec<Model>,
 }
 
-/// Noisy vectors.
+/// Settings of the readouts on noisy vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Noise {
-    /// Dimension and number of concepts of each case.
+    /// The cases, each as `[dimension, number of concepts]`; at least 64 dimensions and 8 concepts.
     #[schemars(length(min = 1))]
     pub cases: Vec<[usize; 2]>,
-    /// Threshold of the readouts, the same at all dimensions; elsewhere it grows as dimensions fall.
+    /// Cosine threshold of the readouts, the same at every dimension. Other experiments raise the threshold as the
+    /// dimension falls.
     #[schemars(range(min = 0, max = 1))]
     pub threshold: f64,
-    /// Chance of each component to flip.
+    /// Probabilities, from 0 to 1, that a component flips its sign.
     #[schemars(length(min = 1), inner(range(min = 0, max = 1)))]
     pub flips: Vec<f64>,
-    /// Vectors of each case.
+    /// Number of vectors sampled for each case.
     #[schemars(range(min = 1))]
     pub vectors: usize,
 }
 
-/// Sizes of a model.
+/// The sizes of one model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// What the table calls it.
+    /// Name of the model in the table.
     pub name: String,
-    /// Blocks.
+    /// Number of transformer blocks.
     #[schemars(range(min = 1))]
     pub n_layers: usize,
-    /// Width.
+    /// Width of the residual stream.
     #[schemars(range(min = 1))]
     pub d_model: usize,
-    /// Width of the encoder, and dimension of its hypervectors.
+    /// Hidden width of the encoder, which is also the dimension of its hypervectors.
     #[schemars(range(min = 1))]
     pub encoder: usize,
 }
 
-/// Hands in all tables.
+/// Records all tables of `algebra`.
 pub fn run(run: &Run, mut params: Params) -> Result<()> {
     params.bundles = run.samples(params.bundles);
     params.noise.vectors = run.samples(params.noise.vectors);
     let corpus = params.relations.corpus()?;
     if let Some([d, items]) = params.noise.cases.iter().find(|[d, items]| *d < 64 || *items < 8) {
-        bail!("params.noise.cases: [{d}, {items}]: at least 64 dimensions and 8 concepts are needed");
+        bail!("params.noise.cases: [{d}, {items}]: a case needs at least 64 dimensions and 8 concepts");
     }
     identities(run, &params)?;
     codebooks(run, &params, &corpus)?;
@@ -100,13 +107,13 @@ pub fn run(run: &Run, mut params: Params) -> Result<()> {
     memory(run, &params)
 }
 
-/// What must hold of every vector, tried on drawn ones, bits against numbers.
+/// Checks identities of the algebra on random vectors, comparing packed bits with plain arithmetic.
 fn identities(run: &Run, params: &Params) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("identities", "one rule of the algebra")
-            .text("rule", "what must hold")
-            .int("tried", "times on drawn vectors")
-            .int("failed", "times that it did not hold"),
+        Schema::new("identities", "one identity of the algebra")
+            .text("rule", "the identity that is checked")
+            .int("tried", "number of checks on random vectors")
+            .int("failed", "number of checks that failed"),
     );
     type Rule = (&'static str, fn(&[Bipolar; 3], usize) -> bool);
     let rules: [Rule; 7] = [
@@ -154,22 +161,21 @@ fn identities(run: &Run, params: &Params) -> Result<()> {
 
 fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("codebooks", "cosines of all pairs of one codebook")
-            .int("dimension", "components")
-            .int("concepts", "vectors")
-            .float("mean", "of the cosines", "")
-            .float("sd", "of the cosines", "")
-            .float("expected_sd", "one over the root of the dimension", "")
-            .float("least", "smallest", "")
-            .float("most", "largest", "")
-            .float("expected_most", "largest cosine of one vector with the others, to expect by chance", ""),
+        Schema::new("codebooks", "the cosines between all pairs of vectors of one codebook")
+            .int("dimension", "number of components of a vector")
+            .int("concepts", "number of vectors in the codebook")
+            .float("mean", "mean of the cosines", "")
+            .float("sd", "standard deviation of the cosines", "")
+            .float("expected_sd", "standard deviation expected for random vectors: 1 / sqrt(dimension)", "")
+            .float("least", "smallest cosine", "")
+            .float("most", "largest cosine", "")
+            .float("expected_most", "largest cosine of one vector with the others that is expected by chance", ""),
     );
-    let mut cosines =
-        Builder::new(Schema::new("cosines", "one pair of concepts").int("dimension", "components").float(
-            "cosine",
-            "of the two vectors",
-            "",
-        ));
+    let mut cosines = Builder::new(
+        Schema::new("cosines", "one sampled pair of concepts")
+            .int("dimension", "number of components of a vector")
+            .float("cosine", "cosine between the two vectors", ""),
+    );
     for d in &params.dimensions {
         run.check_interrupted()?;
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, corpus.concepts())?;
@@ -190,7 +196,7 @@ fn codebooks(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
     Ok(())
 }
 
-/// Four different places below `count`.
+/// Samples four different indices below `count`.
 fn four(count: usize, rng: &mut ChaCha12Rng) -> Words {
     let drawn = index::sample(rng, count, 4).into_vec();
     Words { given: [drawn[0], drawn[1], drawn[2]], target: drawn[3] }
@@ -202,20 +208,45 @@ fn encoded(book: &Codebook<Bipolar>, words: &Words, tie: Tie) -> Bipolar {
     Bipolar::bundle(&[v[a].bind(&v[b]), v[c].bind(&v[words.target])]).sign(tie)
 }
 
-/// Measured means of the two-pair bundle, with ties at -1, beside their exact values.
+/// The quantities of the two-pair bundle y = sign(a ⊙ b + c ⊙ d) with their exact values. `x, with z` is the cosine of x
+/// and y unbound with z.
+const QUANTITIES: [(&str, f64); 16] = [
+    ("mean of y", -0.5),
+    ("another target", 0.25),
+    ("constant -1, cosine", 0.5),
+    ("constant -1, share of components", 0.75),
+    ("a b alone, cosine", 0.5),
+    ("best guess from a b alone, cosine", FRAC_1_SQRT_2),
+    ("nothing, with d", 0.),
+    ("c, with d", 0.5),
+    ("c, with c", -0.5),
+    ("a, with b", 0.5),
+    ("a b c, with c", 0.5),
+    ("a b c, with d", 0.5),
+    ("a c, with d", 0.),
+    ("c, with an unrelated word", 0.),
+    ("drawn ties: a b c, with c", 0.5),
+    ("drawn ties: a b c, with d", 0.),
+];
+
+/// Measures means over two-pair bundles, with ties at -1, and compares them with their exact values.
 fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("bundle", "one fact about y = sign(a b + c d) with ties at -1")
-            .int("dimension", "components")
-            .text("quantity", "what of y, or what y was unbound with and compared to")
-            .float("exact", "by counting", "")
-            .float("mean", "measured", "")
-            .float("error", "how many times four standard errors the two lie apart; below 1 is agreement", ""),
+        Schema::new("bundle", "one quantity of the two-pair bundle y = sign(a b + c d), with ties set to -1")
+            .int("dimension", "number of components of a vector")
+            .text("quantity", "the quantity of y; `x, with z` is the cosine of x and y unbound with z")
+            .float("exact", "exact value, by counting sign patterns", "")
+            .float("mean", "mean over the sampled bundles", "")
+            .float(
+                "error",
+                "distance between mean and exact value in units of four standard errors; below 1 they agree",
+                "",
+            ),
     );
     let mut targets = Builder::new(
-        Schema::new("target_cosines", "one pair of targets without a common word")
-            .int("dimension", "components")
-            .float("cosine", "of the two bundles", ""),
+        Schema::new("target_cosines", "one pair of bundles whose analogies share no word")
+            .int("dimension", "number of components of a vector")
+            .float("cosine", "cosine between the two bundles", ""),
     );
     let mut worst: f64 = 0.;
     for d in &params.dimensions {
@@ -224,27 +255,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
         let v = book.vectors();
         let constant = Bipolar::identity(*d).negative();
         let mut rng = run.rng("bundles");
-        let mut sums: Vec<(&str, f64, Vec<f64>)> = [
-            ("mean of y", -0.5),
-            ("another target", 0.25),
-            ("constant -1, cosine", 0.5),
-            ("constant -1, share of components", 0.75),
-            ("a b alone, cosine", 0.5),
-            ("best guess from a b alone, cosine", FRAC_1_SQRT_2),
-            ("nothing, with d", 0.),
-            ("c, with d", 0.5),
-            ("c, with c", -0.5),
-            ("a, with b", 0.5),
-            ("a b c, with c", 0.5),
-            ("a b c, with d", 0.5),
-            ("a c, with d", 0.),
-            ("c, with an unrelated word", 0.),
-            ("drawn ties: a b c, with c", 0.5),
-            ("drawn ties: a b c, with d", 0.),
-        ]
-        .map(|(name, exact)| (name, exact, Vec::new()))
-        .into_iter()
-        .collect();
+        let mut sums = QUANTITIES.map(|(name, exact)| (name, exact, Vec::new()));
         for _ in 0..params.bundles {
             let words = four(book.len(), &mut rng);
             let ([a, b, c], t) = (words.given, words.target);
@@ -260,7 +271,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
             let all = y.bind(&v[a]).bind(&v[b]).bind(&v[c]);
             let drawn_all = drawn.bind(&v[a]).bind(&v[b]).bind(&v[c]);
             let example = v[a].bind(&v[b]);
-            // where a b is -1 so is y, and elsewhere nothing is known: a guess of 0
+            // Where a b is -1, y is also -1. Elsewhere nothing is known, so the best guess is 0.
             let guess = ((1. - example.mean()) / 2.).sqrt();
             let values = [
                 y.mean(),
@@ -287,7 +298,7 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
         }
         for (name, exact, values) in &sums {
             let mean = mean(values);
-            // a cosine of D components has a standard deviation of at most 1/√D
+            // A cosine over D components has a standard deviation of at most 1/√D.
             let error = (mean - exact).abs() / (4. / (*d as f64 * values.len() as f64).sqrt());
             worst = worst.max(error);
             table.push(row![*d, *name, *exact, mean, error])?;
@@ -301,15 +312,19 @@ fn bundles(run: &Run, params: &Params, corpus: &Corpus) -> Result<()> {
 
 fn capacity(run: &Run, params: &Params) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("capacity", "bundles of one size")
-            .int("dimension", "components")
-            .int("members", "vectors in the bundle")
-            .float("exact", "cosine with a member, by counting", "")
-            .float("cosine", "cosine with a member, measured", "")
-            .float("mean", "of the components of the bundle", "")
-            .float("constant_accuracy", "share of components that a constant -1 gets right", "fraction")
-            .float("expected_constant_accuracy", "the same, by counting", "fraction")
-            .float("detected", "members whose cosine is above the threshold", "fraction"),
+        Schema::new("capacity", "the bundles of one dimension and one number of members")
+            .int("dimension", "number of components of a vector")
+            .int("members", "number of vectors in the bundle")
+            .float("exact", "cosine of the bundle with a member, exact by counting", "")
+            .float("cosine", "cosine of the bundle with a member, measured", "")
+            .float("mean", "mean of the bundle's components", "")
+            .float("constant_accuracy", "share of components that the constant prediction -1 gets right", "fraction")
+            .float(
+                "expected_constant_accuracy",
+                "the share that a constant -1 gets right, exact by counting",
+                "fraction",
+            )
+            .float("detected", "share of members whose cosine with the bundle is above the threshold", "fraction"),
     );
     let mut worst: f64 = 0.;
     for d in &params.dimensions {
@@ -339,27 +354,31 @@ fn capacity(run: &Run, params: &Params) -> Result<()> {
     Ok(())
 }
 
-/// How one readout did on one vector.
+/// The result of one readout on one vector.
 struct Answer {
     /// The most similar item is the target.
     hit: bool,
-    /// It is above the threshold.
+    /// Its cosine is at or above the threshold.
     clear: bool,
     by: Option<Query>,
 }
 
-/// Precision of every readout on vectors whose components were flipped.
+/// Measures the precision of every readout on vectors whose components flip at random.
 fn noisy(run: &Run, params: &Params) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("noise", "one readout of vectors with flipped components")
-            .int("dimension", "components")
-            .int("concepts", "vectors in the codebook")
-            .float("flips", "chance of a component to flip", "")
-            .text("ties", "what becomes of noughts")
-            .text("readout", "how the target is looked for")
-            .float("precision_1", "most similar item is the target", "fraction")
-            .float("by_key", "answers that the key's query gave", "fraction")
-            .float("by_context", "answers that the query with all three words gave", "fraction"),
+        Schema::new("noise", "one readout on vectors with randomly flipped components")
+            .int("dimension", "number of components of a vector")
+            .int("concepts", "number of vectors in the codebook")
+            .float("flips", "probability that a component flips", "")
+            .text("ties", "tie-breaking of zero components: `-1` or sampled at random (`drawn`)")
+            .text("readout", "the procedure that looks for the target")
+            .float("precision_1", "share of vectors whose most similar item is the target", "fraction")
+            .float("by_key", "share of vectors answered correctly, above the threshold, by the key query", "fraction")
+            .float(
+                "by_context",
+                "share of vectors answered correctly, above the threshold, by the query with all three words",
+                "fraction",
+            ),
     );
     for [d, items] in &params.noise.cases {
         let book = Codebook::<Bipolar>::new(*d, params.codebook_seed, (0..*items).map(|i| format!("concept {i}")))?;
@@ -418,14 +437,14 @@ fn noisy(run: &Run, params: &Params) -> Result<()> {
 fn counts(run: &Run, corpus: &Corpus) -> Result<()> {
     let mut table = Builder::new(
         Schema::new("corpus", "one relation")
-            .text("relation", "its name")
-            .text("area", "field of knowledge")
-            .int("pairs", "pairs of words")
-            .int("standard", "training documents as they stand")
-            .int("flipped", "with both pairs turned round")
-            .int("mixed", "in the two crossed orders")
-            .int("words", "test documents, in words")
-            .int("distinct", "training documents that no relation before it has"),
+            .text("relation", "name of the relation")
+            .text("area", "the relation's field of knowledge")
+            .int("pairs", "number of word pairs")
+            .int("standard", "training documents in standard order")
+            .int("flipped", "training documents with both pairs reversed")
+            .int("mixed", "training documents in the two crossed orders")
+            .int("words", "test documents, written in words")
+            .int("distinct", "training documents that no earlier relation contains"),
     );
     let (training, words) = (corpus.training(), corpus.verbose());
     let repeats = corpus.training_with_repeats();
@@ -460,17 +479,17 @@ fn counts(run: &Run, corpus: &Corpus) -> Result<()> {
 fn memory(run: &Run, params: &Params) -> Result<()> {
     let mut table = Builder::new(
         Schema::new("memory", "one model")
-            .text("model", "which")
-            .int("n_layers", "blocks")
-            .int("d_model", "width")
-            .int("states", "states of a document: the second half of the layers")
-            .int("clusters", "centroids that are kept of them")
-            .int("bytes_raw", "of a document's states, two bytes a number")
-            .int("bytes_clustered", "of its centroids")
-            .int("bytes_pooled", "of their sum")
-            .float("cut_clustered", "saved by clustering", "fraction")
-            .float("cut_pooled", "saved by the sum", "fraction")
-            .int("encoder_parameters", "trainable numbers of the encoder"),
+            .text("model", "name of the model")
+            .int("n_layers", "number of transformer blocks")
+            .int("d_model", "width of the residual stream")
+            .int("states", "states per document: the second half of the layers")
+            .int("clusters", "k-means centroids kept per document")
+            .int("bytes_raw", "bytes of one document's states, at two bytes a number")
+            .int("bytes_clustered", "bytes of one document's centroids")
+            .int("bytes_pooled", "bytes of the sum of the centroids")
+            .float("cut_clustered", "share of the bytes saved by keeping centroids only", "fraction")
+            .float("cut_pooled", "share of the bytes saved by keeping their sum only", "fraction")
+            .int("encoder_parameters", "number of trainable parameters of the encoder"),
     );
     for Model { name, n_layers, d_model, encoder: width } in &params.models {
         let (states, clusters) = crate::layers::sizes(*n_layers, 5);

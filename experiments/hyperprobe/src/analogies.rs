@@ -1,30 +1,30 @@
-//! Analogies `a : b = c : d` from pairs of words that stand in one relation (after arXiv 2509.25045, section 4): capitals, plurals,
-//! opposites, numbers and their squares.
+//! Analogies `a : b = c : d`, built from pairs of words that stand in one relation (after arXiv 2509.25045, section 4).
 //!
-//! Training documents are written with `:` and `=`, in three orders; test documents in words, `a is to b as c is to d`.
+//! The relations include capitals, plurals, opposites, and numbers with their squares. Training documents use the
+//! symbols `:` and `=`, in four word orders. Test documents use words: `a is to b as c is to d`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// A field of knowledge, for reports.
+/// A field of knowledge, used to group relations in tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Area {
     /// Capitals, languages, currencies.
     Factual,
-    /// Opposites, sexes, sounds, shelters.
+    /// Opposites, male and female forms, animal sounds and shelters.
     Semantic,
-    /// What something is a kind of.
+    /// Hypernyms: a thing and its kind.
     Hierarchies,
     /// Affixes and comparison.
     Morphology,
-    /// Forms of verbs and plurals.
+    /// Verb forms and plurals.
     Verbal,
     /// Arithmetic.
     Mathematics,
 }
 
 impl Area {
-    /// All of them.
+    /// All areas, in declaration order.
     pub const ALL: [Self; 6] =
         [Self::Factual, Self::Semantic, Self::Hierarchies, Self::Morphology, Self::Verbal, Self::Mathematics];
 }
@@ -42,29 +42,29 @@ impl fmt::Display for Area {
     }
 }
 
-/// Pairs in one relation; the first words are all different.
+/// Word pairs of one relation; the first words of all pairs differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Category {
-    /// Its name, such as `country_capital`.
+    /// The name, such as `country_capital`.
     pub name: String,
-    /// Where it belongs.
+    /// The field of knowledge.
     pub area: Area,
-    /// Whether the second word tells the first.
+    /// Whether the second word determines the first, so that the pair can be reversed.
     pub flips: bool,
     /// The pairs.
     pub pairs: Vec<[String; 2]>,
 }
 
-/// How the words of two pairs A and B stand in a document.
+/// The order of the words of two pairs A and B in a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Order {
-    /// First word of A, its second, first word of B, its second.
+    /// A's first word, A's second, B's first, B's second.
     Standard,
-    /// Both pairs the other way round.
+    /// Both pairs reversed.
     Flipped,
-    /// Second words, then first words: B's before A's.
+    /// Second words, then first words, each time B's before A's.
     SecondsFirst,
-    /// First words, then second words: B's before A's.
+    /// First words, then second words, each time B's before A's.
     FirstsFirst,
 }
 
@@ -79,46 +79,46 @@ impl fmt::Display for Order {
     }
 }
 
-/// Four words of which the last is to be found.
+/// Four words, of which the last is to be predicted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Analogy {
-    /// The words, as they are written; all different, whatever their case.
+    /// The words as written; all four differ when case is ignored.
     pub words: [String; 4],
-    /// Their order.
+    /// The word order.
     pub order: Order,
-    /// Number of the category.
+    /// The index of the category in its [`Corpus`].
     pub category: usize,
 }
 
 impl Analogy {
-    /// As a training document begins, up to the place of the last word: ` w1 : w2 = w3 :`.
+    /// The training document up to the position before its last word: ` w1 : w2 = w3 :`.
     #[must_use]
     pub fn prompt(&self) -> String {
         let [a, b, c, _] = &self.words;
         format!(" {a} : {b} = {c} :")
     }
 
-    /// The same in words: `w1 is to w2 as w3 is to`.
+    /// The test document up to the position before its last word: `w1 is to w2 as w3 is to`.
     #[must_use]
     pub fn verbose_prompt(&self) -> String {
         let [a, b, c, _] = &self.words;
         format!("{a} is to {b} as {c} is to")
     }
 
-    /// The word to be found, in small letters.
+    /// The word to predict, in lower case.
     #[must_use]
     pub fn target(&self) -> String {
         self.words[3].to_lowercase()
     }
 
-    /// The word that the target belongs to, in small letters: its pair's other word, which in the crossed orders is not the
-    /// third but the second.
+    /// The partner of the target in its pair, in lower case. It is the third word in the uncrossed orders and the
+    /// second word in the crossed ones.
     #[must_use]
     pub fn key(&self) -> String {
         self.words[if self.is_crossed() { 1 } else { 2 }].to_lowercase()
     }
 
-    /// The other pair, in small letters.
+    /// The pair that does not contain the target, in lower case.
     #[must_use]
     pub fn example(&self) -> [String; 2] {
         let other = if self.is_crossed() { [0, 2] } else { [0, 1] };
@@ -130,14 +130,14 @@ impl Analogy {
     }
 }
 
-/// What a document is for, by its target.
+/// The split that a document belongs to, decided by its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// To fit.
+    /// Used to fit the encoder.
     Train,
-    /// To choose.
+    /// Used to choose settings.
     Validation,
-    /// To report.
+    /// Used for reported results only.
     Test,
 }
 
@@ -151,16 +151,16 @@ impl fmt::Display for Part {
     }
 }
 
-/// Categories and what follows from them.
+/// Categories of word pairs and the documents built from them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corpus {
     /// The categories.
     pub categories: Vec<Category>,
-    /// Every word in small letters, with the categories it is in.
+    /// Every word in lower case, with the categories that contain it.
     concepts: BTreeMap<String, BTreeSet<usize>>,
 }
 
-/// Categories of the smallest corpus that is still varied.
+/// The ten categories of the small corpus, chosen to stay varied.
 pub const SMALL: [&str; 10] = [
     "country_capital",
     "country_nationality",
@@ -184,7 +184,8 @@ impl Corpus {
     /// Some of the categories by name, in the order of [`Self::whole`].
     ///
     /// # Errors
-    /// The first name that is none.
+    ///
+    /// Returns the first name that is not a category.
     pub fn only(names: &[&str]) -> Result<Self, String> {
         let all = categories();
         if let Some(unknown) = names.iter().find(|name| !all.iter().any(|category| category.name == **name)) {
@@ -203,20 +204,21 @@ impl Corpus {
         Self { categories, concepts }
     }
 
-    /// Every word in small letters, sorted.
+    /// Every word of the corpus in lower case, sorted.
     pub fn concepts(&self) -> impl Iterator<Item = &str> {
         self.concepts.keys().map(String::as_str)
     }
 
-    /// Training documents, each once, in a fixed order: every ordered pair of pairs, as it stands; flipped where the second
-    /// word tells the first; and in both crossed orders where it is no arithmetic.
+    /// The distinct training documents, in a fixed order. Every ordered pair of word pairs appears in standard order.
+    /// It also appears reversed if the second word determines the first, and in both crossed orders unless the category
+    /// is arithmetic.
     #[must_use]
     pub fn training(&self) -> Vec<Analogy> {
         let mut seen = BTreeSet::new();
         self.training_with_repeats().into_iter().filter(|analogy| seen.insert(analogy.words.clone())).collect()
     }
 
-    /// The same as often as relations give them: what two relations have in common comes twice.
+    /// The training documents with repeats: a document that two relations share appears twice.
     #[must_use]
     pub fn training_with_repeats(&self) -> Vec<Analogy> {
         let mut documents = Vec::new();
@@ -238,8 +240,8 @@ impl Corpus {
         documents
     }
 
-    /// Test documents: every unordered pair of pairs, as it stands and, where the second word tells the first, flipped;
-    /// arithmetic in both orders of its pairs.
+    /// The test documents: every unordered pair of word pairs in standard order, and reversed if the second word
+    /// determines the first. Arithmetic uses both orders of its pairs.
     #[must_use]
     pub fn verbose(&self) -> Vec<Analogy> {
         let mut documents = Vec::new();
@@ -255,8 +257,8 @@ impl Corpus {
         documents
     }
 
-    /// What documents with this target, in small letters, are for: words of several categories are for training, the others
-    /// go by a hash of their letters (70, 15 and 15 in a hundred).
+    /// The split of the documents with this target (in lower case). Words of several categories are in the training
+    /// split. Other words are assigned by a hash of their letters: 70 % training, 15 % validation, 15 % test.
     #[must_use]
     pub fn part(&self, target: &str) -> Part {
         let numeric = target.bytes().all(|byte| byte.is_ascii_digit());
@@ -272,7 +274,7 @@ impl Corpus {
     }
 }
 
-/// Four words, unless two are the same.
+/// Builds an analogy, or `None` if two of the four words are the same.
 fn analogy([a1, a2]: &[String; 2], [b1, b2]: &[String; 2], order: Order, category: usize) -> Option<Analogy> {
     let words = match order {
         Order::Standard => [a1, a2, b1, b2],
@@ -284,15 +286,16 @@ fn analogy([a1, a2]: &[String; 2], [b1, b2]: &[String; 2], order: Order, categor
     (distinct.len() == 4).then(|| Analogy { words: words.map(Clone::clone), order, category })
 }
 
-/// 64-bit FNV-1a of the letters.
+/// The 64-bit FNV-1a hash of the UTF-8 bytes.
 fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// The lists of words: a head line `@name fields ..` and entries of as many fields, each ended by `;`.
+/// The word lists. Each starts with a head line `@name fields ..`; each entry has as many fields and ends with `;`.
 const WORDS: &str = include_str!("analogies/words.txt");
 
-/// Relations of the tables with more than two columns: table, columns, name, area, whether the second tells the first.
+/// Relations taken from lists with more than two columns: list, columns, name, area, whether the second word determines
+/// the first.
 const FROM_TABLES: [(&str, [usize; 2], &str, Area, bool); 12] = [
     ("country", [0, 1], "country_capital", Area::Factual, true),
     ("country", [0, 2], "country_nationality", Area::Semantic, true),
@@ -308,7 +311,7 @@ const FROM_TABLES: [(&str, [usize; 2], &str, Area, bool); 12] = [
     ("verb", [1, 3], "verb_3pSg_Ved", Area::Verbal, true),
 ];
 
-/// Relations that are a list of their own.
+/// Relations that have a list of their own.
 const LISTS: [(&str, Area, bool); 18] = [
     ("plural_regular", Area::Verbal, true),
     ("plural_irregular", Area::Verbal, true),
@@ -330,7 +333,7 @@ const LISTS: [(&str, Area, bool); 18] = [
     ("hypernyms_misc", Area::Hierarchies, false),
 ];
 
-/// The lists by name, each entry with its fields.
+/// The lists by name, each as its entries' fields.
 fn lists() -> BTreeMap<&'static str, Vec<Vec<&'static str>>> {
     let list = |part: &'static str| {
         let (head, entries) = part.split_once('\n').unwrap_or((part, ""));
@@ -340,7 +343,7 @@ fn lists() -> BTreeMap<&'static str, Vec<Vec<&'static str>>> {
     WORDS.split('@').skip(1).map(list).collect()
 }
 
-/// Entries of a list by its name, those with so many fields.
+/// The entries of the named list that have exactly `N` fields.
 pub(crate) fn tables<const N: usize>(list: &str) -> Vec<[&'static str; N]> {
     let entries = lists().remove(list).unwrap_or_default();
     entries.into_iter().filter_map(|entry| entry.try_into().ok()).collect()
@@ -367,7 +370,7 @@ fn categories() -> Vec<Category> {
     tables.chain(lists).chain(arithmetic()).collect()
 }
 
-/// Squares, cubes, shares, doubles and roots below a thousand, of even numbers and multiples of five up to a hundred.
+/// Squares, cubes, quotients, doubles and roots below 1,000, of even numbers and multiples of five up to 100.
 fn arithmetic() -> impl Iterator<Item = Category> {
     type Map = fn(u32) -> Option<u32>;
     fn share(a: u32, by: u32) -> Option<u32> {
@@ -398,7 +401,7 @@ fn arithmetic() -> impl Iterator<Item = Category> {
 mod tests {
     use super::*;
 
-    /// Pairs, then documents: standard, flipped, crossed, verbose.
+    /// Number of pairs, then numbers of documents: standard, reversed, crossed, verbose.
     const COUNTS: [(&str, [usize; 5]); 37] = [
         ("country_capital", [44, 1892, 1892, 3784, 1892]),
         ("country_nationality", [44, 1892, 1892, 3784, 1892]),
@@ -440,7 +443,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_category_has_its_documents() {
+    fn every_category_has_the_expected_document_counts() {
         let corpus = Corpus::whole();
         let (training, verbose) = (corpus.training_with_repeats(), corpus.verbose());
         assert_eq!(corpus.categories.len(), COUNTS.len());
@@ -459,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn distinct_documents_concepts_and_targets() {
+    fn distinct_documents_concepts_and_targets_are_counted() {
         let corpus = Corpus::whole();
         let training = corpus.training();
         let targets: BTreeSet<String> = training.iter().map(Analogy::target).collect();
@@ -473,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_go_to_one_part_each() {
+    fn every_target_belongs_to_one_split() {
         assert_eq!([fnv1a(""), fnv1a("a")], [0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c]);
         assert_eq!(["peso", "oslo", "krone"].map(|word| fnv1a(word) % 100), [40, 6, 20]);
         let corpus = Corpus::whole();
@@ -490,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_examples_are_the_targets_own_pair_and_the_other() {
+    fn key_completes_the_targets_pair_and_example_is_the_other_pair() {
         let corpus = Corpus::whole();
         for analogy in corpus.training().iter().step_by(97) {
             let pairs = &corpus.categories[analogy.category].pairs;

@@ -1,4 +1,4 @@
-//! Documents: analogies in symbols and in words, what they shall be encoded to, and which part of the data they are.
+//! Documents of an experiment: analogies in symbols and in words, their encoder targets and their split.
 
 use std::collections::BTreeSet;
 
@@ -11,26 +11,26 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsa::{Bipolar, Codebook, Tie, Vector};
 
-/// Which relations of words the documents are made of.
+/// The relations between words that documents are built from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Relations {
-    /// All 37: 106,482 training documents, 1,196 concepts.
+    /// All 37 relations: 106,482 training documents, 1,196 concepts.
     All,
-    /// Ten that are still varied: 43,752 training documents, 601 concepts.
+    /// Ten varied relations: 43,752 training documents, 601 concepts.
     Ten,
-    /// These, by name.
+    /// The named relations only.
     Only(Vec<String>),
 }
 
 impl Relations {
-    /// The corpus.
+    /// The corpus of these relations. Fails on a name that is not a relation.
     pub fn corpus(&self) -> Result<Corpus> {
         let only = |names: &[&str]| {
             Corpus::only(names).map_err(|unknown| {
                 let all = Corpus::whole();
                 let known: Vec<&str> = all.categories.iter().map(|category| category.name.as_str()).collect();
-                anyhow!("params.corpus.relations: there is no relation `{unknown}`; there are {}", known.join(", "))
+                anyhow!("params.corpus.relations: unknown relation `{unknown}`; use one of {}", known.join(", "))
             })
         };
         match self {
@@ -41,19 +41,19 @@ impl Relations {
     }
 }
 
-/// Relations and how many documents are drawn.
+/// The relations and the number of sampled documents of each set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// The relations.
+    /// The relations that documents are built from.
     pub relations: Relations,
-    /// Documents in symbols, `a : b = c : d`; fewer when there are not so many.
+    /// Number of documents in symbols, `a : b = c : d`; capped at the number available.
     #[schemars(range(min = 1))]
     pub symbols: usize,
-    /// Documents in words, `a is to b as c is to d`.
+    /// Number of documents in words, `a is to b as c is to d`; capped at the number available.
     #[schemars(range(min = 1))]
     pub words: usize,
-    /// Documents in words of four words drawn at random, in which nothing relates to anything.
+    /// Number of documents in words made of four random, unrelated words.
     #[schemars(range(min = 1))]
     pub random: usize,
 }
@@ -61,19 +61,19 @@ pub struct Sample {
 /// A set of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
-    /// What encoders are trained on.
+    /// Analogies in symbols, which encoders are trained on.
     Symbols,
-    /// What is probed.
+    /// Analogies in words, which are probed.
     Words,
-    /// What has nothing to be found.
+    /// Four unrelated words: a baseline in which no relation can be found.
     Random,
 }
 
 impl Set {
-    /// All of them.
+    /// All sets, in declaration order.
     pub const ALL: [Self; 3] = [Self::Symbols, Self::Words, Self::Random];
 
-    /// In names of files and tables.
+    /// The name in file names and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Symbols => "symbols",
@@ -82,7 +82,7 @@ impl Set {
         }
     }
 
-    /// As the model reads a document of this set, up to the place of the last word.
+    /// The prompt of a document of this set, up to the position before the last word.
     pub fn prompt(self, analogy: &Analogy) -> String {
         match self {
             Self::Symbols => analogy.prompt(),
@@ -94,7 +94,7 @@ impl Set {
 /// The documents of an experiment.
 #[derive(Clone, Debug)]
 pub struct Documents {
-    /// Where they are from.
+    /// The corpus that the documents are sampled from.
     pub corpus: Corpus,
     symbols: Vec<Analogy>,
     words: Vec<Analogy>,
@@ -102,7 +102,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Draws documents; the same sample from the same generator.
+    /// Samples documents; equal samples and generators give equal documents.
     pub fn draw(sample: &Sample, rng: &ChaCha12Rng) -> Result<Self> {
         let corpus = sample.relations.corpus()?;
         let some = |mut all: Vec<Analogy>, count: usize, stream: u64| {
@@ -125,45 +125,47 @@ impl Documents {
         }
     }
 
-    /// Which part of the data a document is, by its target.
+    /// The split of a document, by its target.
     pub fn part(&self, analogy: &Analogy) -> Part {
         self.corpus.part(&analogy.target())
     }
 }
 
-/// Four different words of any relations.
+/// Samples documents of four different words, taken from any relations.
 fn unrelated(corpus: &Corpus, count: usize, rng: &mut ChaCha12Rng) -> Result<Vec<Analogy>> {
     let all: BTreeSet<&String> =
         corpus.categories.iter().flat_map(|category| category.pairs.iter().flatten()).collect();
     let all: Vec<&String> = all.into_iter().collect();
     let mut documents = Vec::with_capacity(count);
     for _ in 0..count {
-        // a few draws are enough: hundreds of words differ
+        // A few attempts suffice, because the vocabulary has hundreds of different words.
         let four = (0..1000).find_map(|_| {
             let words: Vec<&String> = all.choose_multiple(rng, 4).copied().collect();
             let distinct: BTreeSet<String> = words.iter().map(|word| word.to_lowercase()).collect();
             (distinct.len() == 4).then_some(words)
         });
-        let Some([a, b, c, d]) = four.as_deref() else { bail!("the relations have fewer than four different words") };
+        let Some([a, b, c, d]) = four.as_deref() else {
+            bail!("params.corpus.relations: the relations have fewer than four different words; add a relation")
+        };
         let words = [a, b, c, d].map(|word| (*word).clone());
         documents.push(Analogy { words, order: Order::Standard, category: 0 });
     }
     Ok(documents)
 }
 
-/// What becomes of the noughts of a bundle of two.
+/// Tie-breaking of zero components in a bundle of two vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ties {
-    /// They are -1, as published: the bundle is then -1 wherever one of the two is.
+    /// Zeros become -1, as published. The bundle is then -1 wherever either of its two vectors is -1.
     Negative,
-    /// They are drawn, anew for each document.
+    /// Zeros become a random sign, sampled anew for each document.
     Random,
-    /// A third vector, the same for all documents, is bundled with the two, so that there are none.
+    /// A third vector, the same for all documents, joins the bundle, so that no zeros occur.
     Third,
 }
 
-/// Makes targets of documents.
+/// Builds the target hypervector of each document.
 #[derive(Debug)]
 pub struct Targets<'a> {
     book: &'a Codebook<Bipolar>,
@@ -172,13 +174,13 @@ pub struct Targets<'a> {
 }
 
 impl<'a> Targets<'a> {
-    /// With the vectors of a codebook.
+    /// Targets from the vectors of a codebook.
     pub fn new(book: &'a Codebook<Bipolar>, ties: Ties, rng: &mut ChaCha12Rng) -> Self {
         Self { book, ties, third: Bipolar::random(book.dimension(), rng) }
     }
 
-    /// Sign of example ⊙ its partner + key ⊙ target (arXiv 2509.25045, section 3; section 4 for the crossed orders). With drawn
-    /// ties, from the seed.
+    /// The sign of example ⊙ partner + key ⊙ target (arXiv 2509.25045, section 3; section 4 for the crossed orders).
+    /// `seed` decides random ties.
     pub fn of(&self, analogy: &Analogy, seed: u64) -> Result<Bipolar> {
         let v = |word: &str| self.book.vector(word);
         let [a, b] = analogy.example();
@@ -191,7 +193,7 @@ impl<'a> Targets<'a> {
     }
 }
 
-/// A seed that no other document has.
+/// The seed of one document's random ties.
 pub fn seed_of(rng: &ChaCha12Rng, document: usize) -> u64 {
     training::stream_at(rng, document as u64).random()
 }
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_repeat_and_fit() {
+    fn samples_are_reproducible_and_have_the_requested_size() {
         let rng = ChaCha12Rng::seed_from_u64(1);
         let documents = Documents::draw(&sample(), &rng).unwrap();
         let again = Documents::draw(&sample(), &rng).unwrap();
@@ -215,18 +217,22 @@ mod tests {
             assert_eq!((documents.of(set).len(), documents.of(set)), (count, again.of(set)));
         }
         let more = Documents::draw(&Sample { symbols: 80, ..sample() }, &rng).unwrap();
-        assert_eq!(more.of(Set::Symbols)[..50], documents.of(Set::Symbols)[..], "more documents begin with the same");
+        assert_eq!(
+            more.of(Set::Symbols)[..50],
+            documents.of(Set::Symbols)[..],
+            "a larger sample starts with the smaller one"
+        );
         assert_eq!(more.of(Set::Words), documents.of(Set::Words));
         let unknown = Relations::Only(vec!["capitals".into()]).corpus().unwrap_err().to_string();
         assert!(unknown.contains("`capitals`") && unknown.contains("country_capital"), "{unknown}");
     }
 
     #[test]
-    fn targets_hold_both_pairs() {
+    fn targets_contain_both_pairs() {
         let rng = ChaCha12Rng::seed_from_u64(2);
         let documents = Documents::draw(&sample(), &rng).unwrap();
         let book = Codebook::<Bipolar>::new(4096, 101, documents.corpus.concepts()).unwrap();
-        // ties at -1 leave 0.5 for either pair; a third vector 0.5 as well; drawn ties 0.5
+        // All three kinds of ties leave an expected cosine of 0.5 with either pair.
         for ties in [Ties::Negative, Ties::Random, Ties::Third] {
             let targets = Targets::new(&book, ties, &mut rng.clone());
             for (number, analogy) in documents.of(Set::Symbols).iter().enumerate() {

@@ -1,35 +1,38 @@
-//! Questions that a short context answers, with the words that matter in each listed by construction (after the question
-//! answering of arXiv 2509.25045, with facts of our own): countries, sounds of animals, opposites.
+//! Questions that a short context answers, each with a list of the words that matter in it.
+//!
+//! The task follows the question answering of arXiv 2509.25045, section 6, with facts of our own: countries, animal
+//! sounds and opposites. The lists of words are exact, because the questions are built from templates.
 
 use std::collections::BTreeSet;
 
 use crate::analogies::{Corpus, tables};
 
-/// A question.
+/// A question with its context and answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    /// What is told before.
+    /// The sentences that precede the question.
     pub context: String,
     /// The question.
     pub question: String,
-    /// The answer, one word.
+    /// The answer, a single word.
     pub answer: String,
-    /// Words of the question that matter, in small letters and their first form.
+    /// The words of the question that matter, in lower case and in their base form.
     pub question_features: Vec<String>,
-    /// The same words as they stand in the question.
+    /// The same words as they appear in the question.
     pub question_words: Vec<String>,
-    /// Words of the answer, in small letters.
+    /// The words of the answer, in lower case.
     pub answer_features: Vec<String>,
 }
 
 impl Fact {
-    /// As a model is asked.
+    /// The prompt given to a model: context, question and the request for a short answer.
     #[must_use]
     pub fn prompt(&self) -> String {
         format!("{}\nQ: {}\nA (\u{2264} 3 words):", self.context, self.question)
     }
 
-    /// What encoders are trained on: question and answer, cut behind each word that matters, with the words up to there.
+    /// Training documents for encoders: the question and answer, truncated after each word that matters, with the words
+    /// seen so far.
     #[must_use]
     pub fn cut(&self) -> Vec<(String, Vec<String>)> {
         let whole = format!("{} {}", self.question, self.answer);
@@ -54,12 +57,12 @@ impl Fact {
     }
 }
 
-/// Where the word that goes on at `from` ends.
+/// The byte offset at which the word that contains `from` ends.
 fn end_of_word(text: &str, from: usize) -> usize {
     text[from..].find(|c: char| !c.is_alphanumeric()).map_or(text.len(), |at| from + at)
 }
 
-/// All 214, in a fixed order.
+/// All 214 questions, in a fixed order.
 #[must_use]
 pub fn facts() -> Vec<Fact> {
     let mut facts = Vec::new();
@@ -112,7 +115,7 @@ fn fact(context: &str, question: String, answer: &str, about: &[(&str, &str)], o
     }
 }
 
-/// Every word that a codebook for these questions and the analogies needs, in small letters, sorted.
+/// Every word that a codebook for these questions and the analogies needs, in lower case and sorted.
 #[must_use]
 pub fn concepts(corpus: &Corpus) -> Vec<String> {
     let features = facts().into_iter().flat_map(|fact| [fact.question_features, fact.answer_features].concat());
@@ -125,18 +128,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_as_many_as_the_tables_give() {
+    fn fact_counts_match_the_word_lists() {
         let facts = facts();
         let of = |word: &str| facts.iter().filter(|fact| fact.question_features.contains(&word.to_owned())).count();
         assert_eq!((facts.len(), of("capital"), of("sound"), of("opposite")), (214, 44, 18, 20));
         let concepts = concepts(&Corpus::whole());
         let added = concepts.len() - 1196;
-        // capital, language, speak, currency, use, citizen, call, sound, make, opposite; some are words of the corpus already
+        // capital, language, speak, currency, use, citizen, call, sound, make and opposite; the corpus already contains
+        // some.
         assert!((5..=11).contains(&added), "{added}");
     }
 
     #[test]
-    fn every_feature_is_found_and_cuts_grow() {
+    fn every_feature_is_found_and_truncations_grow() {
         for fact in facts() {
             let cuts = fact.cut();
             assert_eq!(cuts.len(), fact.question_features.len() + fact.answer_features.len(), "{fact:?}");

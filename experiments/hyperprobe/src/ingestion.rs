@@ -1,4 +1,4 @@
-//! Reading documents: the states of their last tokens, and what the model would say next.
+//! Runs a model on documents and reads the states of their last tokens and the predicted next token.
 
 use anyhow::Result;
 use candle_core::{D, DType, Tensor};
@@ -9,27 +9,28 @@ use rayon::prelude::*;
 use crate::layers::{States, states_of};
 use crate::source::Subject;
 
-/// What was seen of one document.
+/// The readings of one document.
 #[derive(Clone, Debug)]
 pub struct Seen<T> {
-    /// States of the last token.
+    /// The states of the last token.
     pub states: States,
-    /// Sum of the embeddings of all tokens.
+    /// The sum of the embeddings of all tokens, `[d_model]`.
     pub embeddings: Vec<f32>,
-    /// What was made of what comes next, where that was asked for.
+    /// The evaluation of the next token, if one was requested.
     pub next: Option<T>,
 }
 
-/// What a model would say next, and what its states say when they are unembedded as they are.
+/// The model's prediction after a document, and the predictions obtained by unembedding its states (the logit lens).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Next {
-    /// Logits of the next token.
+    /// The logits of the next token, `[d_vocab]`.
     pub logits: Vec<f32>,
-    /// Of each state, the likeliest token and its probability, without and with the final norm.
+    /// The most likely token of each state and its probability, without and with the final norm.
     pub lens: Vec<[(u32, f32); 2]>,
 }
 
-/// Sites of the states of indices ⌊L/2⌋ to L; the last one is behind the final norm.
+/// The sites of the states with indices ⌊L/2⌋ to L, where L is the number of blocks. The last one is after the final
+/// norm.
 pub fn sites(subject: &Subject) -> Vec<Site> {
     let n_layers = subject.model.n_layers();
     let first = n_layers + 1 - states_of(n_layers);
@@ -37,22 +38,23 @@ pub fn sites(subject: &Subject) -> Vec<Site> {
     blocks.chain([Site::FinalNormalized]).collect()
 }
 
-/// Makes something of what a document, by its place, goes on with.
-pub type Judge<'a, T> = &'a (dyn Fn(usize, &Next) -> T + Sync);
+/// Evaluates the model's prediction for the document of this index.
+pub type Evaluate<'a, T> = &'a (dyn Fn(usize, &Next) -> T + Sync);
 
-/// Reads documents, `batch` of one length at a time, and gives what was seen in their order.
+/// Reads documents in batches of at most `batch` prompts of equal length. Returns the readings in the order of the
+/// documents; `evaluate` turns each prediction into a value.
 pub fn read<T: Clone + Send>(
     subject: &Subject,
     documents: &[Vec<u32>],
     batch: usize,
-    judge: Option<Judge<'_, T>>,
+    evaluate: Option<Evaluate<'_, T>>,
 ) -> Result<Vec<Seen<T>>> {
     let sites = sites(subject);
     let model = &subject.model;
     let mut seen: Vec<Option<Seen<T>>> = (0..documents.len()).map(|_| None).collect();
-    for places in tokens::of_one_length(documents.iter().map(Vec::len), batch) {
-        let ids: Vec<u32> = places.iter().flat_map(|place| documents[*place].iter().copied()).collect();
-        let ids = Tensor::from_vec(ids, (places.len(), documents[places[0]].len()), &model.device())?;
+    for indices in tokens::of_one_length(documents.iter().map(Vec::len), batch) {
+        let ids: Vec<u32> = indices.iter().flat_map(|index| documents[*index].iter().copied()).collect();
+        let ids = Tensor::from_vec(ids, (indices.len(), documents[indices[0]].len()), &model.device())?;
         let last = Keep { positions: Some(vec![-1]), heads: None };
         let mut recorder = Recorder::new(model, &sites)?.keeping(last);
         let logits = model.forward_between(Start::Tokens(&ids), End::LastLogits(1), &mut recorder)?.squeeze(1)?;
@@ -61,31 +63,31 @@ pub fn read<T: Clone + Send>(
             .map(|site| Ok(recorder.get(*site)?.squeeze(1)?.to_dtype(DType::F32)?.contiguous()?))
             .collect::<Result<_>>()?;
         let embedded = ops::embedding(&ids, &subject.embedding)?.to_dtype(DType::F32)?.sum(1)?.to_vec2::<f32>()?;
-        let lens = if judge.is_some() { Some(lens(subject, &states)?) } else { None };
-        let logits = if judge.is_some() { Some(logits.to_dtype(DType::F32)?.to_vec2::<f32>()?) } else { None };
+        let lens = if evaluate.is_some() { Some(lens(subject, &states)?) } else { None };
+        let logits = if evaluate.is_some() { Some(logits.to_dtype(DType::F32)?.to_vec2::<f32>()?) } else { None };
         let rows: Vec<Vec<Vec<f32>>> = states.iter().map(|x| Ok(x.to_vec2::<f32>()?)).collect::<Result<_>>()?;
-        let of: Vec<Seen<T>> = (0..places.len())
+        let of: Vec<Seen<T>> = (0..indices.len())
             .into_par_iter()
             .map(|row| Seen {
                 states: States::new(rows.iter().map(|state| state[row].clone()).collect()),
                 embeddings: embedded[row].clone(),
-                next: judge.zip(logits.as_ref().zip(lens.as_ref())).map(|(judge, (logits, lens))| {
+                next: evaluate.zip(logits.as_ref().zip(lens.as_ref())).map(|(evaluate, (logits, lens))| {
                     let lens = lens.iter().map(|[raw, normed]| [raw[row], normed[row]]).collect();
-                    judge(places[row], &Next { logits: logits[row].clone(), lens })
+                    evaluate(indices[row], &Next { logits: logits[row].clone(), lens })
                 }),
             })
             .collect();
-        places.iter().zip(of).for_each(|(place, of)| seen[*place] = Some(of));
+        indices.iter().zip(of).for_each(|(index, of)| seen[*index] = Some(of));
     }
-    // every place belongs to one length, and every length was read
+    // Every index belongs to one length, and every length was read, so no entry is missing.
     Ok(seen.into_iter().flatten().collect())
 }
 
-/// Likeliest tokens of a batch and their probabilities.
-type Likeliest = Vec<(u32, f32)>;
+/// The most likely token of each prompt in a batch and its probability.
+type TopTokens = Vec<(u32, f32)>;
 
-/// Each state unembedded as it is, and behind the final norm; the last state has been through it.
-fn lens(subject: &Subject, states: &[Tensor]) -> Result<Vec<[Likeliest; 2]>> {
+/// Unembeds each state as it is and after the final norm. The last state has already been through the norm.
+fn lens(subject: &Subject, states: &[Tensor]) -> Result<Vec<[TopTokens; 2]>> {
     let model = &subject.model;
     let unembed = |x: &Tensor| match &subject.unembedding {
         Some(w) => ops::linear(x, w, None),
@@ -93,13 +95,13 @@ fn lens(subject: &Subject, states: &[Tensor]) -> Result<Vec<[Likeliest; 2]>> {
     };
     let last = states.len() - 1;
     let each = |(index, x): (usize, &Tensor)| {
-        let raw = likeliest(&unembed(x)?)?;
+        let raw = top_tokens(&unembed(x)?)?;
         let normed = match index == last {
             true => raw.clone(),
             false => {
                 let start = x.unsqueeze(1)?;
                 let start = Start::Resid(Layer(model.n_layers()), &start);
-                likeliest(&model.forward_between(start, End::Logits, &mut NoHook)?.squeeze(1)?)?
+                top_tokens(&model.forward_between(start, End::Logits, &mut NoHook)?.squeeze(1)?)?
             }
         };
         Ok([raw, normed])
@@ -107,7 +109,7 @@ fn lens(subject: &Subject, states: &[Tensor]) -> Result<Vec<[Likeliest; 2]>> {
     states.iter().enumerate().map(each).collect()
 }
 
-fn likeliest(logits: &Tensor) -> Result<Likeliest> {
+fn top_tokens(logits: &Tensor) -> Result<TopTokens> {
     let logits = logits.to_dtype(DType::F32)?;
     let ids = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
     let all = logits.log_sum_exp(D::Minus1)?.to_vec1::<f32>()?;

@@ -1,4 +1,5 @@
-//! The states of one document over the second half of the layers, and how they become one vector (arXiv 2509.25045, section 3).
+//! The states of one document over the second half of the layers, and how they are pooled into one vector (arXiv
+//! 2509.25045, section 3).
 
 use anyhow::Result;
 use probes::{Clusters, Matrix};
@@ -7,27 +8,27 @@ use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How states become one vector.
+/// How the states of a document are pooled into one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
-    /// The sum of the centroids of k-means over the layers, as published: each cluster counts the same, however many layers
-    /// it holds.
+    /// The sum of the k-means centroids over the layers, as published. Each cluster counts the same, whatever its
+    /// number of layers.
     SumOfCentroids,
-    /// Their mean over all layers.
+    /// The mean over all layers.
     MeanOfLayers,
     /// The sum of all layers.
     SumOfLayers,
-    /// The last layer, behind the final norm.
+    /// The last layer, after the final norm.
     LastLayer,
     /// The sum of all layers, each scaled to length 1.
     SumOfDirections,
-    /// No states: the sum of the embeddings of the prompt's tokens.
+    /// The sum of the embeddings of the prompt's tokens; uses no states.
     Embeddings,
 }
 
 impl Pooling {
-    /// All of them.
+    /// All poolings, in declaration order.
     pub const ALL: [Self; 6] = [
         Self::SumOfCentroids,
         Self::MeanOfLayers,
@@ -37,7 +38,7 @@ impl Pooling {
         Self::Embeddings,
     ];
 
-    /// In stores and tables.
+    /// The name in stores and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::SumOfCentroids => "sum_of_centroids",
@@ -50,29 +51,29 @@ impl Pooling {
     }
 }
 
-/// How many states there are of `n_layers` blocks, indices ⌊L/2⌋ to L.
+/// The number of states of a model with `n_layers` blocks: the indices ⌊L/2⌋ to L.
 pub fn states_of(n_layers: usize) -> usize {
     n_layers - n_layers / 2 + 1
 }
 
-/// How many states there are, and how many clusters of them: `most`, or one less than the states.
+/// The numbers of states and clusters. There are `most` clusters, or one less than the states if that is smaller.
 pub fn sizes(n_layers: usize, most: usize) -> (usize, usize) {
     let states = states_of(n_layers);
     (states, most.min(states - 1).max(1))
 }
 
-/// States of one document, `[states, d_model]`, as they are in the model; the last one is behind the final norm.
+/// The states of one document, `[states, d_model]`, as the model computes them. The last one is after the final norm.
 #[derive(Clone, Debug)]
 pub struct States {
     rows: Vec<Vec<f32>>,
 }
 
-/// The clusters' starting points, the same for every document.
+/// The states that k-means starts from, the same for every document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Starts(Vec<usize>);
 
 impl Starts {
-    /// The first of one permutation of the states.
+    /// The first `clusters` entries of a random permutation of the states.
     pub fn new(states: usize, clusters: usize, rng: &mut ChaCha12Rng) -> Self {
         let mut order: Vec<usize> = (0..states).collect();
         order.shuffle(rng);
@@ -82,7 +83,7 @@ impl Starts {
 }
 
 impl States {
-    /// Of rows of one length.
+    /// States from rows of equal length.
     pub fn new(rows: Vec<Vec<f32>>) -> Self {
         Self { rows }
     }
@@ -91,20 +92,21 @@ impl States {
         self.rows.first().map_or(0, Vec::len)
     }
 
-    /// In f64.
+    /// The states as an f64 matrix, `[states, d_model]`.
     pub fn matrix(&self) -> Matrix {
         Matrix::from_fn(self.rows.len(), self.width(), |row, f| f64::from(self.rows[row][f]))
     }
 
-    /// k-means over the layers. A cluster that loses all its states takes the one farthest from its centre, where the reference
-    /// would go on with NaN.
+    /// Runs k-means over the layers. A cluster that loses all its states takes the state farthest from its centre; the
+    /// reference would continue with NaN.
     pub fn clusters(&self, starts: &Starts) -> Result<Clusters> {
         let x = self.matrix();
         let centres = Matrix::from_fn(starts.0.len(), self.width(), |cluster, f| x[(starts.0[cluster], f)]);
         Ok(Clusters::lloyd(x.as_ref(), centres.as_ref(), 1000)?)
     }
 
-    /// One vector of them; of [`Pooling::Embeddings`] nothing is known here.
+    /// Pools the states into one vector. For [`Pooling::Embeddings`] this returns the sum of the layers, because
+    /// embeddings are not part of the states.
     pub fn pooled(&self, pooling: Pooling, clusters: &Clusters) -> Vec<f32> {
         let sum = |scale: &dyn Fn(&[f32]) -> f32| {
             let mut sum = vec![0f32; self.width()];
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_states_and_clusters_are_those_published() {
+    fn state_and_cluster_counts_match_the_published_ones() {
         let expected = [(24, (13, 5)), (32, (17, 5)), (40, (21, 5)), (64, (33, 5)), (48, (25, 5))];
         let small = [(6, (4, 3)), (8, (5, 4)), (12, (7, 5)), (30, (16, 5))];
         for (n_layers, of) in expected.into_iter().chain(small) {
@@ -148,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn pooling_weighs_as_its_name_says() {
-        // three layers nearly the same, one far away
+    fn each_pooling_weights_layers_as_documented() {
+        // Three layers are nearly equal and one is far away.
         let states = States::new(vec![vec![1., 0.], vec![1.1, 0.], vec![0.9, 0.], vec![0., 10.]]);
         let starts = Starts::new(4, 2, &mut ChaCha12Rng::seed_from_u64(1));
         let clusters = states.clusters(&starts).unwrap();

@@ -1,42 +1,43 @@
-//! Tokens against words: whether what a model says next is the target, and which words its states spell
+//! Compares tokens with words: whether the predicted next token is the target, and which words the states decode to
 //! (arXiv 2509.25045, section 6).
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The vocabulary of a model as words.
+/// The vocabulary of a model as plain words: trimmed and in lower case.
 #[derive(Debug)]
 pub struct Plain {
     words: Vec<String>,
     ids: HashMap<String, Vec<u32>>,
 }
 
-/// How the next token meets the target.
+/// How the predicted next token compares with the target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NextToken {
-    /// The likeliest token.
+    /// The most likely token.
     pub token: String,
-    /// 1 if it is the target, 0.5 if the target begins with it, 0 otherwise.
+    /// 1 if the most likely token is the target, 0.5 if the target starts with it, 0 otherwise.
     pub score_1: f64,
-    /// The best of these among the five likeliest.
+    /// The best such score among the five most likely tokens.
     pub score_5: f64,
-    /// 1 if the likeliest token is the whole target.
+    /// 1 if the most likely token is the whole target, 0 otherwise.
     pub exact: f64,
-    /// How many tokens are likelier than the target, or than its likeliest beginning; none when no token begins it.
+    /// The number of tokens more likely than the target, or than its most likely prefix. `None` if no token is a prefix
+    /// of the target.
     pub rank: Option<f64>,
-    /// Probability of that token.
+    /// The probability of that token.
     pub probability: Option<f64>,
-    /// How much more probable the likeliest token is.
+    /// The probability of the most likely token minus that of the target's token.
     pub gap: Option<f64>,
 }
 
-/// Which words of a document the states spell.
+/// The words of a document that its states decode to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Spelt {
-    /// First word of the example pair.
+    /// The first word of the example pair.
     pub example_key: bool,
-    /// Its second word.
+    /// The second word of the example pair.
     pub example_value: bool,
     /// The key.
     pub key: bool,
@@ -45,7 +46,7 @@ pub struct Spelt {
 }
 
 impl Spelt {
-    /// As a label.
+    /// The label in tables.
     pub fn name(self) -> String {
         let both = self.example_key && self.example_value;
         let named = [
@@ -61,7 +62,7 @@ impl Spelt {
 }
 
 impl Plain {
-    /// Of tokens without blanks around them, in small letters.
+    /// Builds the vocabulary from tokens that are trimmed and in lower case.
     pub fn new(words: Vec<String>) -> Self {
         let mut ids: HashMap<String, Vec<u32>> = HashMap::new();
         for (id, word) in words.iter().enumerate() {
@@ -70,12 +71,12 @@ impl Plain {
         Self { words, ids }
     }
 
-    /// A token as a word.
+    /// The word of a token, empty for an unknown index.
     pub fn word(&self, id: u32) -> &str {
         self.words.get(id as usize).map_or("", String::as_str)
     }
 
-    /// 1, 0.5 or 0.
+    /// 1 if the token is the target, 0.5 if the target starts with it, 0 otherwise.
     fn score(&self, id: u32, target: &str) -> f64 {
         match self.word(id) {
             "" => 0.,
@@ -85,7 +86,7 @@ impl Plain {
         }
     }
 
-    /// Tokens that are the word; without, those that begin it, longer than one letter.
+    /// The tokens equal to the target. Without any, the tokens longer than one character that the target starts with.
     fn candidates(&self, target: &str) -> Vec<u32> {
         if let Some(ids) = self.ids.get(target) {
             return ids.clone();
@@ -94,7 +95,7 @@ impl Plain {
         starts.filter_map(|start| self.ids.get(start)).flatten().copied().collect()
     }
 
-    /// The next token of these logits against a target.
+    /// Compares the next token given by the logits with a target.
     pub fn next(&self, logits: &[f32], target: &str) -> NextToken {
         let mut order: Vec<u32> = (0..logits.len().min(self.words.len()) as u32).collect();
         let by = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
@@ -124,7 +125,7 @@ impl Plain {
         }
     }
 
-    /// Which of a document's words some tokens are or begin.
+    /// Reports which of a document's words start with one of the given tokens.
     pub fn spelt(&self, tokens: impl Iterator<Item = u32>, [a, b, c]: [&str; 3], target: &str) -> Spelt {
         let mut spelt = Spelt::default();
         for id in tokens {
@@ -150,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn whole_words_and_their_beginnings_score() {
+    fn whole_words_and_prefixes_are_scored() {
         let plain = plain();
         let next = plain.next(&[0., 1., 3., 2., 5., 0., 4.], "oslo");
         assert_eq!((next.token.as_str(), next.score_1, next.score_5, next.exact), ("o", 0.5, 1., 0.));
         assert_eq!(next.rank, Some(2.));
-        // a word without a token of its own: its longest likely beginning counts
+        // A word without a token of its own is scored by its most likely prefix.
         let next = plain.next(&[0., 9., 3., 2., 5., 0., 4.], "osprey");
         assert_eq!((next.token.as_str(), next.score_1, next.rank), ("os", 0.5, Some(0.)));
         assert_eq!(next.gap, Some(0.));
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn states_spell_what_their_tokens_begin() {
+    fn states_spell_words_that_their_tokens_start() {
         let plain = plain();
         let spelt = plain.spelt([6, 4, 0].into_iter(), ["france", "paris", "italy"], "rome");
         assert_eq!(spelt.name(), "example value");

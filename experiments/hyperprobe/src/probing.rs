@@ -1,9 +1,10 @@
-//! What probes find in documents in words, beside what the model itself says next and what its states spell
-//! (arXiv 2509.25045, section 5).
+//! Compares what probes find in documents in words with the model's own next token and with the words that its states
+//! decode to (arXiv 2509.25045, section 5).
 //!
-//! Tables: `precision` (by part of the data), `factors` (which concepts are extracted), `areas`, `spread` (cosines of targets and
-//! ranks of tokens, by relation), `blank` (documents on which both fail), `lens` (what states spell), `cross` (one of the two
-//! where the other finds nothing), `spearman`, `records` (some documents in full).
+//! Tables: `precision` (by split), `factors` (which concepts are extracted), `areas` (metrics by field of knowledge),
+//! `spread` (target cosines and token ranks, by relation), `blank` (documents on which both methods fail), `lens`
+//! (words that states decode to), `cross` (one method where the other finds nothing), `spearman` (rank correlations),
+//! `records` (some documents in full).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,29 +28,30 @@ use crate::train::{Ready, needed, places};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Encoders of the experiment under `needs:`, each on the states that it was trained on.
+    /// The encoders to evaluate, by their names in the `encoder` experiment under `needs:`. Each reads the states that
+    /// it was trained on.
     #[schemars(length(min = 1))]
     pub encoders: Vec<String>,
-    /// Documents of each that are told in full.
+    /// Number of documents per encoder that the table `records` shows in full.
     #[schemars(range(min = 0))]
     pub records: usize,
 }
 
-/// What is known of one document.
+/// The results of one document.
 struct Record<'a> {
     analogy: &'a Analogy,
     part: Part,
     area: Area,
     words: Words,
-    /// Published, blind, key.
+    /// The results of the readouts, in the order of [`READOUTS`].
     found: [Found; 3],
-    /// Of the published readout.
+    /// The concepts that the published readout extracts, as a label.
     factors: String,
     kind: &'static str,
     next: NextRow,
 }
 
-/// A row of `next_tokens`.
+/// A row of the table `next_tokens`.
 #[derive(Clone, Debug)]
 struct NextRow {
     token: String,
@@ -59,16 +61,16 @@ struct NextRow {
     gap: Option<f64>,
     spelt: String,
     spelt_normed: String,
-    /// Whether the target is one token.
+    /// Whether the target is a single token.
     single: bool,
 }
 
 const NONE: &str = "none";
 
-/// A number of a document, by what tables call it.
+/// A metric of a document, with its name in tables.
 type Column<'a> = (&'static str, fn(&Record<'a>) -> f64);
 
-/// Probes all documents in words.
+/// Probes all documents in words and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let (states, encoders) = (needed(run, "states")?, needed(run, "encoder")?);
     let documents = states::documents(&states)?;
@@ -94,7 +96,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     tables.record(run)
 }
 
-/// Every word's partners in any relation, in small letters.
+/// The partners of every word in any relation, in lower case.
 fn partners(documents: &Documents) -> HashMap<String, HashSet<String>> {
     let mut partners: HashMap<String, HashSet<String>> = HashMap::new();
     for [a, b] in documents.corpus.categories.iter().flat_map(|category| &category.pairs) {
@@ -131,11 +133,14 @@ fn records<'a>(
     all.par_iter().zip(&vectors).zip(next).map(each).collect()
 }
 
-/// What the model itself says of each document.
+/// The model's own predictions, one row per document.
 fn next_rows(states: &Needed, source: &str, count: usize) -> Result<Vec<NextRow>> {
     let table = states.table("next_tokens")?.filter("source", &[Value::from(source)])?;
     if table.len() != count {
-        bail!("next_tokens has {} rows of `{source}` instead of {count}", table.len());
+        bail!(
+            "the table next_tokens has {} rows of `{source}`, expected {count}; run the experiment that writes it again",
+            table.len()
+        );
     }
     let text = |column: &str| -> Result<Vec<String>> {
         Ok(table.texts(column)?.into_iter().map(Option::unwrap_or_default).collect())
@@ -159,7 +164,7 @@ fn next_rows(states: &Needed, source: &str, count: usize) -> Result<Vec<NextRow>
     Ok((0..count).map(row).collect())
 }
 
-/// What an item is to a document.
+/// How a codebook item relates to a document.
 fn kind(
     ready: &Ready,
     analogy: &Analogy,
@@ -191,8 +196,8 @@ fn kind(
     "out of context"
 }
 
-/// The concepts that the published readout extracts: what the most similar item is, if it is above the threshold, and what was
-/// unbound for it.
+/// The concepts that the published readout extracts, as a label. They are the kind of the most similar item, if its
+/// cosine reaches the threshold, and the words that were unbound.
 fn extracted(
     ready: &Ready,
     analogy: &Analogy,
@@ -253,7 +258,8 @@ fn precision(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables)
             }
         }
     }
-    // a model that writes numbers digit by digit never has one as its next token: single tokens are compared
+    // A model that writes numbers digit by digit never predicts a whole number as its next token, so only single-token
+    // targets are compared.
     let single: Vec<&Record<'_>> = records.iter().filter(|r| r.part == Part::Train && r.next.single).collect();
     let above: Vec<f64> = single.iter().map(|record| hit(record, 2) - record.next.score[0]).collect();
     let above = (!above.is_empty()).then(|| mean(&above));
@@ -279,7 +285,7 @@ fn factors(run: &Run, name: &str, records: &[Record<'_>], tables: &mut Tables) -
         counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
         let area_name = area.map_or("all".to_owned(), |area| area.to_string());
         let share = |count: usize| count as f64 / of.len() as f64;
-        // what is rare goes together, so that the figure can be read
+        // Rare sets of concepts are merged, so that the figure stays readable.
         let (shown, rest) = counts.split_at(counts.len().min(8));
         for (factors, count) in shown {
             tables.factors.push(row![name, &*area_name, *factors, share(*count)])?;
@@ -366,7 +372,7 @@ fn lens(run: &Run, source: &str, records: &[Record<'_>], tables: &mut Tables) ->
     Ok(())
 }
 
-/// What one of the two methods says where the other finds nothing.
+/// The labels of one method on the documents where the other finds nothing.
 fn cross(name: &str, records: &[Record<'_>], tables: &mut Tables) -> Result<()> {
     let silent: Vec<&Record<'_>> = records.iter().filter(|record| record.next.spelt == NONE).collect();
     let missed: Vec<&Record<'_>> = records.iter().filter(|record| record.factors == NONE).collect();
@@ -421,60 +427,64 @@ struct Tables {
 
 impl Tables {
     fn new() -> Self {
-        let of = |schema: Schema| schema.text("encoder", "which probe");
-        let precision = of(Schema::new("precision", "one way of asking, on one part of the documents in words"))
-            .text("part", "what documents with these targets are for")
-            .text("what", "who is asked, and how many answers count")
-            .int("documents", "how many")
-            .float("precision", "the target is among the answers; tokens that begin it count half", "fraction")
-            .float("sd", "standard deviation over documents", "");
-        let factors = of(Schema::new("factors", "one set of extracted concepts"))
-            .text("area", "field of knowledge, or all")
-            .text("factors", "what the most similar item is, and what was unbound for it")
-            .float("share", "of the documents", "fraction");
-        let areas = of(Schema::new("areas", "one number of one field of knowledge"))
+        let of = |schema: Schema| schema.text("encoder", "name of the encoder (probe)");
+        let precision = of(Schema::new("precision", "one method on one split of the documents in words"))
+            .text("part", "split of the documents, decided by their target")
+            .text("what", "the method, and the number of answers that count")
+            .int("documents", "number of documents")
+            .float(
+                "precision",
+                "share of documents whose target is among the answers; a token that starts it counts 0.5",
+                "fraction",
+            )
+            .float("sd", "standard deviation over the documents", "");
+        let factors = of(Schema::new("factors", "one set of extracted concepts in one field of knowledge"))
+            .text("area", "field of knowledge, or `all`")
+            .text("factors", "the kind of the most similar item and the words that were unbound for it")
+            .float("share", "share of the documents", "fraction");
+        let areas = of(Schema::new("areas", "one metric in one field of knowledge"))
             .text("area", "field of knowledge")
-            .text("metric", "which number")
-            .int("documents", "how many")
-            .float("mean", "over documents", "")
-            .float("sd", "over documents", "");
+            .text("metric", "name of the metric")
+            .int("documents", "number of documents")
+            .float("mean", "mean over the documents", "")
+            .float("sd", "standard deviation over the documents", "");
         let blank = of(Schema::new("blank", "one field of knowledge")).text("area", "field of knowledge").float(
             "share",
-            "documents where none of the five likeliest tokens and not the probe has the target",
+            "share of documents where neither the five most likely tokens nor the probe give the target",
             "fraction",
         );
-        let spread = of(Schema::new("spread", "one number of one relation"))
-            .text("relation", "which")
+        let spread = of(Schema::new("spread", "one quantity of one relation"))
+            .text("relation", "name of the relation")
             .text("area", "field of knowledge")
-            .text("quantity", "which number")
-            .float("low", "first quartile", "")
-            .float("median", "over documents", "")
-            .float("high", "third quartile", "");
-        let lens = Schema::new("lens", "one set of words that states spell")
-            .text("source", "which model")
-            .text("norm", "whether states go through the final norm first")
-            .text("spelt", "words that some state's likeliest token is or begins")
-            .float("share", "of the documents", "fraction");
-        let cross = of(Schema::new("cross", "one label, given a failure of the other method"))
-            .text("given", "which documents")
-            .text("label", "what the other method gives")
-            .int("documents", "how many there are of these")
-            .float("share", "of them", "fraction");
-        let spearman = of(Schema::new("spearman", "two numbers"))
-            .text("x", "one of them")
-            .text("y", "the other")
-            .float("rho", "rank correlation over documents", "");
+            .text("quantity", "name of the quantity")
+            .float("low", "first quartile over the documents", "")
+            .float("median", "median over the documents", "")
+            .float("high", "third quartile over the documents", "");
+        let lens = Schema::new("lens", "one set of words that the states of one model decode to")
+            .text("source", "name of the model")
+            .text("norm", "whether the states pass the final norm before unembedding")
+            .text("spelt", "words of the document that start with the most likely token of some state")
+            .float("share", "share of the documents", "fraction");
+        let cross = of(Schema::new("cross", "one label of one method, given a failure of the other"))
+            .text("given", "the documents on which one method fails")
+            .text("label", "the result of the other method")
+            .int("documents", "number of documents on which the method fails")
+            .float("share", "share of these documents", "fraction");
+        let spearman = of(Schema::new("spearman", "two metrics of a document"))
+            .text("x", "first metric")
+            .text("y", "second metric")
+            .float("rho", "Spearman's rank correlation over the documents", "");
         let records = of(Schema::new("records", "one document"))
-            .text("document", "as the model read it")
-            .text("target", "what comes next")
-            .text("part", "what documents with this target are for")
-            .text("next_token", "likeliest next token")
-            .text("query", "what was unbound, published readout")
-            .text("kind", "what the most similar item is to the document")
-            .text("found", "most similar items and their cosines, published readout")
-            .text("blind", "most similar item, blind readout")
-            .text("key", "most similar item, key readout")
-            .text("factors", "extracted concepts");
+            .text("document", "the prompt that the model read")
+            .text("target", "the word that completes the analogy")
+            .text("part", "split of the document, decided by its target")
+            .text("next_token", "most likely next token")
+            .text("query", "the query that was unbound by the published readout")
+            .text("kind", "how the most similar item relates to the document")
+            .text("found", "most similar items of the published readout and their cosines")
+            .text("blind", "most similar item of the blind readout")
+            .text("key", "most similar item of the key readout")
+            .text("factors", "concepts that the published readout extracts");
         let [precision, factors, areas, blank, spread, lens, cross, spearman, records] =
             [precision, factors, areas, blank, spread, lens, cross, spearman, records].map(Builder::new);
         Self { precision, factors, areas, blank, spread, lens, cross, spearman, records }
@@ -483,7 +493,7 @@ impl Tables {
     fn record_of(&mut self, name: &str, ready: &Ready, record: &Record<'_>) -> Result<()> {
         let word = |item: usize| ready.book.names().get(item).cloned().unwrap_or_default();
         let found = &record.found[0];
-        let told: Vec<String> =
+        let nearest: Vec<String> =
             found.nearest.iter().take(3).map(|(item, cosine)| format!("{} {cosine:.2}", word(*item))).collect();
         let query = found.query.map_or("search", Query::name);
         let best = |which: usize| word(record.found[which].best().0);
@@ -496,7 +506,7 @@ impl Tables {
             &*record.next.token,
             query,
             record.kind,
-            &*told.join(", "),
+            &*nearest.join(", "),
             &*best(1),
             &*best(2),
             &*record.factors

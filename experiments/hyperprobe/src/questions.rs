@@ -1,11 +1,12 @@
-//! Question answering: which words of a question and of its answer a state holds before the model answers and after
-//! (arXiv 2509.25045, section 6), on questions of our own with the words that matter listed.
+//! Question answering: which words of a question and its answer a state encodes before and after the model answers
+//! (arXiv 2509.25045, section 6). The questions are our own, and the words that matter in each are listed.
 //!
-//! The encoder learns sets of words from questions cut short; what is read out are all concepts above the threshold, without
-//! unbinding.
+//! The encoder learns sets of words from truncated questions. The readout lists all concepts above the threshold,
+//! without unbinding.
 //!
-//! Tables: `answers` (how well the model answers), `fit` and `curves` (the encoder), `overlap` and `proportions` (what is extracted
-//! before and after), `correlations`, `items` (every question).
+//! Tables: `answers` (how well the model answers), `fit` and `curves` (the encoder and its training), `overlap`,
+//! `proportions` and `drift` (extracted concepts before and after the answer), `correlations` (between metrics of a
+//! question), `items` (every question).
 
 use crate::analogies::{Corpus, Part};
 use crate::facts::{Fact, concepts, facts};
@@ -34,49 +35,51 @@ use crate::train::{Material, Row, Rows, Setting, Training, fit};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, one after the other.
+    /// The models to evaluate, in order.
     #[schemars(length(min = 1))]
     pub sources: Vec<Source>,
-    /// Questions; fewer when there are not so many.
+    /// Number of questions, at least 20; capped at the number available.
     #[schemars(range(min = 20))]
     pub questions: usize,
-    /// Seed of the codebook.
+    /// Seed that generates the codebook.
     pub codebook_seed: u64,
-    /// The encoder; its split is by question, and its documents are those that questions give.
+    /// Settings of the encoder. Its split is by question, and its documents come from the questions.
     pub encoder: Setting,
-    /// How it is trained.
+    /// Settings of the encoder's training.
     pub training: Training,
-    /// Clusters of layers.
+    /// Number of k-means clusters over the layers; with few layers, one less than the number of states.
     #[schemars(range(min = 1))]
     pub clusters: usize,
-    /// Prompts that go through a model together.
+    /// Number of prompts per forward pass.
     #[schemars(range(min = 1))]
     pub batch: usize,
-    /// Longest answer, in tokens.
+    /// Maximum length of an answer, in tokens.
     #[schemars(range(min = 1))]
     pub longest: usize,
 }
 
-/// One question, answered.
+/// One answered question.
 struct Item {
     fact: Fact,
     part: Part,
-    /// What the model wrote.
+    /// The text that the model wrote.
     written: String,
     f1: f64,
     exact: bool,
     mentioned: bool,
-    /// Concepts in the state behind the prompt, and behind the answer.
+    /// The concepts in the state after the prompt and in the state after the answer.
     extracted: [Vec<String>; 2],
 }
 
-/// Asks every model.
+/// Asks every model all questions and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     if params.encoder.pooling == Pooling::Embeddings {
-        bail!("params.encoder.pooling: a state behind an answer has no embeddings of its own; choose another");
+        bail!(
+            "params.encoder.pooling: `embeddings` uses no states, which this experiment reads; choose another pooling"
+        );
     }
     if params.encoder.ties != Ties::Negative {
-        bail!("params.encoder.ties: sets of words are bundled with noughts at -1; say `negative`");
+        bail!("params.encoder.ties: sets of words are bundled with zeros set to -1; use `negative`");
     }
     crate::source::check(run, &params.sources)?;
     let facts: Vec<(usize, Fact)> = facts().into_iter().enumerate().take(params.questions).collect();
@@ -91,11 +94,14 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
         let items = ask(run, &params, &subject, &facts, &book, &starts, &encoder)?;
         answers(run, &subject.name, &items, &mut tables)?;
         overlap(run, &subject.name, &items, &mut tables)?;
+        drift(&subject.name, &items, &mut tables)?;
+        correlations(&subject.name, &items, &mut tables)?;
+        record_items(&subject.name, &items, &mut tables)?;
     }
     tables.record(run)
 }
 
-/// Pooled states of the last tokens, `[documents, d_model]`.
+/// The pooled states of the last tokens, `[documents, d_model]`.
 fn pooled(subject: &Subject, tokens: &[Vec<u32>], params: &Params, starts: &Starts) -> Result<Tensor> {
     let seen = ingestion::read::<()>(subject, tokens, params.batch, None)?;
     let of = |seen: &ingestion::Seen<()>| -> Result<Vec<f32>> {
@@ -117,10 +123,10 @@ fn train(
 ) -> Result<encoder::Encoder> {
     let (mut tokens, mut targets) = (Vec::new(), Vec::new());
     let mut rows = Rows { train: Vec::new(), validation: Vec::new(), test: Vec::new() };
-    for (place, fact) in facts {
+    for (index, fact) in facts {
         for (text, features) in fact.cut() {
             let vectors = features.iter().map(|word| book.vector(word)).collect::<Result<Vec<_>, _>>()?;
-            match fact_part(*place) {
+            match fact_part(*index) {
                 Part::Train => rows.train.push(tokens.len()),
                 Part::Validation => rows.validation.push(tokens.len()),
                 Part::Test => rows.test.push(tokens.len()),
@@ -159,18 +165,18 @@ fn ask(
     let mut written: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let mut task = run.task(&format!("{} answers", subject.name), prompts.len() as u64, "questions");
     let (mut done, positions) = (0, subject.model.config().n_positions);
-    for places in tokens::of_one_length(prompts.iter().map(Vec::len), params.batch) {
+    for indices in tokens::of_one_length(prompts.iter().map(Vec::len), params.batch) {
         run.check_interrupted()?;
-        let seq = prompts[places[0]].len();
-        let ids: Vec<u32> = places.iter().flat_map(|place| prompts[*place].iter().copied()).collect();
-        let ids = Tensor::from_vec(ids, (places.len(), seq), &subject.model.device())?;
+        let seq = prompts[indices[0]].len();
+        let ids: Vec<u32> = indices.iter().flat_map(|index| prompts[*index].iter().copied()).collect();
+        let ids = Tensor::from_vec(ids, (indices.len(), seq), &subject.model.device())?;
         let choice = Choice { most: choice.most.min(positions - seq), ..choice.clone() };
         let new = generate(&subject.model, &ids, &choice, &mut run.rng("greedy"))?;
-        places.iter().zip(new).for_each(|(place, new)| written[*place] = new);
-        done += places.len();
+        indices.iter().zip(new).for_each(|(index, new)| written[*index] = new);
+        done += indices.len();
         task.at(done as u64, "");
     }
-    // the state behind the answer is that of its last token, the end of the line left out
+    // The state after the answer is that of its last token, without the end of the line.
     let after: Vec<Vec<u32>> = prompts
         .iter()
         .zip(&written)
@@ -189,41 +195,41 @@ fn ask(
         };
         extracted.push(vectors.par_iter().map(members).collect::<Vec<_>>());
     }
-    let [before, behind] = <[_; 2]>::try_from(extracted).ok().context("before and after")?;
-    let item = |place: usize, fact: &Fact, ids: &[u32], extracted: [Vec<String>; 2]| {
+    let [before, after] = <[_; 2]>::try_from(extracted).ok().context("before and after")?;
+    let item = |index: usize, fact: &Fact, ids: &[u32], extracted: [Vec<String>; 2]| {
         let written = subject.decode(ids).replace(['\n', '\r'], " ").trim().to_owned();
-        let (truth, said) = (plain(&fact.answer), plain(&written));
+        let (truth, answered) = (plain(&fact.answer), plain(&written));
         Item {
             fact: fact.clone(),
-            part: fact_part(place),
-            f1: f1(&said, &truth),
-            exact: said == truth,
+            part: fact_part(index),
+            f1: f1(&answered, &truth),
+            exact: answered == truth,
             mentioned: written.to_lowercase().contains(&fact.answer.to_lowercase()),
             written,
             extracted,
         }
     };
-    let both = before.into_iter().zip(behind).map(|(before, after)| [before, after]);
+    let both = before.into_iter().zip(after).map(|(before, after)| [before, after]);
     let all = facts.iter().zip(&written).zip(both);
-    Ok(all.map(|(((place, fact), ids), extracted)| item(*place, fact, ids, extracted)).collect())
+    Ok(all.map(|(((index, fact), ids), extracted)| item(*index, fact, ids, extracted)).collect())
 }
 
-/// Words as SQuAD compares them: small letters, no marks, no articles.
+/// Words as SQuAD compares them: lower case, without punctuation or articles.
 fn plain(text: &str) -> Vec<String> {
     let bare: String = text.to_lowercase().chars().map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
     bare.split_whitespace().filter(|word| !["a", "an", "the"].contains(word)).map(str::to_owned).collect()
 }
 
-/// Harmonic mean of the shares of words in common.
-fn f1(said: &[String], truth: &[String]) -> f64 {
+/// The F1 score: the harmonic mean of precision and recall over words.
+fn f1(answered: &[String], truth: &[String]) -> f64 {
     let mut left = truth.to_vec();
     let common =
-        said.iter().filter(|word| left.iter().position(|one| one == *word).map(|at| left.remove(at)).is_some());
+        answered.iter().filter(|word| left.iter().position(|one| one == *word).map(|at| left.remove(at)).is_some());
     let common = common.count() as f64;
-    if common == 0. { 0. } else { 2. * common / (said.len() + truth.len()) as f64 }
+    if common == 0. { 0. } else { 2. * common / (answered.len() + truth.len()) as f64 }
 }
 
-/// |A ∩ B| / |A ∪ B|, words being alike when `alike` says so; 0 when both are empty.
+/// The Jaccard index |A ∩ B| / |A ∪ B|, where `alike` decides which words are equal; 0 if both sets are empty.
 fn jaccard(a: &[String], b: &[String], alike: impl Fn(&str, &str) -> bool) -> f64 {
     let common = a.iter().filter(|x| b.iter().any(|y| alike(x, y))).count();
     let own = b.iter().filter(|y| !a.iter().any(|x| alike(x, y))).count();
@@ -231,12 +237,12 @@ fn jaccard(a: &[String], b: &[String], alike: impl Fn(&str, &str) -> bool) -> f6
     if all == 0 { 0. } else { common as f64 / all as f64 }
 }
 
-/// Whether one word is part of the other, or they share four fifths of their letters in order.
+/// Whether one word contains the other, or their similarity ratio is at least 0.8.
 fn nearly(x: &str, y: &str) -> bool {
     x.contains(y) || y.contains(x) || ratio(x, y) >= 0.8
 }
 
-/// Twice the longest common subsequence over both lengths.
+/// The similarity ratio: twice the length of the longest common subsequence over the sum of both lengths.
 fn ratio(x: &str, y: &str) -> f64 {
     let (x, y): (Vec<char>, Vec<char>) = (x.chars().collect(), y.chars().collect());
     let mut row = vec![0usize; y.len() + 1];
@@ -279,20 +285,23 @@ fn answers(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
     Ok(())
 }
 
-/// A number of a question, by what tables call it.
+/// A metric of a question, with its name in tables.
 type Column = (&'static str, fn(&Item) -> f64);
 
 const TIMES: [&str; 2] = ["before", "after"];
 
+/// The name of a group of questions and the condition to be in it.
+type Group = (&'static str, fn(&Item) -> bool);
+
+const GROUPS: [Group; 4] = [
+    ("all", |_| true),
+    ("answered", |item| item.mentioned),
+    ("not answered", |item| !item.mentioned),
+    ("test questions", |item| item.part == Part::Test),
+];
+
 fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
-    type Group = (&'static str, fn(&Item) -> bool);
-    let groups: [Group; 4] = [
-        ("all", |_| true),
-        ("answered", |item| item.mentioned),
-        ("not answered", |item| !item.mentioned),
-        ("test questions", |item| item.part == Part::Test),
-    ];
-    for (group, is) in groups {
+    for (group, is) in GROUPS {
         let of: Vec<&Item> = items.iter().filter(|item| is(item)).collect();
         if of.is_empty() {
             continue;
@@ -326,7 +335,12 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             }
         }
     }
-    for (group, is) in groups {
+    Ok(())
+}
+
+/// Changes in the extracted concepts from before to after the answer.
+fn drift(name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
+    for (group, is) in GROUPS {
         let of: Vec<&Item> = items.iter().filter(|item| is(item)).collect();
         let shared = |item: &&Item| jaccard(&item.extracted[0], &item.extracted[1], |x, y| x == y);
         let kept = (!of.is_empty()).then(|| mean(&of.iter().map(shared).collect::<Vec<_>>()));
@@ -338,6 +352,10 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             }
         }
     }
+    Ok(())
+}
+
+fn correlations(name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
     let columns: [Column; 8] = [
         ("F1", |item| item.f1),
         ("answer mentioned", |item| f64::from(u8::from(item.mentioned))),
@@ -355,6 +373,10 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
             tables.correlations.push(row![name, x_name, y_name, r.is_finite().then_some(r)])?;
         }
     }
+    Ok(())
+}
+
+fn record_items(name: &str, items: &[Item], tables: &mut Tables) -> Result<()> {
     for item in items {
         let part = item.part.to_string();
         let [before, after] =
@@ -374,12 +396,13 @@ fn overlap(run: &Run, name: &str, items: &[Item], tables: &mut Tables) -> Result
 }
 
 impl Item {
-    /// Words that matter in the question, or in the answer.
+    /// The words that matter in the question (0) or in the answer (1).
     fn features(&self, of: usize) -> &[String] {
         if of == 0 { &self.fact.question_features } else { &self.fact.answer_features }
     }
 
-    /// Shares of extracted concepts that are of the question, of the answer, and neither; noughts when nothing was extracted.
+    /// The shares of extracted concepts that belong to the question, to the answer and to neither; zeros if nothing was
+    /// extracted.
     fn shares(&self, at: usize) -> [f64; 3] {
         let extracted: BTreeSet<&String> = self.extracted[at].iter().collect();
         let count = extracted.len().max(1) as f64;
@@ -402,57 +425,61 @@ struct Tables {
 
 impl Tables {
     fn new() -> Self {
-        let of = |schema: Schema| schema.text("source", "which model");
-        let answers = of(Schema::new("answers", "one part of the questions"))
-            .text("part", "what the encoder has these questions for")
-            .int("questions", "how many")
-            .float("f1", "words in common with the answer, as SQuAD counts", "fraction")
-            .float("f1_sd", "standard deviation over questions", "")
-            .float("exact", "nothing but the answer", "fraction")
-            .float("mentioned", "the answer is in what was written", "fraction");
-        let fit = of(Schema::new("fit", "the encoder on one part of the documents"))
-            .text("part", "what they are for")
-            .int("documents", "questions cut short")
-            .float("cosine", "of outputs with targets", "")
-            .float("accuracy", "components of the right sign", "fraction");
-        let curves = of(Schema::new("curves", "one encoder at one time of its training"))
-            .float("epoch", "times that each training document was seen", "")
-            .float("train_loss", "mean since the row before", "")
-            .float("validation_loss", "on validation documents", "")
-            .float("cosine", "of outputs with targets, on validation documents", "")
-            .float("accuracy", "components of the right sign, on validation documents", "fraction");
-        let overlap = of(Schema::new("overlap", "extracted concepts against words that matter"))
-            .text("group", "which questions")
-            .text("time", "before or after the answer was written")
-            .text("features", "words of the question, or of the answer")
-            .int("questions", "how many")
-            .float("jaccard", "concepts in common over all concepts", "fraction")
-            .float("jaccard_sd", "over questions", "")
-            .float("fuzzy", "the same, words that are nearly alike counting as one", "fraction")
-            .float("fuzzy_sd", "over questions", "");
-        let proportions = of(Schema::new("proportions", "one kind of extracted concept"))
-            .text("group", "which questions")
-            .text("time", "before or after the answer was written")
-            .text("kind", "of the question, of the answer, or neither")
-            .float("share", "of the extracted concepts, mean over questions", "fraction");
-        let drift = of(Schema::new("drift", "one kind of extracted concept, after less before"))
-            .text("group", "which questions")
-            .text("kind", "of the question, of the answer, or neither")
-            .float("drift", "share after less share before", "")
-            .float("ratio", "share after over share before (and a millionth)", "")
-            .float("kept", "Jaccard index of all concepts before with all after", "fraction");
-        let correlations = of(Schema::new("correlations", "two numbers of a question"))
-            .text("x", "one of them")
-            .text("y", "the other")
-            .float("r", "Pearson's correlation over questions", "");
+        let of = |schema: Schema| schema.text("source", "name of the model");
+        let answers = of(Schema::new("answers", "one split of the questions"))
+            .text("part", "split of the questions, as the encoder uses them")
+            .int("questions", "number of questions")
+            .float("f1", "mean F1 score of the words against the right answer, as in SQuAD", "fraction")
+            .float("f1_sd", "standard deviation of the F1 score over the questions", "")
+            .float("exact", "share of questions whose text is exactly the answer", "fraction")
+            .float("mentioned", "share of questions whose text contains the answer", "fraction");
+        let fit = of(Schema::new("fit", "the encoder on one split of the documents"))
+            .text("part", "split of the documents")
+            .int("documents", "number of truncated questions")
+            .float("cosine", "mean cosine of outputs and targets", "")
+            .float("accuracy", "share of components with the right sign", "fraction");
+        let curves = of(Schema::new("curves", "one encoder at one point of its training"))
+            .float("epoch", "number of passes over the training documents", "")
+            .float("train_loss", "mean training loss since the previous row", "")
+            .float("validation_loss", "loss on the validation documents", "")
+            .float("cosine", "mean cosine of outputs and targets on the validation documents", "")
+            .float("accuracy", "share of components with the right sign on the validation documents", "fraction");
+        let overlap = of(Schema::new(
+            "overlap",
+            "extracted concepts compared with the words that matter, in one group of questions",
+        ))
+        .text("group", "group of questions")
+        .text("time", "whether the state is from before or after the answer")
+        .text("features", "whether the words are those of the question or of the answer")
+        .int("questions", "number of questions")
+        .float("jaccard", "mean Jaccard index of extracted concepts and words that matter", "fraction")
+        .float("jaccard_sd", "standard deviation of the Jaccard index over the questions", "")
+        .float("fuzzy", "mean Jaccard index that counts similar words as equal", "fraction")
+        .float("fuzzy_sd", "standard deviation of the fuzzy index over the questions", "");
+        let proportions = of(Schema::new("proportions", "one kind of extracted concept at one time"))
+            .text("group", "group of questions")
+            .text("time", "whether the state is from before or after the answer")
+            .text("kind", "whether the concepts belong to the question, the answer or neither")
+            .float("share", "share of the extracted concepts, mean over the questions", "fraction");
+        let drift =
+            of(Schema::new("drift", "change in the share of one kind of extracted concept, after minus before"))
+                .text("group", "group of questions")
+                .text("kind", "whether the concepts belong to the question, the answer or neither")
+                .float("drift", "share after the answer minus share before it", "")
+                .float("ratio", "share after the answer divided by the share before it plus 1e-6", "")
+                .float("kept", "mean Jaccard index of all concepts before and after the answer", "fraction");
+        let correlations = of(Schema::new("correlations", "two metrics of a question"))
+            .text("x", "first metric")
+            .text("y", "second metric")
+            .float("r", "Pearson's correlation over the questions", "");
         let items = of(Schema::new("items", "one question"))
-            .text("question", "as it was asked, without its context")
-            .text("answer", "the right one")
-            .text("part", "what the encoder has it for")
-            .text("written", "what the model wrote")
-            .float("f1", "words in common with the answer", "fraction")
-            .text("before", "most similar concepts before the answer")
-            .text("after", "and after it");
+            .text("question", "the question, without its context")
+            .text("answer", "the right answer")
+            .text("part", "split of the question, as the encoder uses it")
+            .text("written", "the text that the model wrote")
+            .float("f1", "F1 score of the words against the right answer", "fraction")
+            .text("before", "most similar concepts in the state before the answer")
+            .text("after", "most similar concepts in the state after the answer");
         let [answers, fit, curves, overlap, proportions, drift, correlations, items] =
             [answers, fit, curves, overlap, proportions, drift, correlations, items].map(Builder::new);
         Self { answers, fit, curves, overlap, proportions, drift, correlations, items }
@@ -476,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_compared_as_squad_does() {
+    fn answers_are_compared_as_in_squad() {
         let truth = plain("Paris");
         assert_eq!((f1(&plain("The Paris."), &truth), plain("The Paris.") == truth), (1., true));
         assert!((f1(&plain("It is Paris"), &truth) - 0.5).abs() < 1e-12);
@@ -485,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_overlap_exactly_and_nearly() {
+    fn jaccard_supports_exact_and_fuzzy_equality() {
         let (a, b) = (words(&["paris", "capital"]), words(&["capitals", "france"]));
         assert_eq!(jaccard(&a, &b, |x, y| x == y), 0.);
         assert!((jaccard(&a, &b, nearly) - 1. / 3.).abs() < 1e-12);

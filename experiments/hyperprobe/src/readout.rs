@@ -1,21 +1,21 @@
-//! Reading a concept out of a hypervector: the published procedure, which looks at the answer while it chooses, and two that
-//! do not (arXiv 2509.25045, section 5).
+//! Reads a concept out of a hypervector (arXiv 2509.25045, section 5).
 //!
-//! A vector is unbound with some of the words that were given and compared with the whole codebook; the most similar item is
-//! the answer.
+//! Each readout unbinds the vector with some of the given words and compares the result with the whole codebook by
+//! cosine. The most similar item is the answer. The published procedure uses the target while it chooses among queries,
+//! so it gives an upper bound; two other procedures do not use the target.
 
 use vsa::{Bipolar, Codebook, Vector};
 
-/// The words of an analogy a : b = c : d, as places in a codebook.
+/// The words of an analogy a : b = c : d, as indices into a codebook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
-    /// a, b and c: the example pair and the target's partner.
+    /// The indices of a, b and c: the example pair and the target's partner.
     pub given: [usize; 3],
-    /// d.
+    /// The index of d.
     pub target: usize,
 }
 
-/// Which of the given words a vector is unbound with, the most specific first.
+/// The given words that a vector is unbound with, the most specific query first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Query {
     /// a, b and c.
@@ -32,12 +32,12 @@ pub enum Query {
     ExampleValue,
     /// a.
     ExampleKey,
-    /// None.
+    /// No word.
     Original,
 }
 
 impl Query {
-    /// All of them, in the order in which they are tried.
+    /// All queries, in the order in which they are tried.
     pub const ALL: [Self; 8] = [
         Self::Context,
         Self::ValueAndKey,
@@ -49,7 +49,7 @@ impl Query {
         Self::Original,
     ];
 
-    /// In tables.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Context => "context",
@@ -63,7 +63,7 @@ impl Query {
         }
     }
 
-    /// The words, as places in a, b, c.
+    /// The words of this query, as indices into `[a, b, c]`.
     pub fn uses(self) -> &'static [usize] {
         match self {
             Self::Context => &[0, 1, 2],
@@ -78,59 +78,59 @@ impl Query {
     }
 }
 
-/// What was found in a vector.
+/// The result of one readout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// Which query it came from; none when a search for the target did.
+    /// The query that gave the result; `None` if a search for the target gave it.
     pub query: Option<Query>,
-    /// The word that the search unbound with, where there was one.
+    /// The word that the search unbound, if there was a search.
     pub searched: Option<usize>,
     /// Whether a second word was searched for and unbound as well.
     pub cleaned: bool,
-    /// The most similar items and their cosines, the nearest first.
+    /// The most similar items and their cosines, in decreasing order.
     pub nearest: Vec<(usize, f64)>,
-    /// Cosine of the target.
+    /// The cosine of the target.
     pub target: f64,
 }
 
 impl Found {
-    /// The most similar item.
+    /// The most similar item and its cosine.
     pub fn best(&self) -> (usize, f64) {
         self.nearest.first().copied().unwrap_or((usize::MAX, f64::NEG_INFINITY))
     }
 
-    /// Whether the target is among the first so many.
+    /// Whether the target is among the `first` most similar items.
     pub fn among(&self, target: usize, first: usize) -> bool {
         self.nearest.iter().take(first).any(|(item, _)| *item == target)
     }
 }
 
-/// A codebook and a threshold.
+/// A codebook and a detection threshold.
 #[derive(Clone, Copy, Debug)]
 pub struct Readout<'a> {
     book: &'a Codebook<Bipolar>,
     threshold: f64,
 }
 
-/// Names of what [`Compared::all`] gives.
+/// The names of the readouts in [`Compared::all`], in order.
 pub const READOUTS: [&str; 3] = ["published", "blind", "key"];
 
-/// Items that are kept of each comparison.
+/// Number of most similar items kept per comparison.
 const KEPT: usize = 5;
 
 impl<'a> Readout<'a> {
-    /// The published threshold, 0.1 at 4,096 dimensions, is 6.4 standard deviations of chance; other dimensions keep that
-    /// number.
+    /// Uses the published threshold, which is 0.1 at 4,096 dimensions or 6.4 standard deviations of a chance cosine.
+    /// Other dimensions keep that number of standard deviations.
     pub fn new(book: &'a Codebook<Bipolar>) -> Self {
         Self { book, threshold: 0.1 * (4096. / book.dimension() as f64).sqrt() }
     }
 
-    /// With another threshold.
+    /// Sets another threshold.
     pub fn above(self, threshold: f64) -> Self {
         Self { threshold, ..self }
     }
 
-    /// Cosines above this are no chance.
+    /// The cosine above which an item counts as detected.
     pub fn threshold(&self) -> f64 {
         self.threshold
     }
@@ -139,7 +139,7 @@ impl<'a> Readout<'a> {
         self.book.vectors().iter().map(|item| item.cosine(vector)).collect()
     }
 
-    /// Unbinds a vector with every query's words and compares what is left with the whole codebook.
+    /// Unbinds a vector with every query's words and compares each result with the whole codebook.
     pub fn compare(&'a self, vector: &'a Bipolar, words: &'a Words) -> Compared<'a> {
         let similarities = Query::ALL.map(|query| self.similarities(&self.unbound(vector, words, query)));
         Compared { readout: self, vector, words, similarities }
@@ -150,14 +150,14 @@ impl<'a> Readout<'a> {
         given.fold(vector.clone(), |vector, word| vector.unbind(word))
     }
 
-    /// The word that, unbound from a vector, leaves most of the target.
+    /// The word that leaves the most of the target when it is unbound from the vector, with the resulting cosine.
     fn search(&self, vector: &Bipolar, target: usize) -> (usize, f64) {
         let mut s = self.similarities(&vector.unbind(&self.book.vectors()[target]));
         s[target] = f64::NEG_INFINITY;
         top(&s)
     }
 
-    /// Items above the threshold in a vector as it is.
+    /// The items at or above the threshold in a vector that is not unbound, most similar first.
     pub fn members(&self, vector: &Bipolar) -> Vec<(usize, f64)> {
         let mut hits: Vec<(usize, f64)> = self.similarities(vector).into_iter().enumerate().collect();
         hits.retain(|(_, cosine)| *cosine >= self.threshold);
@@ -166,7 +166,7 @@ impl<'a> Readout<'a> {
     }
 }
 
-/// A vector, compared by every query.
+/// The similarities of one vector under every query.
 #[derive(Clone, Debug)]
 pub struct Compared<'a> {
     readout: &'a Readout<'a>,
@@ -177,7 +177,7 @@ pub struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// What each of [`READOUTS`] finds.
+    /// The result of each of [`READOUTS`].
     pub fn all(&self) -> [Found; 3] {
         [self.published(true), self.blind(), self.key(true)]
     }
@@ -186,15 +186,15 @@ impl Compared<'_> {
         Query::ALL.into_iter().zip(&self.similarities)
     }
 
-    /// Precision as published: queries are skipped, chosen and, with `search`, added to by what they do for the target. An
-    /// upper bound, then, on what a reader without the answer can get.
+    /// The published readout. It uses the target to skip and choose queries and, with `search`, to search for words to
+    /// unbind. Its precision is therefore an upper bound on that of a readout without the target.
     ///
-    /// The search unbinds with what the reference means, the vector itself, where its code takes the last vector tried.
+    /// The search unbinds the vector itself, as the paper describes. The reference code unbinds the last vector tried.
     pub fn published(&self, search: bool) -> Found {
         let Readout { book, threshold } = *self.readout;
         let target = self.words.target;
         let [.., original] = &self.similarities;
-        // the query without words is never skipped
+        // The query without words is never skipped.
         let mut best = (Query::Original, original);
         let mut chosen = false;
         for (query, s) in self.queries() {
@@ -238,8 +238,9 @@ impl Compared<'_> {
         Found { searched, cleaned, ..found(query, &s, target) }
     }
 
-    /// Precision of a reader without the answer: the query whose most similar item is the most similar of all, the given words
-    /// left out everywhere. (Were only a query's own words left out, a would give b as clearly as c gives d.)
+    /// A readout that does not use the target. It takes the query whose most similar item has the largest cosine and
+    /// excludes all given words. Excluding only the query's own words would not suffice: a gives b as clearly as c
+    /// gives d.
     pub fn blind(&self) -> Found {
         let of = |(query, s): (Query, &Vec<f64>)| found(Some(query), &self.without_given(s), self.words.target);
         let [first, rest @ ..] = Query::ALL;
@@ -252,7 +253,7 @@ impl Compared<'_> {
         best
     }
 
-    /// The most similar item when unbound with the key alone; the given words are left out where `others` says so.
+    /// The most similar item after unbinding the key alone; `others` restricts it to items other than the given words.
     pub fn key(&self, others: bool) -> Found {
         let s = &self.similarities[Query::Key as usize];
         match others {
@@ -268,7 +269,7 @@ impl Compared<'_> {
     }
 }
 
-/// What the most similar items of all are.
+/// Collects the most similar items.
 fn found(query: Option<Query>, s: &[f64], target: usize) -> Found {
     let mut order: Vec<usize> = (0..s.len()).collect();
     let count = KEPT.min(order.len());
@@ -281,7 +282,7 @@ fn found(query: Option<Query>, s: &[f64], target: usize) -> Found {
     Found { query, searched: None, cleaned: false, nearest, target: s[target] }
 }
 
-/// The largest and where it is; of equals the first.
+/// The index and value of the largest entry; the first of equal ones.
 fn top(s: &[f64]) -> (usize, f64) {
     s.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (i, x)| if *x > best.1 { (i, *x) } else { best })
 }
@@ -310,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_vector_gives_its_target_to_every_reader() {
+    fn every_readout_finds_the_target_in_a_perfect_vector() {
         let book = book();
         let readout = Readout::new(&book);
         assert!((readout.threshold() - 0.1).abs() < 1e-12);
-        let (mut by_key, mut by_context, mut drawn_by_key) = (0, 0, 0);
+        let (mut by_key, mut by_context, mut random_ties_by_key) = (0, 0, 0);
         for start in (0..296).step_by(4) {
             let words = Words { given: [start, start + 1, start + 2], target: start + 3 };
             for search in [false, true] {
@@ -327,19 +328,23 @@ mod tests {
             let y = encoded(&book, &words, Tie::Negative);
             let key = readout.compare(&y, &words).key(true);
             assert!(key.best().0 == words.target && (key.target - 0.5).abs() < 0.07);
-            // with ties at -1, all three words give the key and the target alike; a reader that leaves given words out is not
-            // fooled
+            // With ties at -1, unbinding all three words gives the key and the target the same cosine. A readout that
+            // excludes the given words still finds the target.
             assert_eq!(readout.compare(&y, &words).blind().best().0, words.target);
-            // drawn ties leave the key's own query alone, but for another query whose most similar item is by chance as similar
+            // Random ties leave the key query as the winner, except where another query's best item is as similar by
+            // chance.
             let y = encoded(&book, &words, Tie::Random(start as u64));
             let found = readout.compare(&y, &words).published(true);
-            drawn_by_key += usize::from((found.best().0, found.query) == (words.target, Some(Query::Key)));
+            random_ties_by_key += usize::from((found.best().0, found.query) == (words.target, Some(Query::Key)));
         }
-        assert!(by_key > 60 && by_context > 20 && drawn_by_key >= 70, "{by_key} {by_context} {drawn_by_key}");
+        assert!(
+            by_key > 60 && by_context > 20 && random_ties_by_key >= 70,
+            "{by_key} {by_context} {random_ties_by_key}"
+        );
     }
 
     #[test]
-    fn nothing_is_found_in_noise_without_the_answer() {
+    fn noise_gives_no_target_without_the_answer() {
         let book = book();
         let readout = Readout::new(&book);
         let mut rng = ChaCha12Rng::seed_from_u64(5);

@@ -1,10 +1,12 @@
-//! What heads look at from the last place, and what they print by it (arXiv 2307.09458, section 3.2 and appendix E).
+//! The attention of each head from the last position, and its direct effect on the logits of the labels (arXiv
+//! 2307.09458, section 3.2 and appendix E).
 //!
-//! Attention is weighted with the size of what each place's value writes, `a_s |W_O v_s|`, unless it is called raw.
+//! Value-weighted attention multiplies the attention by the norm of the value's write, `a_s |W_O v_s|`. All shares use
+//! it unless a description says raw.
 //!
-//! Tables: `heads` (a row per head), `groups` (shares of groups of tokens), `matrices` (attended label or option, and logit
-//! effect, by right option), `strips` (single prompts), `classes` (counts, with bounds moved), `confusion` (class by what a
-//! head looks at, against class by what it does to the logits).
+//! Tables: `heads` (a row per head), `groups` (shares of groups of tokens), `matrices` (attended label or option and
+//! logit effect, by right option), `strips` (single prompts), `classes` (number of heads per class, also with shifted
+//! thresholds), `confusion` (class by attention against class by logit effect).
 
 use std::collections::BTreeMap;
 
@@ -25,23 +27,23 @@ use crate::subject::letter;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, questions, rules.
+    /// Settings shared by all analyses: models, questions and classification thresholds.
     pub common: Common,
-    /// How many heads are shown, by the size of their direct effect.
+    /// Number of heads to show in `groups` and `matrices`, taken by absolute direct effect.
     #[schemars(range(min = 1))]
     pub shown: usize,
-    /// How far bounds are moved to see how much classes depend on them.
+    /// Amount by which all thresholds shift down and up, to show how the classes depend on them.
     pub shift: f64,
 }
 
-/// Looks at every model and hands in the tables.
+/// Analyses every model and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut tables = Tables::new();
     each(run, &params.common, |study| analyse(run, &params, study, &mut tables))?;
     tables.record(run)
 }
 
-/// Mean direct effect on each label by right option, `[right][label]`.
+/// The mean direct effect on each label by right option, `[right][label]`.
 fn logit_matrix(study: &Study, node: usize) -> Vec<Vec<f64>> {
     let options = study.fit.options();
     let mut matrix = vec![vec![0.; options]; options];
@@ -56,14 +58,14 @@ fn logit_matrix(study: &Study, node: usize) -> Vec<Vec<f64>> {
     matrix
 }
 
-/// The positive part of a matrix, made to sum to 1.
+/// The positive part of a matrix, normalised to sum to 1.
 fn positive(matrix: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let sum: f64 = matrix.iter().flatten().map(|x| x.max(0.)).sum();
     let share = |x: &f64| if sum > 0. { x.max(0.) / sum } else { 0. };
     matrix.iter().map(|row| row.iter().map(share).collect()).collect()
 }
 
-/// What a head does to the logits: raises the right label, one label, or hardly anything.
+/// Classifies a head by its effect on the logits.
 fn printed(matrix: &[Vec<f64>], m: f64) -> &'static str {
     let share = positive(matrix);
     let largest = matrix.iter().flatten().fold(0., |most: f64, x| most.max(x.abs()));
@@ -136,7 +138,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     classes(run, params, study, tables)
 }
 
-/// One prompt for each right option, for the strongest head of each class.
+/// Records one prompt for each right option, for the strongest head of each class.
 fn strips(study: &Study, heads: &[usize], tables: &mut Tables) -> Result<()> {
     let (_, n_heads) = study.subject.sizes();
     for class in Class::ALL {
@@ -166,8 +168,8 @@ fn strips(study: &Study, heads: &[usize], tables: &mut Tables) -> Result<()> {
     Ok(())
 }
 
-/// A label for each token of some prompts: its place and word; where the prompts have the same length and other words, its
-/// place and part, so that they share columns.
+/// A label for each token of some prompts: position and token. If the prompts have equal lengths but different tokens,
+/// the label is position and part, so that the prompts share columns.
 fn token_labels(study: &Study, numbers: &[usize]) -> Vec<Vec<String>> {
     let prompts: Vec<&Prompt> = numbers.iter().map(|number| &study.eval.prompts[*number]).collect();
     let aligned = prompts.windows(2).all(|pair| pair[0].tokens.len() == pair[1].tokens.len());
@@ -182,7 +184,8 @@ fn token_labels(study: &Study, numbers: &[usize]) -> Vec<Vec<String>> {
     prompts.iter().map(|prompt| (0..prompt.tokens.len()).map(|place| label(prompt, place)).collect()).collect()
 }
 
-/// How many heads each class has, and how much of the positive direct effect, with all bounds as they are and moved.
+/// Counts the heads of each class and their share of the positive direct effect, with thresholds shifted down,
+/// unshifted and shifted up.
 fn classes(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Result<()> {
     let name = study.name();
     let heads: Vec<(Node, f64)> = study
@@ -225,58 +228,66 @@ struct Tables {
 impl Tables {
     fn new() -> Self {
         let heads = Schema::new("heads", "one head of one model")
-            .text("subject", "which model")
-            .text("head", "which head")
-            .int("layer", "its block")
-            .text("class", "by what it looks at")
-            .float("de", "direct effect on the right label, fit questions", "logits")
-            .float("bos", "raw attention on the beginning of the sequence", "fraction")
-            .float("right_label", "raw attention on the right label", "fraction")
-            .float("on_labels", "share of all labels", "fraction")
-            .float("on_options", "share of what options say and of their line ends", "fraction")
-            .float("on_last_line", "share of the last line", "fraction")
-            .float("label_diagonal", "share of the right label among labels, averaged over right places", "fraction")
-            .float("option_diagonal", "share of the right option among options", "fraction")
-            .float("logit_diagonal", "share of the right label in what it adds to logits", "fraction")
-            .float("column", "largest share of one label", "fraction")
-            .float("entropy", "entropy over labels as a share of ln N", "fraction")
+            .text("subject", "name of the model")
+            .text("head", "name of the head")
+            .int("layer", "index of the head's block")
+            .text("class", "class of the head by its attention")
+            .float("de", "mean direct effect on the right label's net logit, fit questions", "logits")
+            .float("bos", "raw attention to the beginning of the sequence", "fraction")
+            .float("right_label", "raw attention to the right label", "fraction")
+            .float("on_labels", "share of attention on all labels", "fraction")
+            .float("on_options", "share of attention on the options' contents and line ends", "fraction")
+            .float("on_last_line", "share of attention on the last line", "fraction")
+            .float(
+                "label_diagonal",
+                "share of the right label in the attention on labels, averaged over right options",
+                "fraction",
+            )
+            .float(
+                "option_diagonal",
+                "share of the right option in the attention on options, averaged over right options",
+                "fraction",
+            )
+            .float("logit_diagonal", "share of the right label in the positive logit effects", "fraction")
+            .float("column", "largest share of a single label in the attention on labels", "fraction")
+            .float("entropy", "entropy of the attention over the N labels, divided by ln N", "fraction")
             .text(
                 "conditional",
-                "of single letter heads: whether the label is looked at twice as much when it is right",
+                "for single letter heads: whether the label gets at least twice the attention when it is right",
             )
-            .text("line_ends", "of content gatherers: whether line ends hold more than contents")
-            .text("prints", "what it does to the logits");
+            .text("line_ends", "for content gatherers: whether line ends get more attention than contents")
+            .text("prints", "class of the head by its effect on the logits");
         let groups = Schema::new("groups", "one group of tokens of one head")
-            .text("subject", "which model")
-            .text("head", "which head")
-            .text("group", "which tokens")
-            .float("share", "of its attention, without the beginning of the sequence", "fraction");
+            .text("subject", "name of the model")
+            .text("head", "name of the head")
+            .text("group", "name of the group of tokens")
+            .float("share", "share of the head's attention, excluding the beginning of the sequence", "fraction");
         let matrices = Schema::new("matrices", "one cell of one head's matrix")
-            .text("subject", "which model")
-            .text("head", "which head")
-            .text("matrix", "labels or options looked at, or change of the labels' logits")
-            .text("right", "place of the right option")
-            .text("label", "place of the option or label")
-            .float("value", "share of attention (all cells sum to 1), or logits", "");
+            .text("subject", "name of the model")
+            .text("head", "name of the head")
+            .text("matrix", "attention on labels, attention on options, or effect on the labels' logits")
+            .text("right", "letter of the right option's position")
+            .text("label", "letter of the position of the option or label")
+            .float("value", "share of attention (all cells sum to 1), or effect in logits", "");
         let strips = Schema::new("strips", "one token of one prompt")
-            .text("subject", "which model")
-            .text("head", "strongest of its class")
-            .text("right", "place of the right option")
-            .int("place", "of the token")
-            .text("token", "place and token")
-            .float("raw", "attention from the last place", "fraction")
-            .float("weighted", "weighted with the size of what is written", "fraction");
+            .text("subject", "name of the model")
+            .text("head", "strongest head of its class, with a short class name")
+            .text("right", "letter of the right option's position")
+            .int("place", "position of the token")
+            .text("token", "position and token")
+            .float("raw", "attention from the last position", "fraction")
+            .float("weighted", "attention weighted by the norm of the value's write, normalised", "fraction");
         let classes = Schema::new("classes", "one class of heads of one model")
-            .text("subject", "which model")
-            .text("class", "which")
-            .float("shift", "of all bounds", "")
-            .int("heads", "how many")
-            .float("share", "of the positive direct effect", "fraction");
-        let confusion = Schema::new("confusion", "heads of one class that do one thing to the logits")
-            .text("subject", "which model")
-            .text("class", "by what they look at")
-            .text("prints", "by what they do to the logits")
-            .int("heads", "how many");
+            .text("subject", "name of the model")
+            .text("class", "name of the class")
+            .float("shift", "shift added to all thresholds", "")
+            .int("heads", "number of heads")
+            .float("share", "share of the positive direct effect of all nodes", "fraction");
+        let confusion = Schema::new("confusion", "the heads with one class by attention and one class by logit effect")
+            .text("subject", "name of the model")
+            .text("class", "class of the heads by their attention")
+            .text("prints", "class of the heads by their effect on the logits")
+            .int("heads", "number of heads");
         let [heads, groups, matrices, strips, classes, confusion] =
             [heads, groups, matrices, strips, classes, confusion].map(Builder::new);
         Self { heads, groups, matrices, strips, classes, confusion }

@@ -1,8 +1,8 @@
-//! How well models answer at all: by printing a letter, and by the likelihood of what the options say
-//! (arXiv 2307.09458, section 2).
+//! The accuracy of models on multiple-choice questions, by letter and by the likelihood of the option texts (arXiv
+//! 2307.09458, section 2).
 //!
-//! Tables: `behaviour` (a row per model, format and number of solved examples before the question), `letters` (how often
-//! each letter is the answer, by which is right: a model that always says A shows here).
+//! Tables: `behaviour` (a row per model, format and number of solved examples before the question), `letters` (the
+//! share of each answer by right option, which shows a bias to one letter).
 
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Tensor};
@@ -21,43 +21,48 @@ use crate::subject::{Questions, Set, Source, Subject, letter};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, one after the other.
+    /// The models to evaluate, in order.
     #[schemars(length(min = 1))]
     pub subjects: Vec<Source>,
-    /// Questions for each.
+    /// Number of questions per model, at least 8.
     #[schemars(range(min = 8))]
     pub questions: usize,
-    /// Solved examples before the question; toys, which know none, are asked without.
+    /// Numbers of solved examples before the question. Small models are evaluated without examples only, because their
+    /// training has none.
     #[schemars(length(min = 1))]
     pub shots: Vec<usize>,
-    /// Whether options are also scored by what they say; toys know single words only and are not.
+    /// Whether options are also scored by the likelihood of their text. Small models know single words only and are not
+    /// scored this way.
     pub score_text: bool,
-    /// Prompts that go through the model together.
+    /// Number of prompts per forward pass.
     #[schemars(range(min = 1))]
     pub batch: usize,
 }
 
-/// Asks every model and hands in the tables.
+/// Asks every model all questions and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut behaviour = Builder::new(
-        Schema::new("behaviour", "one model, one way of asking")
-            .text("subject", "which model")
-            .int("parameters", "its trainable numbers")
-            .text("format", "letter: the letter with the largest logit; text: the option with the likeliest words")
-            .int("shots", "solved examples before the question")
-            .int("questions", "how many")
-            .float("accuracy", "answered rightly", "fraction")
+        Schema::new("behaviour", "one model with one answer format and one number of examples")
+            .text("subject", "name of the model")
+            .int("parameters", "number of trainable parameters")
+            .text(
+                "format",
+                "letter: the answer is the label with the largest logit; text: the option with the most likely text",
+            )
+            .int("shots", "number of solved examples before the question")
+            .int("questions", "number of questions")
+            .float("accuracy", "share of questions answered correctly", "fraction")
             .float("low", "lower end of the 95 % bootstrap interval", "fraction")
-            .float("high", "upper end", "fraction")
-            .float("letter_mass", "probability of the labels together, of all tokens", "fraction")
-            .float("loss", "loss among the labels", "nats"),
+            .float("high", "upper end of the 95 % bootstrap interval", "fraction")
+            .float("letter_mass", "mean total probability of the labels among all tokens", "fraction")
+            .float("loss", "mean cross-entropy among the labels only", "nats"),
     );
     let mut confusion = Builder::new(
-        Schema::new("letters", "one answer to one kind of question, letter format without examples")
-            .text("subject", "which model")
-            .text("right", "place of the right option")
-            .text("answer", "place of the label that was printed")
-            .float("share", "of the questions of this right place", "fraction"),
+        Schema::new("letters", "one answer for one right option, letter format with the first number of examples")
+            .text("subject", "name of the model")
+            .text("right", "letter of the right option's position")
+            .text("answer", "letter of the position of the chosen label")
+            .float("share", "share of the questions with this right option", "fraction"),
     );
     for source in &params.subjects {
         run.check_interrupted()?;
@@ -100,14 +105,14 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
-/// Answers by letter.
+/// The answers of a model by letter.
 struct Scored {
-    /// 1 where the answer is right.
+    /// 1 if the answer is right, else 0, per question.
     right: Vec<f64>,
-    /// Probability of the labels together.
+    /// Total probability of the labels, per question.
     mass: Vec<f64>,
     loss: Vec<f64>,
-    /// Share of each answer, by right place.
+    /// Share of each answer, by right option.
     answers: Vec<Vec<f64>>,
 }
 
@@ -137,7 +142,7 @@ fn scored(subject: &Subject, set: &Set, batch: usize) -> Result<Scored> {
     Ok(scored)
 }
 
-/// 1 for each question whose right option has the largest mean log-probability per token behind `Answer:`.
+/// 1 for each question whose right option has the largest mean log-probability per token after `Answer:`, else 0.
 fn by_text(run: &Run, subject: &Subject, set: &Set) -> Result<Vec<f64>> {
     let mut right = Vec::new();
     for question in &set.questions {
@@ -149,7 +154,7 @@ fn by_text(run: &Run, subject: &Subject, set: &Set) -> Result<Vec<f64>> {
             let ids = Tensor::from_vec(ids, (1, count), &subject.model.device())?;
             let end = End::LastLogits(count - shared + 1);
             let logits = subject.model.forward_between(Start::Tokens(&ids), end, &mut NoHook)?.squeeze(0)?;
-            let logits = logits.narrow(0, 0, count - shared)?.to_dtype(DType::F64)?; // each token's from the place before
+            let logits = logits.narrow(0, 0, count - shared)?.to_dtype(DType::F64)?; // a token's logits are at the position before it
             let all = logits.log_sum_exp(D::Minus1)?.to_vec1::<f64>()?;
             let chosen = Tensor::from_slice(&option, (option.len(), 1), logits.device())?;
             let own = logits.contiguous()?.gather(&chosen, 1)?.squeeze(1)?.to_vec1::<f64>()?;

@@ -1,8 +1,8 @@
-//! Queries, keys and values of some heads: what they are on questions with letters A to D in order, their principal
-//! directions, and edits that keep only some of those (arXiv 2307.09458, section 4).
+//! Queries, keys and values of chosen heads on questions with letters A to D in order: their principal directions, and
+//! edits that keep only some of these (arXiv 2307.09458, section 4).
 //!
-//! Centring: queries less their mean over prompts; keys less the prompt's own mean over its labels, because the softmax
-//! ignores what all labels share; values less their mean over all labels.
+//! Centring: queries minus their mean over prompts; keys minus the prompt's own mean over its labels, because the
+//! softmax ignores a constant that all labels share; values minus their mean over all labels.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,31 +18,31 @@ use crate::letters::Letters;
 use crate::prompts::Prompt;
 use crate::subject::{Subject, letters_with};
 
-/// Vectors of one head in one space, `[prompts][1 or options][d_head]`.
+/// The vectors of one head in one space, `[prompts][1 or options][d_head]`.
 pub type Vectors = Vec<Vec<Vec<f64>>>;
 
-/// Vectors with the class of each.
+/// Vectors, each with its class.
 pub type Classed = Vec<(usize, Vec<f64>)>;
 
-/// What one head has in one space on the fit questions.
+/// The vectors of one head in one space on the fit questions, with their statistics.
 pub struct Code {
-    /// Block.
+    /// The block index.
     pub layer: Layer,
-    /// Head.
+    /// The head index in the block.
     pub head: usize,
-    /// Which space.
+    /// The space: queries, keys or values.
     pub space: Space,
-    /// The vectors.
+    /// The vectors, not centred.
     pub vectors: Vectors,
-    /// Principal directions of the centred vectors, all of them.
+    /// All principal directions of the centred vectors.
     pub pca: Pca,
-    /// Mean of what is centred by it.
+    /// The mean that centres the vectors.
     mean: Vec<f64>,
-    /// Mean centred vector of each class: the right place for queries, the label's place for keys and values.
+    /// The mean centred vector of each class: the right option for queries, the label's position for keys and values.
     pub class_means: Vec<Vec<f64>>,
 }
 
-/// Vectors of some heads in all three spaces, `[heads][spaces]`.
+/// The vectors of some heads in all three spaces, `[heads][spaces]`.
 pub fn collect(subject: &Subject, prompts: &[Prompt], heads: &[Node], batch: usize) -> Result<Vec<[Vectors; 3]>> {
     let found: RefCell<Vec<[Vectors; 3]>> =
         RefCell::new(heads.iter().map(|_| [(); 3].map(|()| vec![Vec::new(); prompts.len()])).collect());
@@ -66,10 +66,10 @@ pub fn collect(subject: &Subject, prompts: &[Prompt], heads: &[Node], batch: usi
     Ok(found.into_inner())
 }
 
-/// Attention of watched blocks, `[prompts][heads][seq]` by block.
+/// The attention of watched blocks, `[prompts][heads][seq]` by block.
 pub type Patterns = BTreeMap<Layer, Vectors>;
 
-/// Label logits of prompts with some edits, and the attention of watched blocks from the last place,
+/// The label logits of prompts with some edits, and the attention of watched blocks from the last position,
 /// `[prompts][heads][seq]` by block.
 pub fn edited(
     subject: &Subject,
@@ -94,33 +94,33 @@ pub fn edited(
     Ok((letters, seen))
 }
 
-/// Centred vectors, each with its class.
+/// The centred vectors, each with its class.
 fn centred(space: Space, vectors: &Vectors, mean: &[f64], correct: &[usize]) -> Classed {
     let mut all = Vec::new();
     for (of_prompt, right) in vectors.iter().zip(correct) {
         let own = prompt_mean(of_prompt);
         let middle = if space == Space::Key { &own } else { mean };
-        for (place, vector) in of_prompt.iter().enumerate() {
-            let class = if space == Space::Query { *right } else { place };
+        for (label, vector) in of_prompt.iter().enumerate() {
+            let class = if space == Space::Query { *right } else { label };
             all.push((class, vector.iter().zip(middle).map(|(x, m)| x - m).collect()));
         }
     }
     all
 }
 
-/// Mean over the labels of a prompt.
+/// The mean over the vectors.
 fn prompt_mean(vectors: &[Vec<f64>]) -> Vec<f64> {
     let width = vectors.first().map_or(0, Vec::len);
     (0..width).map(|i| vectors.iter().map(|v| v[i]).sum::<f64>() / vectors.len() as f64).collect()
 }
 
-/// Rows as a matrix.
+/// The rows as a matrix.
 pub fn matrix(rows: &[Vec<f64>]) -> Matrix {
     Matrix::from_fn(rows.len(), rows.first().map_or(0, Vec::len), |row, column| rows[row][column])
 }
 
 impl Code {
-    /// Of one head in one space.
+    /// Computes the statistics of one head in one space.
     pub fn new(node: Node, space: Space, vectors: Vectors, correct: &[usize], options: usize) -> Result<Self> {
         let flat: Vec<Vec<f64>> = vectors.iter().flatten().cloned().collect();
         let mean = prompt_mean(&flat);
@@ -137,12 +137,13 @@ impl Code {
         Ok(Self { layer: node.layer(), head: node.head().unwrap_or(0), space, vectors, pca, mean, class_means })
     }
 
-    /// Centred vectors of these or other prompts, each with its class: the right place, or the label's place.
+    /// Centres vectors of these or other prompts; each gets its class: the right option for queries, the label's
+    /// position otherwise.
     pub fn centred(&self, vectors: &Vectors, correct: &[usize]) -> Classed {
         centred(self.space, vectors, &self.mean, correct)
     }
 
-    /// The part of a centred vector that lies along the first `rank` directions.
+    /// Projects a centred vector on the first `rank` principal directions.
     pub fn projected(&self, x: &[f64], rank: usize) -> Vec<f64> {
         let mut part = vec![0.; x.len()];
         for row in 0..rank.min(self.pca.components.nrows()) {
@@ -153,32 +154,33 @@ impl Code {
         part
     }
 
-    /// Coordinates of a centred vector along the first directions.
+    /// The coordinates of a centred vector along the first `count` principal directions.
     pub fn coordinates(&self, x: &[f64], count: usize) -> Vec<f64> {
         let along = |row: usize| x.iter().enumerate().map(|(i, x)| x * self.pca.components[(row, i)]).sum();
         (0..count.min(self.pca.components.nrows())).map(along).collect()
     }
 
-    /// The mean that vectors are centred by (of keys: the prompt's own, so none).
+    /// The mean that centres the vectors. Keys are centred by their prompt's own mean instead.
     pub fn mean(&self) -> &[f64] {
         &self.mean
     }
 
-    /// Keeps `rank` directions of what varies, 0 being the mean alone.
+    /// An edit that keeps `rank` principal directions of the centred vectors; 0 keeps the mean alone.
     pub fn low_rank(&self, rank: usize) -> HeadEdit<'_> {
         self.edit(move |_, _, x| self.projected(x, rank))
     }
 
-    /// Puts the mean of a class in place of what varies: for queries the class that `of` says for the prompt, for keys and
-    /// values the place of the label.
+    /// An edit that replaces each centred vector with the mean of a class. For queries `of` gives the class of a
+    /// prompt; for keys and values it is the label's position.
     pub fn class_mean<'a>(&'a self, of: impl Fn(usize) -> usize + 'a) -> HeadEdit<'a> {
-        self.edit(move |prompt, place, _| {
-            let class = if self.space == Space::Query { of(prompt) } else { place };
+        self.edit(move |prompt, label, _| {
+            let class = if self.space == Space::Query { of(prompt) } else { label };
             self.class_means[class].clone()
         })
     }
 
-    /// Changes what varies: told the prompt, the label's place, and the centred vector.
+    /// An edit that maps centred vectors; `change` receives the prompt's index, the label's index and the centred
+    /// vector.
     pub fn edit<'a>(&'a self, change: impl Fn(usize, usize, &[f64]) -> Vec<f64> + 'a) -> HeadEdit<'a> {
         HeadEdit {
             layer: self.layer,
@@ -187,22 +189,22 @@ impl Code {
             change: Box::new(move |prompt, vectors: &mut [Vec<f64>]| {
                 let own = prompt_mean(vectors);
                 let middle = if self.space == Space::Key { &own } else { &self.mean };
-                for (place, vector) in vectors.iter_mut().enumerate() {
+                for (label, vector) in vectors.iter_mut().enumerate() {
                     let varies: Vec<f64> = vector.iter().zip(middle).map(|(x, m)| x - m).collect();
-                    *vector = change(prompt, place, &varies).iter().zip(middle).map(|(x, m)| x + m).collect();
+                    *vector = change(prompt, label, &varies).iter().zip(middle).map(|(x, m)| x + m).collect();
                 }
             }),
         }
     }
 }
 
-/// The class whose mean is nearest.
+/// The class with the nearest mean (Euclidean distance); the first of equally near ones.
 pub fn nearest(x: &[f64], means: &[Vec<f64>]) -> usize {
     let distance = |mean: &Vec<f64>| mean.iter().zip(x).map(|(m, x)| (m - x) * (m - x)).sum::<f64>();
     (0..means.len()).fold(0, |best, class| if distance(&means[class]) < distance(&means[best]) { class } else { best })
 }
 
-/// Codes of some heads in all spaces, `[heads][spaces]`.
+/// The codes of some heads in all spaces, `[heads][spaces]`.
 pub fn codes(subject: &Subject, prompts: &[Prompt], heads: &[Node], batch: usize) -> Result<Vec<[Code; 3]>> {
     let correct: Vec<usize> = prompts.iter().map(|prompt| prompt.correct).collect();
     let options = prompts.first().map_or(0, Prompt::options);
@@ -221,7 +223,7 @@ pub fn codes(subject: &Subject, prompts: &[Prompt], heads: &[Node], batch: usize
 mod tests {
     use super::*;
 
-    /// Keys of two prompts with three labels, in four dimensions.
+    /// Keys of six prompts with three labels, in four dimensions.
     fn code() -> Code {
         let key = |p: usize, k: usize| (0..4).map(|i| ((p * 5 + k * 3 + i * i) % 7) as f64).collect::<Vec<f64>>();
         let vectors: Vectors = (0..6).map(|p| (0..3).map(|k| key(p, k)).collect()).collect();
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn all_directions_are_the_vector_itself_and_none_is_the_prompts_mean() {
+    fn full_rank_keeps_the_vector_and_rank_zero_the_prompt_mean() {
         let code = code();
         for (rank, whole) in [(4, true), (0, false)] {
             for of_prompt in &code.vectors {

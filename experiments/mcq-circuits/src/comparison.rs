@@ -1,5 +1,4 @@
-//! All models side by side: the headline numbers of the other experiments, a row per model (and the overview of where in a
-//! model each class of nodes sits).
+//! Compares all models: headline metrics of the other experiments, and where in each model the classes of nodes are.
 //!
 //! Tables: `models` (a row per model and number), `overview` (direct effect by block and class).
 
@@ -15,24 +14,24 @@ use tables::{Builder, Schema, row};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The numbers, in the order of the table.
+    /// The metrics to compare, in the order of the table.
     #[schemars(length(min = 1))]
     pub numbers: Vec<Number>,
 }
 
-/// A number that every model has.
+/// A metric that every model has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Number {
-    /// The experiment that measured it, one of `needs`.
+    /// The experiment that measures it, one of `needs`.
     pub from: String,
-    /// Its metric without the model's name, such as `heads_share`.
+    /// The metric without the model's name, such as `heads_share`.
     pub metric: String,
-    /// What tables and figures call it.
+    /// The name in tables and figures.
     pub statement: String,
 }
 
-/// Reads the other experiments and hands in the tables.
+/// Reads the other experiments and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut read: BTreeMap<&str, (Needed, BTreeMap<String, f64>)> = BTreeMap::new();
     for number in &params.numbers {
@@ -46,10 +45,10 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let subjects: Vec<String> =
         nodes.table("circuit")?.distinct("subject")?.into_iter().map(|subject| subject.to_string()).collect();
     let mut models = Builder::new(
-        Schema::new("models", "one number of one model")
-            .text("subject", "which model")
-            .text("number", "which number")
-            .float("value", "its value; none where it was not measured", ""),
+        Schema::new("models", "one metric of one model")
+            .text("subject", "name of the model")
+            .text("number", "name of the metric")
+            .float("value", "value of the metric; empty if it was not measured", ""),
     );
     for number in &params.numbers {
         let Some((_, metrics)) = read.get(number.from.as_str()) else { continue };
@@ -70,7 +69,7 @@ fn metrics(need: &Needed) -> Result<BTreeMap<String, f64>> {
     Ok(names.zip(table.floats("value")?).filter(|(_, value)| !value.is_nan()).collect())
 }
 
-/// Direct effect and number of nodes by block and class.
+/// The direct effect and number of nodes, by block and class.
 fn overview(nodes: &Needed) -> Result<tables::Table> {
     let effects = nodes.table("effects")?;
     let texts = |column: &str| -> Result<Vec<String>> {
@@ -87,11 +86,11 @@ fn overview(nodes: &Needed) -> Result<tables::Table> {
     }
     let mut table = Builder::new(
         Schema::new("overview", "one class of nodes in one block of one model")
-            .text("subject", "which model")
-            .int("layer", "block")
-            .text("class", "what its heads look at, or MLP")
-            .int("nodes", "how many")
-            .float("de", "direct effect on the right label, together", "logits"),
+            .text("subject", "name of the model")
+            .int("layer", "index of the block")
+            .text("class", "class of the heads by their attention, or MLP")
+            .int("nodes", "number of nodes")
+            .float("de", "sum of the nodes' direct effects on the right label", "logits"),
     );
     for ((subject, layer, class), (count, sum)) in sums {
         table.push(row![&*subject, layer, &*class, count, sum])?;

@@ -1,5 +1,7 @@
-//! Changes of queries at the last place, and of keys and values at the labels, head by head and prompt by prompt
-//! (arXiv 2307.09458, section 4): what is collected is what is changed, after biases and before any rotation.
+//! Edits of queries at the last position, and of keys and values at the labels, by head and prompt (arXiv 2307.09458,
+//! section 4).
+//!
+//! Vectors are collected and edited at the same sites: after biases and before any rotary embedding.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +10,22 @@ use hooks::{Hook, Layer, Point, Site};
 
 use crate::prompts::Prompt;
 
-/// What is changed.
+/// The vectors to edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Space {
-    /// Queries at the last place: one vector.
+    /// The query at the last position: one vector.
     Query,
-    /// Keys at the labels: a vector for each.
+    /// The keys at the labels: one vector per label.
     Key,
-    /// Values at the labels: a vector for each.
+    /// The values at the labels: one vector per label.
     Value,
 }
 
 impl Space {
-    /// All three.
+    /// All spaces, in declaration order.
     pub const ALL: [Self; 3] = [Self::Query, Self::Key, Self::Value];
 
-    /// Where it is seen.
+    /// The hook point of these vectors.
     pub fn point(self) -> Point {
         match self {
             Self::Query => Point::Q,
@@ -32,7 +34,7 @@ impl Space {
         }
     }
 
-    /// Its letter.
+    /// The letter in tables.
     pub fn letter(self) -> &'static str {
         match self {
             Self::Query => "Q",
@@ -41,7 +43,7 @@ impl Space {
         }
     }
 
-    /// Places of a prompt that count.
+    /// The positions of a prompt whose vectors are edited.
     pub fn places(self, prompt: &Prompt) -> Vec<usize> {
         match self {
             Self::Query => vec![prompt.tokens.len() - 1],
@@ -50,32 +52,33 @@ impl Space {
     }
 }
 
-/// Changes the vectors of the prompt of this number in place.
+/// Edits, in place, the vectors of the prompt with this index.
 type Change<'a> = dyn Fn(usize, &mut [Vec<f64>]) + 'a;
 
-/// A change of one head's vectors; it is told the prompt's number in its set.
+/// An edit of one head's vectors.
 pub struct HeadEdit<'a> {
-    /// Block.
+    /// The block index.
     pub layer: Layer,
-    /// Head.
+    /// The head index in the block.
     pub head: usize,
-    /// Which vectors.
+    /// The vectors to edit.
     pub space: Space,
-    /// Changes the vectors of a prompt in place: one per label, or one for a query.
+    /// Edits the vectors of a prompt in place: one per label, or one for a query. Receives the prompt's index in its
+    /// set.
     pub change: Box<Change<'a>>,
 }
 
-/// Changes as a hook, for the prompts of one batch.
+/// A hook that applies edits to the prompts of one batch.
 pub struct HeadEdits<'a> {
-    /// What is changed, in this order.
+    /// The edits, applied in this order.
     pub edits: &'a [HeadEdit<'a>],
-    /// All prompts.
+    /// All prompts of the set.
     pub prompts: &'a [Prompt],
-    /// Which of them are in the batch, row by row.
+    /// The indices of the batch's prompts, row by row.
     pub rows: Vec<usize>,
-    /// Attention from the last place is watched in these blocks.
+    /// The blocks whose attention from the last position is recorded.
     pub watched: &'a [Layer],
-    /// What was seen there, `[batch, heads, seq]` by block.
+    /// The recorded attention, `[batch, heads, seq]` by block.
     pub seen: BTreeMap<Layer, Tensor>,
 }
 

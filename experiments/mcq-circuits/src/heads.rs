@@ -1,5 +1,5 @@
-//! What each head looks at from the last place, and the class that follows (arXiv 2307.09458, section 3.2; the rules are
-//! ours, because the paper classes by looking).
+//! The attention of each head from the last position, and the class that follows from it (arXiv 2307.09458, section
+//! 3.2). The rules are ours, because the paper classifies heads by inspection.
 
 use std::collections::BTreeMap;
 
@@ -15,26 +15,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::prompts::{Prompt, batches, tokens};
 
-/// Bounds of the rules.
+/// The thresholds of the classification rules.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
-    /// Least share of labels, or of contents and line ends, in what a head looks at.
+    /// Minimum share of attention on labels, or on contents and line ends.
     pub share: f64,
-    /// Least diagonality of a Correct Letter head or a Content Gatherer.
+    /// Minimum diagonality of a Correct Letter head or a Content Gatherer.
     pub diagonal: f64,
-    /// Least share of one label in a Single Letter head.
+    /// Minimum share of a single label for a Single Letter head.
     pub column: f64,
-    /// Largest diagonality of a Uniform head.
+    /// Maximum diagonality of a Uniform head.
     pub flat: f64,
-    /// Least entropy over labels of a Uniform head, as a share of ln N.
+    /// Minimum entropy over labels of a Uniform head, as a fraction of ln N for N labels.
     pub entropy: f64,
-    /// Least share of the last line in an Amplification head.
+    /// Minimum share of the last line for an Amplification head.
     pub last_line: f64,
 }
 
 impl Thresholds {
-    /// All bounds moved.
+    /// All thresholds, each increased by `by`.
     pub fn shifted(self, by: f64) -> Self {
         Self {
             share: self.share + by,
@@ -47,25 +47,25 @@ impl Thresholds {
     }
 }
 
-/// What a head is.
+/// The class of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Looks at the label of the right option and raises it.
+    /// Attends to the label of the right option and raises its logit.
     CorrectLetter,
-    /// Looks at one label.
+    /// Attends mostly to one label.
     SingleLetter,
-    /// Looks at all labels alike.
+    /// Attends to all labels equally.
     Uniform,
-    /// Looks at what the right option says.
+    /// Attends to the content of the right option.
     ContentGatherer,
-    /// Looks at the last line and raises the right label.
+    /// Attends to the last line and raises the right label.
     Amplification,
-    /// Nothing of these.
+    /// None of these.
     Other,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes, in the order in which rules are tried.
     pub const ALL: [Self; 6] = [
         Self::CorrectLetter,
         Self::SingleLetter,
@@ -75,7 +75,7 @@ impl Class {
         Self::Other,
     ];
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::CorrectLetter => "correct letter",
@@ -89,7 +89,7 @@ impl Class {
 }
 
 impl Class {
-    /// A word of it, for labels of figures.
+    /// A one-word name for labels of figures.
     pub fn short(self) -> &'static str {
         match self {
             Self::CorrectLetter => "correct",
@@ -102,17 +102,17 @@ impl Class {
     }
 }
 
-/// A row of a prompt: `[seq]` attention from the last place, raw and weighted with the size of what each place's value
-/// writes, `a_s |W_O v_s|`.
+/// Attention from the last position of one prompt, `[seq]`, raw and weighted by the norm of each value's write, `a_s
+/// |W_O v_s|`.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// Probabilities.
+    /// The attention probabilities.
     pub raw: Vec<f64>,
-    /// Weighted, not normalised.
+    /// The weighted attention, not normalised.
     pub weighted: Vec<f64>,
 }
 
-/// Attention of every head from the last place of every prompt, `[n_layers * n_heads][prompts]`.
+/// The attention of every head from the last position of every prompt, `[n_layers * n_heads][prompts]`.
 pub fn looks(model: &Decoder, prompts: &[Prompt], batch: usize) -> Result<Vec<Vec<Look>>> {
     let (n_layers, n_heads) = (model.n_layers(), model.n_heads());
     let weights = model.weights();
@@ -142,7 +142,8 @@ pub fn looks(model: &Decoder, prompts: &[Prompt], batch: usize) -> Result<Vec<Ve
     Ok(found.into_iter().map(|head| head.into_iter().flatten().collect()).collect())
 }
 
-/// Patterns of the last place `[batch, heads, seq]` and values `[batch, seq, heads, d_head]`, block by block.
+/// The patterns of the last position `[batch, heads, seq]` and the values `[batch, seq, heads, d_head]`, block by
+/// block.
 struct Seen {
     patterns: Vec<Tensor>,
     values: Vec<Tensor>,
@@ -162,24 +163,24 @@ impl Hook for Seen {
     }
 }
 
-/// What one head looks at, over prompts; shares are of value-weighted attention without BOS.
+/// The attention of one head over prompts. Shares are of value-weighted attention, excluding BOS.
 #[derive(Clone, Debug)]
 pub struct Portrait {
-    /// Share of each group of tokens.
+    /// The share of each group of tokens.
     pub groups: BTreeMap<&'static str, f64>,
-    /// Raw attention on BOS.
+    /// The raw attention to BOS.
     pub bos: f64,
-    /// Raw attention on the right label.
+    /// The raw attention to the right label.
     pub right_label: f64,
-    /// Attended label by right option, `[right][attended]`, sums to 1.
+    /// The attended label by right option, `[right][attended]`; sums to 1.
     pub labels: Vec<Vec<f64>>,
-    /// Attended option (contents and line ends) by right option, sums to 1.
+    /// The attended option (contents and line ends) by right option, `[right][attended]`; sums to 1.
     pub contents: Vec<Vec<f64>>,
-    /// Whether line ends hold more than contents.
+    /// Whether line ends get more attention than contents.
     pub line_ends: bool,
 }
 
-/// Names of the groups, in the order of a prompt.
+/// The names of the groups, in the order of a prompt.
 pub const GROUPS: [&str; 10] = [
     "prelude",
     "question",
@@ -193,7 +194,7 @@ pub const GROUPS: [&str; 10] = [
     "last line",
 ];
 
-/// The group that a token belongs to.
+/// The group of a token; `None` for BOS.
 fn group(part: Part, correct: usize) -> Option<&'static str> {
     let right = |option: usize, names: [&'static str; 2]| if option == correct { names[0] } else { names[1] };
     match part {
@@ -209,16 +210,16 @@ fn group(part: Part, correct: usize) -> Option<&'static str> {
 }
 
 impl Portrait {
-    /// Of one head.
+    /// The portrait of one head.
     pub fn of(looks: &[Look], prompts: &[Prompt]) -> Self {
         let options = prompts.first().map_or(0, Prompt::options);
         let mut groups: BTreeMap<&'static str, f64> = GROUPS.iter().map(|name| (*name, 0.)).collect();
         let mut labels = vec![vec![0.; options]; options];
         let mut contents = labels.clone();
         let (mut bos, mut right_label, mut counted) = (0., 0., 0.);
-        let mut per_place = vec![0.; options];
+        let mut per_option = vec![0.; options];
         let (mut ends, mut inside) = (0., 0.);
-        prompts.iter().for_each(|prompt| per_place[prompt.correct] += 1.);
+        prompts.iter().for_each(|prompt| per_option[prompt.correct] += 1.);
         for (look, prompt) in looks.iter().zip(prompts) {
             let c = prompt.correct;
             let places = || look.raw.iter().zip(&look.weighted).zip(&prompt.parts);
@@ -230,8 +231,8 @@ impl Portrait {
                     _ => {}
                 }
                 match part {
-                    Part::Label(option) => labels[c][*option] += weighted / per_place[c],
-                    Part::Content(option) | Part::End(option) => contents[c][*option] += weighted / per_place[c],
+                    Part::Label(option) => labels[c][*option] += weighted / per_option[c],
+                    Part::Content(option) | Part::End(option) => contents[c][*option] += weighted / per_option[c],
                     _ => {}
                 }
                 match part {
@@ -265,29 +266,29 @@ impl Portrait {
         names.iter().filter_map(|name| self.groups.get(name)).sum()
     }
 
-    /// Share of all labels.
+    /// The share of all labels.
     pub fn on_labels(&self) -> f64 {
         self.share(&["right label", "other labels"])
     }
 
-    /// Share of all contents and line ends.
+    /// The share of all contents and line ends.
     pub fn on_options(&self) -> f64 {
         self.share(&["right content", "other content", "right end", "other ends"])
     }
 
-    /// Share of each label over all prompts.
+    /// The share of each label over all prompts.
     pub fn columns(&self) -> Vec<f64> {
         (0..self.labels.len()).map(|k| self.labels.iter().map(|row| row[k]).sum()).collect()
     }
 
-    /// Entropy over labels as a share of ln N.
+    /// The entropy over labels as a fraction of ln N.
     pub fn entropy(&self) -> f64 {
         let columns = self.columns();
         let nats: f64 = columns.iter().filter(|x| **x > 0.).map(|x| -x * x.ln()).sum();
         nats / (columns.len().max(2) as f64).ln()
     }
 
-    /// The first rule that fits; `effect` is the head's mean direct effect on the right label.
+    /// The class of the first rule that applies; `effect` is the head's mean direct effect on the right label.
     pub fn class(&self, effect: f64, t: &Thresholds) -> Class {
         let (on_labels, diagonal) = (self.on_labels() >= t.share, diagonality(&self.labels));
         let column = self.columns().into_iter().fold(0., f64::max);
@@ -306,7 +307,7 @@ impl Portrait {
         }
     }
 
-    /// Whether a Single Letter head looks at its label twice as much when it is right.
+    /// Whether a Single Letter head gives its label at least twice the attention when it is right.
     pub fn is_conditional(&self) -> bool {
         let columns = self.columns();
         let k = (0..columns.len()).fold(0, |best, k| if columns[k] > columns[best] { k } else { best });
@@ -315,12 +316,12 @@ impl Portrait {
     }
 }
 
-/// Sum of the diagonal of a matrix that sums to 1; 1 / N for a flat one.
+/// The sum of the diagonal of a matrix that sums to 1; 1 / N for a flat one.
 pub fn diagonality(matrix: &[Vec<f64>]) -> f64 {
     (0..matrix.len()).map(|i| matrix[i][i]).sum()
 }
 
-/// Number of a head among those of all blocks.
+/// The index of a head among those of all blocks; `None` for an MLP.
 pub fn index(node: Node, n_heads: usize) -> Option<usize> {
     node.head().map(|head| node.layer().0 * n_heads + head)
 }
@@ -332,7 +333,7 @@ mod tests {
     const BOUNDS: Thresholds =
         Thresholds { share: 0.3, diagonal: 0.5, column: 0.5, flat: 0.35, entropy: 0.9, last_line: 0.5 };
 
-    /// Prompts of two options `BOS (A content end) (B content end) last`, one right each.
+    /// Two prompts with two options, `BOS (A content end) (B content end) last`, one per right option.
     fn prompts() -> Vec<Prompt> {
         let parts = [0, 1].iter().flat_map(|k| [Part::Label(*k), Part::Content(*k), Part::End(*k)]);
         let parts: Vec<Part> = [Part::Bos].into_iter().chain(parts).chain([Part::Final]).collect();
@@ -350,7 +351,7 @@ mod tests {
         let class = |weights, effect| portrait(weights).class(effect, &BOUNDS);
         let right = [[0.2, 0.8, 0., 0., 0., 0., 0., 0.], [0.2, 0., 0., 0., 0.8, 0., 0., 0.]];
         assert_eq!(class(right, 1.), Class::CorrectLetter);
-        // without an effect, what remains is that it looks at no label more than half
+        // Without a positive effect, the head counts as one that attends mostly to a single label.
         assert_eq!(class(right, -1.), Class::SingleLetter);
         let single = [[0.1, 0.9, 0., 0., 0., 0., 0., 0.], [0.9, 0.1, 0., 0., 0., 0., 0., 0.]];
         assert_eq!(class(single, -1.), Class::SingleLetter);
@@ -363,7 +364,7 @@ mod tests {
         let shares = portrait(content);
         assert!((shares.groups.values().sum::<f64>() - 1.).abs() < 1e-12);
         assert!((shares.contents.iter().flatten().sum::<f64>() - 1.).abs() < 1e-12);
-        // all bounds but those of flatness can be met by a uniform head of two labels only with a larger N
+        // With two labels, a uniform head meets the flatness thresholds only if the other thresholds are raised.
         let flat = [[0., 0.5, 0., 0., 0.5, 0., 0., 0.]; 2];
         let wide = Thresholds { column: 0.6, flat: 0.55, diagonal: 0.6, ..BOUNDS };
         assert_eq!(portrait(flat).class(0., &wide), Class::Uniform);

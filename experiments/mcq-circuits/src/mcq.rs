@@ -1,8 +1,8 @@
-//! Multiple-choice questions (arXiv 2307.09458): questions of a made-up world for small models, questions in plain English
-//! whose answers stand in the prompt, those of MMLU, and eleven ways to change a prompt without changing its answer.
+//! Multiple-choice questions (arXiv 2307.09458): synthetic questions for small models, plain English questions with the
+//! answer in the prompt, MMLU, and mutations that change a prompt but not its answer.
 //!
-//! A [`Question`] is structured; [`Question::pieces`] writes it out, each piece with the [`Part`] it plays, so that whoever
-//! turns text into tokens knows the labels from the contents.
+//! A [`Question`] is structured. [`Question::pieces`] writes it as text pieces with the [`Part`] of each, so that
+//! tokens of labels and contents can be distinguished.
 
 mod colours;
 mod mmlu;
@@ -20,31 +20,31 @@ use serde::{Deserialize, Serialize};
 /// A question with its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// What stands before everything else; may be empty.
+    /// The text before everything else; may be empty.
     pub prelude: String,
     /// Facts and the question itself.
     pub question: String,
-    /// What each option says.
+    /// The text of each option.
     pub options: Vec<String>,
-    /// Label of each option, in the order of the list.
+    /// The label of each option, in list order.
     pub labels: Vec<String>,
-    /// Which option is right, by its place in the list.
+    /// The index of the right option in the list.
     pub correct: usize,
-    /// What stands around a label.
+    /// The separators around a label.
     pub separators: Separators,
-    /// What comes first.
+    /// Whether the question or the options come first.
     pub order: Order,
-    /// An empty line stands before this option.
+    /// The option after an empty line, if any.
     pub blank_before: Option<usize>,
 }
 
-/// What stands around a label in the list of options; the last line always ends with an opened bracket.
+/// The separators around a label in the list of options. The last line always ends with an opening bracket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Separators {
     /// `(A) text`
     Brackets,
-    /// `A) text`, for tokenizers that glue an opening bracket to the letter behind it.
+    /// `A) text`, for tokenizers that merge an opening bracket with the letter after it.
     Closing,
     /// `A. text`
     Dot,
@@ -56,18 +56,18 @@ pub enum Separators {
     Square,
 }
 
-/// What comes first.
+/// Whether the question or the options come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// The question, as people ask.
+    /// The question comes first, as usual.
     QuestionFirst,
-    /// The options: no label can then know whether its option is right.
+    /// The options come first, so no label can depend on whether its option is right.
     OptionsFirst,
 }
 
 impl Order {
-    /// The other one.
+    /// The other order.
     #[must_use]
     pub fn swapped(self) -> Self {
         match self {
@@ -77,19 +77,19 @@ impl Order {
     }
 }
 
-/// How pieces are put together.
+/// How pieces are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// One space between any two; line breaks are words.
+    /// One space between any two words; line breaks count as words.
     Words,
-    /// As people write.
+    /// Natural prose.
     Prose,
 }
 
-/// The part that a token plays in a prompt.
+/// The part of a prompt that a token belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// A token before the text.
+    /// The beginning-of-sequence token.
     Bos,
     /// The prelude.
     Prelude,
@@ -99,25 +99,25 @@ pub enum Part {
     Punctuation,
     /// The label of an option.
     Label(usize),
-    /// What an option says.
+    /// The text of an option.
     Content(usize),
     /// The end of an option's line.
     End(usize),
-    /// The last line, up to the opened bracket.
+    /// The last line, up to the opening bracket.
     Final,
 }
 
-/// Words that play one part.
+/// Text that belongs to one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Which.
+    /// The part.
     pub part: Part,
-    /// The words, with the spaces that belong to them in prose.
+    /// The text, including the spaces that belong to it in prose.
     pub text: String,
 }
 
 impl Question {
-    /// The prompt in pieces, up to where the label of the answer belongs.
+    /// The prompt in pieces, up to the position before the label of the answer.
     #[must_use]
     pub fn pieces(&self, style: Style) -> Vec<Piece> {
         let mut pieces = Pieces { style, list: Vec::new() };
@@ -134,10 +134,10 @@ impl Question {
             if self.blank_before == Some(option) {
                 pieces.add(Part::Punctuation, "\n");
             }
-            let (before, behind) = self.separators.around();
+            let (before, after) = self.separators.around();
             pieces.add(Part::Punctuation, before);
             pieces.add(Part::Label(option), label);
-            pieces.add(Part::Punctuation, behind);
+            pieces.add(Part::Punctuation, after);
             match style {
                 Style::Words => pieces.add(Part::Content(option), content),
                 Style::Prose => pieces.add(Part::Content(option), &format!(" {content}")),
@@ -159,7 +159,7 @@ impl Question {
         pieces.add(Part::Question, "\n");
     }
 
-    /// The options in another order, `order[i]` being the place that the new option i had; labels stay where they are.
+    /// The options in another order, where `order[i]` is the old index of the new option i. Labels stay in place.
     #[must_use]
     pub fn reordered(&self, order: &[usize]) -> Self {
         let options = order.iter().map(|from| self.options[*from].clone()).collect();
@@ -201,7 +201,7 @@ pub fn letters(count: usize) -> Vec<String> {
     ('A'..='Z').take(count).map(String::from).collect()
 }
 
-/// A prompt's pieces as one text, and which of its bytes play which part.
+/// Joins a prompt's pieces into one text, with the byte range of each part.
 #[must_use]
 pub fn text(pieces: &[Piece], style: Style) -> (String, Vec<(Part, std::ops::Range<usize>)>) {
     let mut text = String::new();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn toy_prompts_are_written_as_specified() {
+    fn small_model_prompts_are_written_as_specified() {
         let written = |order| text(&question(order).pieces(Style::Words), Style::Words).0;
         let question_first = "which is w17 ? \n ( A ) w3 \n ( B ) w17 \n ( C ) w20 \n ( D ) w9 \n Answer : (";
         assert_eq!(written(Order::QuestionFirst), question_first);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn prose_reads_as_people_write_and_parts_cover_it() {
+    fn prose_is_natural_text_covered_by_parts() {
         let prelude = "An AI answers.".to_owned();
         let question = Question { prelude, question: "What is red?".to_owned(), ..question(Order::QuestionFirst) };
         let (written, parts) = text(&question.pieces(Style::Prose), Style::Prose);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn reordering_moves_the_answer_along() {
+    fn reordering_keeps_the_right_answer() {
         let moved = question(Order::QuestionFirst).reordered(&[1, 3, 0, 2]);
         assert_eq!((moved.options[moved.correct].as_str(), moved.correct), ("w17", 0));
         assert_eq!(moved.labels, letters(4));

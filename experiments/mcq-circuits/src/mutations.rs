@@ -1,18 +1,21 @@
-//! The same questions with other labels, separators and orders: what low-rank heads, static heads and an algorithm in their
-//! place keep of the answer (arXiv 2307.09458, sections 4 and 5).
+//! The same questions with other labels, separators and orders: how much of the answer remains with low-rank heads, static
+//! heads and an explicit algorithm in their place (arXiv 2307.09458, sections 4 and 5).
 //!
-//! Bases and means are those of letters A to D in order. Variants of the Correct Letter heads:
-//! *full*; *low-rank QK* and *low-rank QKV*; *low-rank V*; *static*: every query is the mean query; *resampled*: the heads
-//! write what they write in another prompt of the same set; *algorithm*: the query is the mean query of the option that the
-//! head looks at most, keys are the means of their places, and nothing else of the prompt is left.
+//! Bases and means are fitted on letters A to D in order. The variants of the Correct Letter heads are:
+//! - *full*: no edit;
+//! - *low-rank QK*, *low-rank QKV* and *low-rank V*: only the leading principal directions are kept;
+//! - *static*: every query is the mean query;
+//! - *resampled*: the heads' writes come from another prompt of the same set;
+//! - *algorithm*: the query is the mean query of the option that the head attends to most, and keys are the means of their
+//!   positions, so nothing else of the prompt is left.
 //!
 //! ```text
 //! contribution = loss(resampled) - loss(full)
-//! rho          = (loss(resampled) - loss(low-rank)) / contribution
+//! rho          = (loss(resampled) - loss(variant)) / contribution
 //! ```
 //!
-//! Tables: `mutations` (a row per set and variant), `derived` (contributions and shares kept), `steering` (queries moved to
-//! the next option), `skipped` (sets that a model cannot read).
+//! Tables: `mutations` (a row per set and variant), `derived` (contributions and shares kept), `steering` (queries moved
+//! to the next option), `skipped` (sets that a model cannot read).
 
 use std::collections::BTreeMap;
 
@@ -22,7 +25,6 @@ use experiment::Run;
 use hooks::Layer;
 use patching::{Node, patch_nodes, run_nodes};
 use probes::mean;
-use rand::seq::IndexedRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
@@ -31,50 +33,53 @@ use crate::codes::{Code, codes, edited};
 use crate::edits::{HeadEdit, Space};
 use crate::letters::{Letters, Summary, choice, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
-use crate::study::{Common, Study, direct, each, right};
+use crate::study::{Common, Study, direct, each, right, sources};
 use crate::subspaces::{low_rank, with_attention};
 
 /// Parameters of `mutations`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, questions, rules.
+    /// Settings shared by all analyses: models, questions and classification thresholds.
     pub common: Common,
-    /// Changed sets of the same questions.
+    /// The changed sets of the same questions.
     #[schemars(length(min = 1))]
     pub sets: Vec<Changed>,
     /// Rank of the low-rank heads.
     #[schemars(range(min = 1))]
     pub low: usize,
-    /// Contributions smaller than this, in nats and in logits, are no denominators.
+    /// Minimum contribution of the heads, in nats and in logits; smaller ones give no share kept.
     pub least_contribution: [f64; 2],
-    /// Models whose own Correct Letter heads are not taken, but those of another one before them in the list, such as the
-    /// same toy earlier in its training: `{early: late}`.
+    /// Models that use the Correct Letter heads of another model earlier in the list, such as the same small model
+    /// later in its training: `{early: late}`. Default: none.
     #[serde(default)]
     pub heads_of: BTreeMap<String, String>,
 }
 
-/// Questions with one or several changes.
+/// A set of questions with one or several changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Changed {
-    /// Its short name, such as M1.
+    /// Short name of the set, such as M1.
     #[schemars(regex(pattern = "^[A-Za-z0-9_]+$"))]
     pub id: String,
-    /// What tables and figures call it.
+    /// Name of the set in tables and figures.
     pub name: String,
-    /// The changes, one after the other; none: the questions as they are.
+    /// The changes, applied in order; an empty list keeps the questions as they are.
     pub changes: Vec<Mutation>,
 }
 
-/// Looks at every model and hands in the tables.
+/// Analyses every model and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut tables = Tables::new();
     let mut known: BTreeMap<String, Vec<Node>> = BTreeMap::new();
     each(run, &params.common, |study| {
         let heads = match params.heads_of.get(study.name()) {
             Some(other) => known.get(other).cloned().with_context(|| {
-                format!("params.heads_of: `{other}` is not among the subjects before `{}`", study.name())
+                format!(
+                    "params.heads_of: `{other}` is not a subject before `{}`; list it earlier under params.subjects",
+                    study.name()
+                )
             })?,
             None => study.letter_heads(),
         };
@@ -87,11 +92,18 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
-/// What one variant does on one set.
+/// Records empty metrics for a set without results.
+fn without(run: &Run, name: &str, set: &Changed) {
+    for metric in ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"] {
+        run.metric(&format!("{name}.{}.{metric}", set.id), None, "");
+    }
+}
+
+/// The result of one variant on one set.
 #[derive(Clone, Copy)]
 struct Outcome {
     summary: Summary,
-    /// Raw attention of the heads on the right label, and on each other one; none where their writes are replaced.
+    /// The heads' raw attention to the right label and to each other label; `None` if their writes are replaced.
     attention: Option<[f64; 2]>,
 }
 
@@ -99,8 +111,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
     let name = study.name();
     if heads.is_empty() {
         for set in &params.sets {
-            let open = ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"];
-            open.iter().for_each(|what| run.metric(&format!("{name}.{}.{what}", set.id), None, ""));
+            without(run, name, set);
         }
         ["next", "old"].iter().for_each(|what| run.metric(&format!("{name}.steered.{what}"), None, "fraction"));
         return Ok(());
@@ -114,8 +125,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
         if changed.prompts.len() < study.eval.prompts.len().div_ceil(2) {
             let (kept, left_out) = (changed.prompts.len(), changed.left_out);
             tables.skipped.push(row![name, &*set.id, kept, left_out])?;
-            let open = ["rho", "rho_m", "full", "low_rank", "algorithm.m_share", "algorithm.accuracy"];
-            open.iter().for_each(|what| run.metric(&format!("{name}.{}.{what}", set.id), None, ""));
+            without(run, name, set);
             continue;
         }
         one_set(run, params, study, (&heads, &codes), (set, &changed.prompts), tables)?;
@@ -123,15 +133,12 @@ fn analyse(run: &Run, params: &Params, study: &Study, heads: Vec<Node>, tables: 
     steering(run, params, study, (&heads, &codes), tables)
 }
 
-/// Label logits when some heads write what they write in another prompt of the set, whose right place differs.
+/// The label logits when the heads' writes are replaced by those of another prompt of the set with a different right
+/// option.
 fn resampled(run: &Run, study: &Study, prompts: &[Prompt], heads: &[Node], batch: usize) -> Result<Vec<Letters>> {
     let writes = direct(&study.subject, prompts, batch)?.writes;
     let mut rng = run.rng(&format!("sources.{}", study.name()));
-    let other = |prompt: &Prompt, rng: &mut _| {
-        let others: Vec<usize> = (0..prompts.len()).filter(|i| prompts[*i].correct != prompt.correct).collect();
-        others.choose(rng).copied().unwrap_or(0)
-    };
-    let sources: Vec<usize> = prompts.iter().map(|prompt| other(prompt, &mut rng)).collect();
+    let sources = sources(prompts, &mut rng);
     let mut found = vec![Letters::new(); prompts.len()];
     for indices in batches(prompts, batch) {
         let model = &study.subject.model;
@@ -146,7 +153,7 @@ fn resampled(run: &Run, study: &Study, prompts: &[Prompt], heads: &[Node], batch
     Ok(found)
 }
 
-/// The option whose label each head looks at most, `[heads][prompts]`.
+/// The option whose label each head attends to most, `[heads][prompts]`.
 fn looked_at(study: &Study, prompts: &[Prompt], heads: &[Node], batch: usize) -> Result<Vec<Vec<usize>>> {
     let layers: Vec<Layer> = crate::subspaces::layers(heads);
     let (_, seen) = edited(&study.subject, prompts, &[], &layers, batch)?;
@@ -161,7 +168,7 @@ fn looked_at(study: &Study, prompts: &[Prompt], heads: &[Node], batch: usize) ->
     Ok(heads.iter().map(most).collect())
 }
 
-/// Every head as the algorithm has it.
+/// Edits that make every head follow the algorithm.
 fn algorithm<'a>(codes: &'a [[Code; 3]], chosen: &'a [Vec<usize>]) -> Vec<HeadEdit<'a>> {
     let of_head = |(code, chosen): (&'a [Code; 3], &'a Vec<usize>)| {
         [code[0].class_mean(move |prompt| chosen[prompt]), code[1].class_mean(|_| 0)]
@@ -197,7 +204,7 @@ fn one_set(
     }
     let letters = resampled(run, study, prompts, heads, batch)?;
     outcomes.push(("resampled", Outcome { summary: Summary::of(&letters, &correct), attention: None }));
-    // direct effect of the heads together
+    // The direct effect of the heads together.
     let effects = direct(&study.subject, prompts, batch)?;
     let members = study.nodes.iter().zip(&effects.net).filter(|(node, _)| heads.contains(node));
     let together: f64 = members.map(|(_, effect)| mean(&right(effect, prompts))).sum();
@@ -217,12 +224,12 @@ fn one_set(
         ])?;
     }
     let of = |variant: &str| outcomes.iter().find(|(name, _)| *name == variant).map(|(_, outcome)| outcome.summary);
-    let (Some(full), Some(gone)) = (of("full"), of("resampled")) else { return Ok(()) };
+    let (Some(full), Some(removed)) = (of("full"), of("resampled")) else { return Ok(()) };
     let [least_loss, least_m] = params.least_contribution;
-    let (by_loss, by_m) = (gone.loss - full.loss, full.m - gone.m);
+    let (by_loss, by_m) = (removed.loss - full.loss, full.m - removed.m);
     for (variant, Outcome { summary, .. }) in &outcomes {
-        let rho = (by_loss >= least_loss).then(|| (gone.loss - summary.loss) / by_loss);
-        let rho_m = (by_m >= least_m).then(|| (summary.m - gone.m) / by_m);
+        let rho = (by_loss >= least_loss).then(|| (removed.loss - summary.loss) / by_loss);
+        let rho_m = (by_m >= least_m).then(|| (summary.m - removed.m) / by_m);
         tables.derived.push(row![name, &*set.id, &*set.name, *variant, by_loss, by_m, rho, rho_m])?;
         if *variant == "low-rank QK" {
             run.metric(&format!("{name}.{}.rho", set.id), rho, "fraction");
@@ -238,7 +245,8 @@ fn one_set(
     Ok(())
 }
 
-/// Queries moved from the mean of the right option to that of the next: does the answer move with them?
+/// Moves queries from the mean of the right option to that of the next option, and measures how often the answer
+/// follows.
 fn steering(
     run: &Run,
     params: &Params,
@@ -250,7 +258,7 @@ fn steering(
     let prompts = &study.eval.prompts;
     let options = study.eval.options();
     let last = heads.iter().map(|head| head.layer()).max();
-    // all heads of the block that prints, as well as the Correct Letter heads alone
+    // Edits all heads of the last block with Correct Letter heads, in addition to the Correct Letter heads alone.
     let everywhere: Vec<Node> =
         study.nodes.iter().copied().filter(|node| node.head().is_some() && Some(node.layer()) == last).collect();
     let all = crate::codes::codes(&study.subject, &study.fit.prompts, &everywhere, batch)?;
@@ -291,33 +299,39 @@ struct Tables {
 impl Tables {
     fn new() -> Self {
         let set = |name: &str, about: &str| {
-            Schema::new(name, about).text("subject", "which model").text("mutation", "short name of the change")
+            Schema::new(name, about)
+                .text("subject", "name of the model")
+                .text("mutation", "short name of the changed set")
         };
-        let mutations = set("mutations", "one variant of the heads on one changed set")
-            .text("name", "the change")
-            .text("variant", "what was done to the Correct Letter heads")
-            .int("questions", "how many")
-            .float("loss", "loss among the labels shown", "nats")
-            .float("m", "net logit of the right label", "logits")
-            .float("accuracy", "questions answered rightly", "fraction")
-            .float("right_label", "raw attention of the heads on the right label", "fraction")
-            .float("other_labels", "on each other label", "fraction")
-            .float("de", "direct effect of the heads together on the right label, untouched", "logits");
-        let derived = set("derived", "what one variant keeps of the heads' contribution on one changed set")
-            .text("name", "the change")
-            .text("variant", "what was done to the Correct Letter heads")
-            .float("contribution", "loss with the heads resampled less loss of the full model", "nats")
-            .float("contribution_m", "the same in the net logit", "logits")
-            .float("rho", "share kept, by loss; none when the contribution is small", "fraction")
-            .float("rho_m", "share kept, by net logit", "fraction");
-        let steering = Schema::new("steering", "queries moved to the next option")
-            .text("subject", "which model")
-            .text("heads", "which heads")
-            .float("next", "questions whose answer is then the next option", "fraction")
-            .float("old", "questions whose answer stays", "fraction");
-        let skipped = set("skipped", "a set that a model cannot read")
-            .int("kept", "questions whose labels are tokens of their own")
-            .int("left_out", "questions whose labels are not, or that are too long");
+        let mutations = set("mutations", "one variant of the Correct Letter heads on one changed set")
+            .text("name", "name of the changed set")
+            .text("variant", "edit of the Correct Letter heads")
+            .int("questions", "number of questions")
+            .float("loss", "mean cross-entropy among the labels in the prompt", "nats")
+            .float("m", "mean net logit of the right label", "logits")
+            .float("accuracy", "share of questions answered correctly", "fraction")
+            .float("right_label", "mean raw attention of the heads to the right label", "fraction")
+            .float("other_labels", "mean raw attention of the heads to each other label", "fraction")
+            .float("de", "direct effect of all unedited heads together on the right label", "logits");
+        let derived = set("derived", "the share of the heads' contribution that one variant keeps on one changed set")
+            .text("name", "name of the changed set")
+            .text("variant", "edit of the Correct Letter heads")
+            .float("contribution", "loss with resampled heads minus loss of the full model", "nats")
+            .float("contribution_m", "net logit of the full model minus net logit with resampled heads", "logits")
+            .float("rho", "share of the contribution kept, by loss; empty if the contribution is too small", "fraction")
+            .float(
+                "rho_m",
+                "share of the contribution kept, by net logit; empty if the contribution is too small",
+                "fraction",
+            );
+        let steering = Schema::new("steering", "one group of heads whose queries are moved to the next option")
+            .text("subject", "name of the model")
+            .text("heads", "heads whose queries are moved")
+            .float("next", "share of questions answered with the next option", "fraction")
+            .float("old", "share of questions still answered with the right option", "fraction");
+        let skipped = set("skipped", "one changed set that a model cannot read")
+            .int("kept", "number of questions whose labels are single tokens")
+            .int("left_out", "number of questions whose labels are not single tokens or whose prompt is too long");
         let [mutations, derived, steering, skipped] = [mutations, derived, steering, skipped].map(Builder::new);
         Self { mutations, derived, steering, skipped }
     }

@@ -1,17 +1,17 @@
-//! Which heads and MLPs print the right letter: direct, total and indirect effects of every node at the last place, and what
-//! sets of them carry (arXiv 2307.09458, section 3.1).
+//! Direct, total and indirect effects of every head and MLP at the last position on the right label, and the effects of
+//! patching sets of nodes together (arXiv 2307.09458, section 3.1).
 //!
 //! ```text
-//! DE   = what the node writes, through the final norm frozen at the prompt's own scale and the unembedding
-//! dDE  = its change when the node writes what it writes in a source prompt with another right place, all else kept
-//! TE   = the same replacement, with everything behind the node computed again
+//! DE   = effect of the node's write on the label logits, with the final norm frozen at the prompt's own scale
+//! dDE  = change of DE when the write comes from a source prompt with another right option, all else fixed
+//! TE   = effect of the same replacement with everything after the node recomputed
 //! IE   = TE - dDE
 //! ```
 //!
-//! m is the net logit of the right label; losses are among the labels, in nats.
+//! m is the net logit of the right label, in logits. Losses are among the labels only, in nats.
 //!
-//! Tables: `effects` (a row per node), `ablations` (other replacements), `sets` (patching the best k nodes together),
-//! `pairs` (which source prompts), `circuit` (numbers of each model).
+//! Tables: `effects` (a row per node), `ablations` (mean and zero ablations), `sets` (patching the best k nodes together),
+//! `pairs` (the sampled source prompts), `circuit` (metrics of each model).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,49 +21,48 @@ use experiment::Run;
 use patching::{Node, Writes, patch_nodes, run_nodes};
 use probes::{mean, standard_deviation};
 use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
-use rand_chacha::ChaCha12Rng;
+use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::letters::{Letters, Summary, loss, net_logit, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
-use crate::study::{Common, Direct, Study, direct, each, right};
-use crate::subject::Set;
+use crate::study::{Common, Direct, Study, direct, each, right, sources};
 
 /// Parameters of `nodes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, questions, rules.
+    /// Settings shared by all analyses: models, questions and classification thresholds.
     pub common: Common,
-    /// Source prompts of each prompt.
+    /// Number of source prompts sampled for each prompt.
     #[schemars(range(min = 1))]
     pub draws: usize,
-    /// Draws of as many random nodes from the same blocks, beside the best ones.
+    /// Number of random control sets per set of best nodes; each has as many nodes in the same blocks.
     #[schemars(range(min = 1))]
     pub random_draws: usize,
-    /// Pairs whose effect is smaller than this are left out of ratios.
+    /// Minimum absolute difference, in logits or nats, between the two runs of a pair; smaller pairs are left out of
+    /// ratios.
     #[schemars(range(min = 0))]
     pub least_effect: f64,
 }
 
-/// Looks at every model and hands in the tables.
+/// Analyses every model and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut tables = Tables::new();
     each(run, &params.common, |study| analyse(run, &params, study, &mut tables))?;
     tables.record(run)
 }
 
-/// One node's effects over prompts and draws.
+/// The effects of one node over prompts and seeds.
 #[derive(Clone, Debug, Default)]
 struct Effect {
-    /// Change of the net logit: direct, total.
+    /// Changes of the net logit: direct and total.
     m: Vec<[f64; 2]>,
-    /// Change of the loss: direct, total.
+    /// Changes of the loss: direct and total.
     loss: Vec<[f64; 2]>,
-    /// Share of prompts that are still answered rightly.
+    /// 1 if the prompt is still answered correctly, else 0.
     right: Vec<f64>,
 }
 
@@ -74,7 +73,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     let gap = eval.gap(&study.eval.prompts);
     run.metric(&format!("{name}.completeness_gap"), gap, "logits");
     let mut rng = run.rng(&format!("pairs.{name}"));
-    let sources: Vec<Vec<usize>> = (0..params.draws).map(|_| others(&study.eval, &mut rng)).collect();
+    let sources: Vec<Vec<usize>> = (0..params.draws).map(|_| sources(&study.eval.prompts, &mut rng)).collect();
     for (draw, sources) in sources.iter().enumerate() {
         for (prompt, source) in sources.iter().enumerate() {
             tables.pairs.push(row![name, draw, prompt, *source])?;
@@ -92,28 +91,20 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     sets(run, params, study, &eval, &sources[0], tables)
 }
 
-/// For each prompt, another whose right option is at another place.
-fn others(set: &Set, rng: &mut ChaCha12Rng) -> Vec<usize> {
-    let correct = set.correct();
-    let by_place = |place: usize| (0..correct.len()).filter(|i| correct[*i] != place).collect::<Vec<usize>>();
-    let pools: Vec<Vec<usize>> = (0..set.options()).map(by_place).collect();
-    correct.iter().enumerate().map(|(i, place)| pools[*place].choose(rng).copied().unwrap_or(i)).collect()
-}
-
-/// What a sweep patches into what.
+/// One sweep of activation patching over groups of nodes.
 struct Sweep<'a> {
-    /// Its name, among all of one model.
+    /// The name of the sweep, unique within one model.
     label: String,
-    /// The runs that are patched.
+    /// The prompts whose runs are patched.
     prompts: &'a [Prompt],
-    /// A row per prompt.
+    /// The source activations, one row per prompt.
     source: &'a Writes,
-    /// Nodes that are patched together.
+    /// The groups; nodes of a group are patched together.
     groups: &'a [Vec<Node>],
 }
 
-/// Label logits of every prompt after each group of nodes is patched, `[groups][prompts]`. Each finished batch is kept until
-/// the run is finished, so that an interrupted sweep goes on where it was.
+/// The label logits of every prompt after each group of nodes is patched, `[groups][prompts]`. Finished batches are
+/// kept until the run ends, so that an interrupted sweep resumes.
 fn patched(run: &Run, study: &Study, sweep: &Sweep<'_>, batch: usize) -> Result<Vec<Vec<Letters>>> {
     let Sweep { label, prompts, source, groups } = sweep;
     let model = &study.subject.model;
@@ -139,14 +130,14 @@ fn patched(run: &Run, study: &Study, sweep: &Sweep<'_>, batch: usize) -> Result<
     Ok(found)
 }
 
-/// What a run kept, with the hash of its configuration.
+/// The results of a finished batch, with the identity of its run.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     identity: String,
     letters: Vec<Vec<Letters>>,
 }
 
-/// What is in the file, if this run put it there; otherwise what `compute` gives, which is put there.
+/// Reads the file if it belongs to this run; otherwise computes the value and writes it.
 fn remembered(
     file: &Path,
     identity: &str,
@@ -173,7 +164,7 @@ fn effects(run: &Run, study: &Study, eval: &Direct, draws: &[Vec<usize>], batch:
             for (i, prompt) in prompts.iter().enumerate() {
                 let (c, source) = (prompt.correct, sources[i]);
                 let before = &eval.letters[i];
-                // the source's write under this prompt's norm
+                // The source's write, scaled by this prompt's norm.
                 let scaled = eval.scales[source] / eval.scales[i];
                 let change = eval.net[node][source].iter().zip(&eval.net[node][i]).map(|(to, from)| to * scaled - from);
                 let directly: Letters = change.zip(before).map(|(change, z)| z + change).collect();
@@ -187,17 +178,17 @@ fn effects(run: &Run, study: &Study, eval: &Direct, draws: &[Vec<usize>], batch:
     Ok(effects)
 }
 
-/// A way to ablate, and the label logits under it, `[nodes][prompts]`.
+/// The name of an ablation and the label logits under it, `[nodes][prompts]`.
 type Ablation = (&'static str, Vec<Vec<Letters>>);
 
-/// Every node's other ablations.
+/// Ablates every node by its mean, its balanced mean and zero.
 fn ablations(run: &Run, study: &Study, eval: &Direct, batch: usize) -> Result<Vec<Ablation>> {
     let groups: Vec<Vec<Node>> = study.nodes.iter().map(|node| vec![*node]).collect();
     let prompts = &study.eval.prompts;
     let fit = &study.direct.writes;
     let correct = study.fit.correct();
-    let of_place = |place: usize| (0..correct.len()).filter(|i| correct[*i] == place).collect::<Vec<usize>>();
-    let rows: Vec<Vec<usize>> = (0..study.fit.options()).map(of_place).collect();
+    let with_option = |place: usize| (0..correct.len()).filter(|i| correct[*i] == place).collect::<Vec<usize>>();
+    let rows: Vec<Vec<usize>> = (0..study.fit.options()).map(with_option).collect();
     let fewest = rows.iter().map(Vec::len).min().unwrap_or(0);
     let balanced: Vec<usize> = rows.iter().flat_map(|rows| rows[..fewest].to_vec()).collect();
     let ways = [
@@ -274,24 +265,20 @@ fn report(run: &Run, study: &Study, eval: &Direct, effects: &[Effect], tables: &
     Ok(())
 }
 
-/// Nodes of one kind, best first.
+/// The nodes of one kind, by decreasing direct effect.
 fn ranked(study: &Study, kind: &str) -> Vec<Node> {
     let nodes = study.ranking.iter().map(|node| study.nodes[*node]);
     nodes.filter(|node| kind == "both" || (node.head().is_some() == (kind == "heads"))).collect()
 }
 
-fn sets(
-    run: &Run,
-    params: &Params,
-    study: &Study,
-    eval: &Direct,
-    sources: &[usize],
-    tables: &mut Tables,
-) -> Result<()> {
-    let (name, batch) = (study.name(), params.common.questions.batch);
-    let mut rng = run.rng(&format!("random.{name}"));
-    let mut sizes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    let mut groups: Vec<(&str, usize, bool, Vec<Node>)> = Vec::new();
+/// A kind of nodes, the number of nodes, whether the set is a random control, and the nodes.
+type NodeSet = (&'static str, usize, bool, Vec<Node>);
+
+/// The best k nodes of each kind with their random controls, and the values of k by kind.
+fn node_sets(run: &Run, params: &Params, study: &Study) -> (BTreeMap<&'static str, Vec<usize>>, Vec<NodeSet>) {
+    let mut rng = run.rng(&format!("random.{}", study.name()));
+    let mut sizes: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+    let mut groups: Vec<NodeSet> = Vec::new();
     for kind in ["heads", "MLPs", "both"] {
         let nodes = ranked(study, kind);
         let mut ks: Vec<usize> = (0..).map(|power| 1 << power).take_while(|k| *k < nodes.len()).collect();
@@ -306,8 +293,21 @@ fn sets(
         }
         sizes.insert(kind, ks);
     }
+    (sizes, groups)
+}
+
+fn sets(
+    run: &Run,
+    params: &Params,
+    study: &Study,
+    eval: &Direct,
+    sources: &[usize],
+    tables: &mut Tables,
+) -> Result<()> {
+    let (name, batch) = (study.name(), params.common.questions.batch);
+    let (sizes, groups) = node_sets(run, params, study);
     let node_groups: Vec<Vec<Node>> = groups.iter().map(|group| group.3.clone()).collect();
-    // noising: the prompt with nodes of its source; denoising: the source with nodes of the prompt
+    // Noising patches the prompt with nodes of its source; denoising patches the source with nodes of the prompt.
     let prompts = &study.eval.prompts;
     let swapped: Vec<Prompt> = sources
         .iter()
@@ -369,7 +369,7 @@ fn sets(
     Ok(())
 }
 
-/// As many nodes of the same blocks as the chosen ones, at random.
+/// Samples as many nodes as `chosen` has, from the same blocks.
 fn random_like(chosen: &[Node], of: &[Node], rng: &mut impl Rng) -> Vec<Node> {
     let mut pools: BTreeMap<usize, Vec<Node>> = BTreeMap::new();
     of.iter().for_each(|node| pools.entry(node.layer().0).or_default().push(*node));
@@ -377,14 +377,14 @@ fn random_like(chosen: &[Node], of: &[Node], rng: &mut impl Rng) -> Vec<Node> {
     chosen.iter().filter_map(|node| pools.get_mut(&node.layer().0)?.pop()).collect()
 }
 
-/// What patching a set does.
+/// The effect of patching one set of nodes.
 struct SetEffect {
     summary: Summary,
-    /// Mean over pairs of the way from one run to the other, in the net logit.
+    /// The mean fraction of the change from one run to the other, by net logit.
     r: f64,
-    /// The same in the loss.
+    /// The same, by loss.
     r_loss: f64,
-    /// Pairs whose runs differ too little for a ratio of net logits.
+    /// The number of pairs whose runs differ too little for a ratio of net logits.
     left_out: usize,
 }
 
@@ -418,53 +418,53 @@ struct Tables {
 impl Tables {
     fn new() -> Self {
         let effects = Schema::new("effects", "one node of one model")
-            .text("subject", "which model")
-            .text("node", "head or MLP")
-            .text("kind", "head or MLP")
-            .int("layer", "block")
-            .int("head", "head in the block; none for an MLP")
-            .text("class", "what the head looks at")
-            .int("rank", "by direct effect on the fit questions, from 1")
-            .text("kept", "whether it is among the first that make the asked share")
-            .float("de_fit", "direct effect on the right label, fit questions", "logits")
+            .text("subject", "name of the model")
+            .text("node", "name of the node, a head or an MLP")
+            .text("kind", "kind of the node: head or MLP")
+            .int("layer", "index of the block")
+            .int("head", "index of the head in its block; empty for an MLP")
+            .text("class", "class of the head by its attention, or MLP")
+            .int("rank", "rank by direct effect on the fit questions, from 1")
+            .text("kept", "whether the node belongs to the circuit, the first nodes that reach the requested share")
+            .float("de_fit", "mean direct effect on the right label, fit questions", "logits")
             .float("cum_share", "share of the positive direct effect up to this rank", "fraction")
-            .float("de", "direct effect on the right label", "logits")
-            .float("de_sem", "its standard error", "logits")
-            .float("delta_de", "change of m through the direct path alone", "logits")
-            .float("te", "change of m with everything behind it computed again", "logits")
-            .float("ie", "the difference of the two", "logits")
+            .float("de", "mean direct effect on the right label, evaluation questions", "logits")
+            .float("de_sem", "standard error of `de`", "logits")
+            .float("delta_de", "change of the net logit m through the direct path alone", "logits")
+            .float("te", "change of the net logit m with everything after the node recomputed", "logits")
+            .float("ie", "indirect effect: `te` minus `delta_de`", "logits")
             .float("delta_de_loss", "change of the loss through the direct path alone", "nats")
-            .float("te_loss", "change of the loss with everything behind it computed again", "nats")
-            .float("ie_loss", "the difference of the two", "nats")
-            .float("accuracy", "questions still answered rightly", "fraction");
+            .float("te_loss", "change of the loss with everything after the node recomputed", "nats")
+            .float("ie_loss", "indirect effect on the loss: `te_loss` minus `delta_de_loss`", "nats")
+            .float("accuracy", "share of questions still answered correctly", "fraction");
         let ablations = Schema::new("ablations", "one node of one model, replaced in one way")
-            .text("subject", "which model")
-            .text("node", "head or MLP")
-            .text("way", "mean, mean of the right places' means, or zero")
-            .float("loss", "loss among the labels", "nats")
-            .float("m", "net logit of the right label", "logits")
-            .float("accuracy", "questions answered rightly", "fraction");
-        let sets = Schema::new("sets", "some nodes patched together")
-            .text("subject", "which model")
+            .text("subject", "name of the model")
+            .text("node", "name of the node, a head or an MLP")
+            .text("way", "value that replaces the node: mean, mean over right options balanced, or zero")
+            .float("loss", "mean cross-entropy among the labels only", "nats")
+            .float("m", "mean net logit of the right label", "logits")
+            .float("accuracy", "share of questions answered correctly", "fraction");
+        let sets = Schema::new("sets", "one set of nodes that are patched together")
+            .text("subject", "name of the model")
             .text("mode", "noising: nodes of the source in the prompt; denoising: nodes of the prompt in the source")
-            .text("kinds", "heads, MLPs or both")
-            .int("k", "how many")
-            .text("nodes", "the best by direct effect, or random ones")
-            .float("loss", "loss of the prompt's right label", "nats")
-            .float("accuracy", "how often it is the answer", "fraction")
-            .float("m", "its net logit", "logits")
-            .float("r", "way from one run to the other, in m", "fraction")
-            .float("r_loss", "the same in the loss", "fraction")
-            .float("left_out", "pairs whose runs differ too little for a ratio", "pairs");
-        let pairs = Schema::new("pairs", "one source of one prompt")
-            .text("subject", "which model")
-            .int("draw", "which draw")
-            .int("prompt", "number of the prompt")
-            .int("source", "number of the prompt that its nodes' writes come from");
-        let circuit = Schema::new("circuit", "one number of one model")
-            .text("subject", "which model")
-            .text("number", "which")
-            .float("value", "its value", "");
+            .text("kinds", "kinds of nodes in the set: heads, MLPs or both")
+            .int("k", "number of nodes")
+            .text("nodes", "whether the nodes are the best by direct effect or random ones")
+            .float("loss", "mean loss of the prompt's right label", "nats")
+            .float("accuracy", "share of prompts answered with that label", "fraction")
+            .float("m", "mean net logit of that label", "logits")
+            .float("r", "fraction of the change of m from one run to the other", "fraction")
+            .float("r_loss", "fraction of the change of the loss from one run to the other", "fraction")
+            .float("left_out", "number of pairs whose runs differ too little for a ratio", "pairs");
+        let pairs = Schema::new("pairs", "one source prompt of one prompt")
+            .text("subject", "name of the model")
+            .int("draw", "index of the seed")
+            .int("prompt", "index of the prompt")
+            .int("source", "index of the source prompt, whose activations are patched in");
+        let circuit = Schema::new("circuit", "one metric of one model")
+            .text("subject", "name of the model")
+            .text("number", "name of the metric")
+            .float("value", "value of the metric", "");
         let [effects, ablations, sets, pairs, circuit] = [effects, ablations, sets, pairs, circuit].map(Builder::new);
         Self { effects, ablations, sets, pairs, circuit }
     }

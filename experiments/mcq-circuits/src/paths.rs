@@ -1,46 +1,45 @@
-//! Which earlier nodes tell the Correct Letter heads where to look: path patching into their queries
+//! Path patching into the queries of the Correct Letter heads: which earlier nodes determine where these heads attend
 //! (arXiv 2307.09458, section 3.1 and appendix B).
 //!
-//! For each node before them: it writes what it writes in a source prompt with another right place, every other node stays
-//! as it was, and the queries that follow are put into the clean run.
+//! For each earlier node, the sender's write is replaced by its write in a source prompt with a different right option,
+//! and every other node stays fixed. The resulting queries are then patched into the clean run.
 //!
-//! Tables: `paths` (a row per node, and one for the whole queries).
+//! Tables: `paths` (a row per sender, and one for the whole queries).
 
 use anyhow::Result;
 use experiment::Run;
 use patching::{Node, patch_queries, patch_whole_queries, run_nodes};
-use rand::seq::IndexedRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
 use crate::letters::{Letters, Summary, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
-use crate::study::{Common, Study, direct, each};
+use crate::study::{Common, Study, direct, each, sources};
 
 /// Parameters of `paths`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, questions, rules.
+    /// Settings shared by all analyses: models, questions and classification thresholds.
     pub common: Common,
-    /// How many nodes are called the largest.
+    /// Number of senders to mark as shown, taken by absolute change of the net logit.
     #[schemars(range(min = 1))]
     pub shown: usize,
 }
 
-/// Looks at every model and hands in the table.
+/// Analyses every model and records the table.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("paths", "one sender into the queries of the Correct Letter heads")
-            .text("subject", "which model")
-            .text("sender", "node, or `whole query`")
-            .text("class", "of the sender, where it is a head")
-            .int("rank", "by the size of the change of m; none for the whole query")
-            .text("shown", "whether it is among the largest")
-            .float("m", "change of the net logit of the right label", "logits")
+        Schema::new("paths", "one sender, patched into the queries of the Correct Letter heads")
+            .text("subject", "name of the model")
+            .text("sender", "name of the sending node, or `whole query`")
+            .text("class", "class of the sender by its attention, or MLP")
+            .int("rank", "rank by absolute change of m, from 1; empty for the whole query")
+            .text("shown", "whether the sender is among the largest ones to show")
+            .float("m", "change of the net logit m of the right label", "logits")
             .float("loss", "change of the loss among the labels", "nats")
-            .float("share", "of the change of m by the whole query", "fraction"),
+            .float("share", "share of the change of m that the whole query causes", "fraction"),
     );
     each(run, &params.common, |study| analyse(run, &params, study, &mut table))?;
     run.record(table.finish()?);
@@ -59,11 +58,7 @@ fn analyse(run: &Run, params: &Params, study: &Study, table: &mut Builder) -> Re
     let (prompts, batch) = (&study.eval.prompts, params.common.questions.batch);
     let eval = direct(&study.subject, prompts, batch)?;
     let mut rng = run.rng(&format!("sources.{name}"));
-    let mut sources = Vec::new();
-    for prompt in prompts {
-        let others: Vec<usize> = (0..prompts.len()).filter(|i| prompts[*i].correct != prompt.correct).collect();
-        sources.push(others.choose(&mut rng).copied().unwrap_or(0));
-    }
+    let sources = sources(prompts, &mut rng);
     let mut after = vec![vec![Letters::new(); prompts.len()]; senders.len() + 1];
     let all = batches(prompts, batch);
     let mut task = run.task(&format!("{name} paths"), all.len() as u64, "batches");

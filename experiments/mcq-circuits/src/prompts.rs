@@ -1,4 +1,4 @@
-//! Questions as a model reads them: tokens, the part that each plays, and which token would be which answer.
+//! Questions as prompts: tokens, the part of each token, and the token of each answer.
 
 use crate::mcq::{Part, Question, Separators, Style, text};
 use anyhow::{Context, Result, bail};
@@ -8,61 +8,65 @@ use tokens::{Bos, Tokenizer};
 /// A question in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// The tokens, up to where the label of the answer belongs.
+    /// The tokens, up to the position before the label of the answer.
     pub tokens: Vec<u32>,
-    /// What part each of them plays.
+    /// The part of each token.
     pub parts: Vec<Part>,
-    /// Token of each label, in the order of the list.
+    /// The token of each label, in list order.
     pub answers: Vec<u32>,
-    /// Which option is right, by its place in the list.
+    /// The index of the right option in the list.
     pub correct: usize,
 }
 
 impl Prompt {
-    /// Number of options.
+    /// The number of options.
     pub fn options(&self) -> usize {
         self.answers.len()
     }
 
-    /// Places of the tokens that play a part.
+    /// The positions of the tokens of one part.
     pub fn places(&self, part: Part) -> impl Iterator<Item = usize> {
         self.parts.iter().enumerate().filter(move |(_, is)| **is == part).map(|(place, _)| place)
     }
 
-    /// Place of each label.
+    /// The position of each label.
     pub fn labels(&self) -> Vec<usize> {
         (0..self.options()).filter_map(|option| self.places(Part::Label(option)).next()).collect()
     }
 }
 
-/// Turns questions into prompts of one model.
+/// Turns questions into prompts for one model.
 #[derive(Debug)]
 pub struct Asker {
     tokenizer: Tokenizer,
     style: Style,
-    /// What stands around labels unless the question says otherwise.
+    /// The separators around labels unless the question specifies others.
     separators: Separators,
 }
 
 impl Asker {
-    /// Tries `question` and finds out whether the tokenizer keeps labels apart from the bracket before them; if not, options
-    /// are written `A) text`.
+    /// Tests on `question` whether the tokenizer separates labels from the bracket before them. If not, options are
+    /// written `A) text`.
     ///
     /// # Errors
-    /// When labels are glued to something in any case.
+    ///
+    /// Fails if labels merge with other text in both formats.
     pub fn new(tokenizer: Tokenizer, style: Style, question: &Question) -> Result<Self> {
         let mut asker = Self { tokenizer, style, separators: Separators::Brackets };
         if asker.ask(question).is_err() {
             asker.separators = Separators::Closing;
-            asker.ask(question).context("labels are no tokens of their own, with or without a bracket before them")?;
+            asker.ask(question).context(
+                "labels are not single tokens, with or without an opening bracket before them; use another tokenizer",
+            )?;
         }
         Ok(asker)
     }
 
-    /// A question in tokens.
+    /// Encodes a question as a prompt.
     ///
     /// # Errors
-    /// When a label is not one token, or is another token in the list than as the answer.
+    ///
+    /// Fails if a label is not one token, or is a different token in the list than as the answer.
     pub fn ask(&self, question: &Question) -> Result<Prompt> {
         let separators =
             if question.separators == Separators::Brackets { self.separators } else { question.separators };
@@ -72,14 +76,14 @@ impl Asker {
         }
         let (written, ranges) = text(&question.pieces(self.style), self.style);
         let (encoded, covered) = self.tokenizer.encode_with_offsets(&written, Bos::Default)?;
-        // a token that covers the end of one piece and the beginning of the next belongs to where it ends
+        // A token that spans two pieces belongs to the piece in which it ends.
         let part = |range: &std::ops::Range<usize>| match range.end.checked_sub(1) {
             Some(last) if !range.is_empty() => {
                 ranges.iter().find(|(_, piece)| piece.contains(&last)).map(|(part, _)| *part)
             }
             _ => Some(Part::Bos),
         };
-        // spaces between words are nobody's
+        // Spaces between words count as punctuation.
         let parts: Vec<Part> = covered.iter().map(|range| part(range).unwrap_or(Part::Punctuation)).collect();
         let answers = question.labels.iter().map(|label| self.answer(&written, &encoded.ids, label));
         let answers = answers.collect::<Result<Vec<u32>>>()?;
@@ -88,16 +92,17 @@ impl Asker {
             let places: Vec<usize> = prompt.places(Part::Label(option)).collect();
             match places.as_slice() {
                 [place] if prompt.tokens[*place] == *answer => {}
-                _ => bail!("label `{label}` is not the same token in the list of options as in the answer"),
+                _ => bail!("label `{label}` is a different token in the list of options than in the answer"),
             }
         }
         Ok(prompt)
     }
 
-    /// For each option, the tokens of the prompt up to `Answer:` and those of what the option says behind it.
+    /// For each option, the tokens of the prompt up to `Answer:` and the tokens of the option's text after it.
     ///
     /// # Errors
-    /// When the option's words change the tokens before them.
+    ///
+    /// Fails if the option's text changes the tokens before it.
     pub fn option_texts(&self, question: &Question) -> Result<Vec<(Vec<u32>, Vec<u32>)>> {
         let question = Question { separators: self.separators, ..question.clone() };
         let (written, _) = text(&question.pieces(self.style), self.style);
@@ -105,23 +110,24 @@ impl Asker {
         let ids = self.tokenizer.encode(before, Bos::Default)?.ids;
         let option = |option: &String| match self.tokenizer.encode(&format!("{before} {option}"), Bos::Default)?.ids {
             with if with.len() > ids.len() && with.starts_with(&ids) => Ok((ids.clone(), with[ids.len()..].to_vec())),
-            _ => bail!("`{option}` behind the prompt changes the tokens of the prompt"),
+            _ => bail!("the option `{option}` after the prompt changes the tokens of the prompt"),
         };
         question.options.iter().map(option).collect()
     }
 
-    /// A solved example as it stands before a question: the prompt, the letter, and a closed bracket.
+    /// A solved example to put before a question: the prompt, the letter and a closing bracket.
     pub fn solved(&self, question: &Question) -> String {
         let bare = Question { prelude: String::new(), separators: self.separators, ..question.clone() };
         let (written, _) = text(&bare.pieces(self.style), self.style);
         format!("{written}{})", question.labels[question.correct])
     }
 
-    /// A question of whole words, word by word: what the tokenizer gives, in a fraction of the time, which counts in
-    /// training.
+    /// Encodes a question of whole words by vocabulary look-up. The result equals the tokenizer's, but is much faster,
+    /// which matters in training.
     fn look_up(&self, question: &Question) -> Result<Prompt> {
-        let id = |word: &str| self.tokenizer.id(word).with_context(|| format!("the vocabulary has no `{word}`"));
-        let (mut tokens, mut parts) = (vec![self.tokenizer.bos().context("a toy has a BOS")?], vec![Part::Bos]);
+        let id = |word: &str| self.tokenizer.id(word).with_context(|| format!("the vocabulary has no token `{word}`"));
+        let (mut tokens, mut parts) =
+            (vec![self.tokenizer.bos().context("the tokenizer of a small model needs a BOS token")?], vec![Part::Bos]);
         for piece in question.pieces(self.style) {
             for word in piece.text.split(' ') {
                 tokens.push(id(word)?);
@@ -132,16 +138,16 @@ impl Asker {
         Ok(Prompt { tokens, parts, answers, correct: question.correct })
     }
 
-    /// The token of a label behind the prompt.
+    /// The token of a label after the prompt.
     fn answer(&self, written: &str, ids: &[u32], label: &str) -> Result<u32> {
         let with = self.tokenizer.encode(&format!("{written}{label}"), Bos::Default)?.ids;
         match with.split_last() {
             Some((answer, before)) if before == ids => Ok(*answer),
-            _ => bail!("label `{label}` behind the prompt is not one token more"),
+            _ => bail!("label `{label}` after the prompt is not a single additional token"),
         }
     }
 
-    /// A token as text, for labels of figures.
+    /// The text of a token, for labels of figures.
     pub fn word(&self, id: u32) -> String {
         let word = self.tokenizer.decode(&[id]).unwrap_or_default();
         let word = word.trim_matches(' ').replace('\n', "\\n");
@@ -149,12 +155,12 @@ impl Asker {
     }
 }
 
-/// Which prompts go through the model together: at most `most`, all of one length; every prompt once.
+/// Groups the prompts into batches of at most `most` prompts of equal length; every prompt appears once.
 pub fn batches(prompts: &[Prompt], most: usize) -> Vec<Vec<usize>> {
     tokens::of_one_length(prompts.iter().map(|prompt| prompt.tokens.len()), most)
 }
 
-/// Tokens of some prompts of one length, `[batch, seq]`.
+/// The tokens of some prompts of equal length, `[batch, seq]`.
 pub fn tokens(prompts: &[Prompt], rows: &[usize], device: &Device) -> Result<Tensor> {
     let ids: Vec<&[u32]> = rows.iter().map(|row| prompts[*row].tokens.as_slice()).collect();
     let seq = ids.first().map_or(0, |ids| ids.len());
@@ -184,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_toy_prompts_are_where_the_specification_says() {
+    fn parts_of_small_model_prompts_are_at_the_specified_positions() {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = tokens::word_level(folder.path(), &toy().vocabulary(), toy().bos()).unwrap();
         let mut rng = ChaCha12Rng::seed_from_u64(1);
@@ -208,7 +214,7 @@ mod tests {
             mutation.apply(&mut changed, &mut rng);
             asker.ask(&changed).unwrap();
         }
-        // word by word is what the tokenizer gives
+        // Vocabulary look-up equals the tokenizer.
         let (written, _) = text(&question.pieces(Style::Words), Style::Words);
         assert_eq!(asker.ask(&question).unwrap().tokens, asker.tokenizer.encode(&written, Bos::Always).unwrap().ids);
         question.labels[0] = "Ä".to_owned();
@@ -216,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_hold_every_prompt_once_and_one_length_each() {
+    fn batches_contain_every_prompt_once_and_one_length_each() {
         let prompt = |length| Prompt { tokens: vec![0; length], parts: vec![], answers: vec![], correct: 0 };
         let prompts: Vec<Prompt> = [3, 4, 3, 3, 4, 3].map(prompt).into_iter().collect();
         assert_eq!(batches(&prompts, 3), [vec![0, 2, 3], vec![5], vec![1, 4]]);

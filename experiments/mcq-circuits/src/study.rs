@@ -1,4 +1,5 @@
-//! What every analysis begins with: a model's questions, the direct effect of every node, and what each head looks at.
+//! The common start of every analysis: a model's questions, the direct effect of every node and the attention of each
+//! head.
 
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
@@ -6,6 +7,8 @@ use experiment::{Run, distinct};
 use hooks::Site;
 use patching::{Node, Writes, direct_effects, run_nodes};
 use probes::mean;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,37 +17,37 @@ use crate::letters::{Letters, net, reader, rows};
 use crate::prompts::{Prompt, batches, tokens};
 use crate::subject::{Questions, Set, Source, Subject};
 
-/// What the analyses have in common.
+/// Settings shared by all analyses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Common {
-    /// Models, one after the other.
+    /// The models to analyse, in order.
     #[schemars(length(min = 1))]
     pub subjects: Vec<Source>,
-    /// How many questions, and which are kept.
+    /// The number of questions and which of them are kept.
     pub questions: Questions,
-    /// Rules by which heads are classed.
+    /// The thresholds that classify heads.
     pub thresholds: Thresholds,
-    /// Share of the positive direct effect that makes the circuit.
+    /// Share of the positive direct effect, from 0 to 1, that the circuit must reach.
     #[schemars(range(min = 0, max = 1))]
     pub share: f64,
 }
 
 /// Direct effects on the label logits, with the final norm frozen.
 pub struct Direct {
-    /// Of each node and prompt, on each label less their mean, `[nodes][prompts][options]`.
+    /// The effect of each node on each label minus their mean, `[nodes][prompts][options]`.
     pub net: Vec<Vec<Letters>>,
-    /// Of everything that is no node: embeddings, biases.
+    /// The effect of everything that is not a node: embeddings and biases, `[prompts][options]`.
     pub rest: Vec<Letters>,
-    /// Label logits of the model itself.
+    /// The model's own label logits.
     pub letters: Vec<Letters>,
-    /// What each node has at the last place.
+    /// The activations of each node at the last position.
     pub writes: Writes,
-    /// Divisor of the final norm at the last place.
+    /// The divisor of the final norm at the last position, per prompt.
     pub scales: Vec<f64>,
 }
 
-/// Direct effects of every node on some prompts.
+/// Computes the direct effects of every node on some prompts.
 pub fn direct(subject: &Subject, prompts: &[Prompt], batch: usize) -> Result<Direct> {
     let nodes = Node::all(&subject.model);
     let mut found = vec![vec![Letters::new(); prompts.len()]; nodes.len()];
@@ -72,7 +75,7 @@ pub fn direct(subject: &Subject, prompts: &[Prompt], batch: usize) -> Result<Dir
         writes.push(Writes::of(&run, subject.sizes().0)?);
         order.extend(indices);
     }
-    // back into the order of the prompts
+    // Restore the order of the prompts.
     let mut place = vec![0; order.len()];
     order.iter().enumerate().for_each(|(row, index)| place[*index] = row);
     let writes = Writes::cat(&writes)?.gather(&place)?;
@@ -80,13 +83,13 @@ pub fn direct(subject: &Subject, prompts: &[Prompt], batch: usize) -> Result<Dir
 }
 
 impl Direct {
-    /// Mean direct effect of each node on the right label.
+    /// The mean direct effect of each node on the right label.
     pub fn means(&self, prompts: &[Prompt]) -> Vec<f64> {
         let node = |effects: &Vec<Letters>| mean(&right(effects, prompts));
         self.net.iter().map(node).collect()
     }
 
-    /// Largest distance of the sum of all parts from the net logits: how complete the account is.
+    /// The completeness gap: the largest absolute difference between the sum of all parts and the net logit.
     pub fn gap(&self, prompts: &[Prompt]) -> f64 {
         let gap = |prompt: usize| {
             let c = prompts[prompt].correct;
@@ -97,39 +100,47 @@ impl Direct {
     }
 }
 
-/// The entry of the right label, prompt by prompt.
+/// The entry of the right label, per prompt.
 pub fn right(effects: &[Letters], prompts: &[Prompt]) -> Vec<f64> {
     effects.iter().zip(prompts).map(|(effect, prompt)| effect[prompt.correct]).collect()
 }
 
-/// A model with what was found about its nodes.
+/// Samples for each prompt a source prompt with a different right option; the prompt itself if there is none.
+pub fn sources(prompts: &[Prompt], rng: &mut ChaCha12Rng) -> Vec<usize> {
+    let options = prompts.iter().map(|prompt| prompt.correct + 1).max().unwrap_or(0);
+    let other_than = |option: usize| (0..prompts.len()).filter(|i| prompts[*i].correct != option).collect();
+    let pools: Vec<Vec<usize>> = (0..options).map(other_than).collect();
+    prompts.iter().enumerate().map(|(i, prompt)| pools[prompt.correct].choose(rng).copied().unwrap_or(i)).collect()
+}
+
+/// A model with the results on its nodes that all analyses share.
 pub struct Study {
     /// The model.
     pub subject: Subject,
-    /// Questions that rankings, means and bases are estimated from.
+    /// The fit questions, which rankings, means and bases are estimated from.
     pub fit: Set,
-    /// Questions that reported numbers are of.
+    /// The evaluation questions, which reported metrics use.
     pub eval: Set,
     /// All nodes.
     pub nodes: Vec<Node>,
-    /// Mean direct effect of each on the right label, fit questions.
+    /// The mean direct effect of each node on the right label, on the fit questions.
     pub effects: Vec<f64>,
-    /// Direct effects on the fit questions.
+    /// The direct effects on the fit questions.
     pub direct: Direct,
-    /// Nodes by falling direct effect.
+    /// The node indices by decreasing direct effect.
     pub ranking: Vec<usize>,
-    /// How many of them, from the first on, make the circuit.
+    /// The number of nodes in the circuit, the first ones of the ranking.
     pub kept: usize,
-    /// What each head looks at, eval questions, `[heads]`.
+    /// The attention of each head on the evaluation questions, `[heads]`.
     pub portraits: Vec<Portrait>,
-    /// Attention that the portraits are of, `[heads][prompts]`.
+    /// The attention behind the portraits, `[heads][prompts]`.
     pub looks: Vec<Vec<Look>>,
-    /// Class of each head.
+    /// The class of each head.
     pub classes: Vec<Class>,
 }
 
 impl Study {
-    /// Opens a model, asks it, and looks at every node.
+    /// Opens a model, evaluates its questions and analyses every node.
     pub fn new(run: &Run, common: &Common, source: &Source) -> Result<Self> {
         let subject = Subject::open(run, source)?;
         let [fit, eval] = subject.sets(run, &common.questions)?;
@@ -141,7 +152,10 @@ impl Study {
         ranking.sort_by(|a, b| effects[*b].total_cmp(&effects[*a]));
         let positive: f64 = effects.iter().filter(|effect| **effect > 0.).sum();
         if positive <= 0. {
-            bail!("{}: no node raises the right label on average, so there is no circuit to look at", source.name);
+            bail!(
+                "{}: no node raises the right label on average, so there is no circuit; check that the model answers the questions",
+                source.name
+            );
         }
         let mut sum = 0.;
         let kept = ranking.iter().take_while(|node| {
@@ -156,16 +170,16 @@ impl Study {
         let mut study =
             Self { subject, fit, eval, nodes, effects, direct, ranking, kept, portraits, looks, classes: Vec::new() };
         study.classes = study.classed(&common.thresholds);
-        tracing::info!("{}: {} of {} nodes make the circuit", source.name, study.kept, study.nodes.len());
+        tracing::info!("{}: the circuit has {} of {} nodes", source.name, study.kept, study.nodes.len());
         Ok(study)
     }
 
-    /// Name of the model.
+    /// The name of the model.
     pub fn name(&self) -> &str {
         &self.subject.name
     }
 
-    /// The class of each head under some bounds.
+    /// The class of each head under these thresholds.
     pub fn classed(&self, thresholds: &Thresholds) -> Vec<Class> {
         let (_, n_heads) = self.subject.sizes();
         let heads = self.nodes.iter().zip(&self.effects).filter(|(node, _)| node.head().is_some());
@@ -174,33 +188,33 @@ impl Study {
             .collect()
     }
 
-    /// The class of a node, where it is a head.
+    /// The class of a node; `None` for an MLP.
     pub fn class(&self, node: Node) -> Option<Class> {
         index(node, self.subject.sizes().1).map(|head| self.classes[head])
     }
 
-    /// Nodes of the circuit.
+    /// The nodes of the circuit.
     pub fn circuit(&self) -> Vec<Node> {
         self.ranking[..self.kept].iter().map(|node| self.nodes[*node]).collect()
     }
 
-    /// Heads of a class by falling direct effect.
+    /// The heads of a class by decreasing direct effect.
     pub fn of_class(&self, class: Class) -> Vec<Node> {
         let ranked = self.ranking.iter().map(|node| self.nodes[*node]);
         ranked.filter(|node| self.class(*node) == Some(class)).collect()
     }
 
-    /// The Correct Letter heads; nothing, with a warning, where a model has none.
+    /// The Correct Letter heads. If a model has none, the list is empty and a warning is logged.
     pub fn letter_heads(&self) -> Vec<Node> {
         let heads = self.of_class(Class::CorrectLetter);
         if heads.is_empty() {
-            tracing::warn!("{}: no head is a Correct Letter head, so what is about them is left out", self.name());
+            tracing::warn!("{}: no Correct Letter head found; metrics about such heads are left empty", self.name());
         }
         heads
     }
 }
 
-/// A study of every subject, one after the other.
+/// Runs `of` on a study of every subject, in order.
 pub fn each(run: &Run, common: &Common, mut of: impl FnMut(&Study) -> Result<()>) -> Result<()> {
     distinct("params.subjects", common.subjects.iter().map(|source| source.name.as_str()))?;
     let mut task = run.task("subjects", common.subjects.len() as u64, "models");

@@ -1,11 +1,11 @@
-//! How few directions of queries, keys and values the Correct Letter heads need, and what these directions say
-//! (arXiv 2307.09458, section 4).
+//! The rank of the queries, keys and values that Correct Letter heads need, and the meaning of their principal
+//! directions (arXiv 2307.09458, section 4).
 //!
-//! Bases and means are those of the fit questions, letters A to D in order, and are never fitted again.
+//! Bases and means are fitted on the fit questions with letters A to D in order, and are never refitted.
 //!
 //! Tables: `explained` (variance by rank), `ranks` (loss and accuracy by rank), `scatter` (the first three components),
-//! `class_matrix` (query-key score by right place and label), `variance` (position against letter), `scores` (fixed
-//! preference against selection), `copying` (own label's rank in what values print).
+//! `class_matrix` (query-key score by right option and label), `variance` (position versus letter), `scores` (fixed
+//! preference versus selection), `copying` (rank of a label's own logit in the output of its value).
 
 use crate::mcq::Mutation;
 use anyhow::Result;
@@ -31,26 +31,26 @@ use crate::subject::{Set, letter};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models, questions, rules.
+    /// Settings shared by all analyses: models, questions and classification thresholds.
     pub common: Common,
-    /// Ranks to try; all directions and none are always among them.
+    /// Ranks to evaluate; rank 0 and the full rank are always included.
     pub ranks: Vec<usize>,
     /// Rank of the low-rank heads.
     #[schemars(range(min = 1))]
     pub low: usize,
-    /// Points of each class in the scatter.
+    /// Number of points per class in the scatter table.
     #[schemars(range(min = 1))]
     pub points: usize,
 }
 
-/// Looks at every model and hands in the tables.
+/// Analyses every model and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut tables = Tables::new();
     each(run, &params.common, |study| analyse(run, &params, study, &mut tables))?;
     tables.record(run)
 }
 
-/// What is cut down together.
+/// The spaces that are reduced together, with their names in tables.
 const EDITS: [(&str, &[Space]); 5] = [
     ("Q", &[Space::Query]),
     ("K", &[Space::Key]),
@@ -59,13 +59,13 @@ const EDITS: [(&str, &[Space]); 5] = [
     ("Q+K+V", &[Space::Query, Space::Key, Space::Value]),
 ];
 
-/// Edits of all heads in some spaces.
+/// The low-rank edits of all heads in some spaces.
 pub fn low_rank<'a>(codes: &'a [[Code; 3]], spaces: &[Space], rank: usize) -> Vec<HeadEdit<'a>> {
     let chosen = codes.iter().flatten().filter(|code| spaces.contains(&code.space));
     chosen.map(|code| code.low_rank(rank)).collect()
 }
 
-/// Blocks that some heads are in.
+/// The blocks that contain the heads, sorted.
 pub fn layers(heads: &[Node]) -> Vec<Layer> {
     let mut layers: Vec<Layer> = heads.iter().map(|head| head.layer()).collect();
     layers.sort_unstable();
@@ -73,7 +73,7 @@ pub fn layers(heads: &[Node]) -> Vec<Layer> {
     layers
 }
 
-/// Label logits, and mean raw attention of some heads on the right label and on each other one.
+/// The label logits, and the mean raw attention of the heads to the right label and to each other label.
 pub fn with_attention(
     study: &Study,
     prompts: &[Prompt],
@@ -112,9 +112,9 @@ fn analyse(run: &Run, params: &Params, study: &Study, tables: &mut Tables) -> Re
     copying(run, params, study, &heads, &codes, tables)
 }
 
-/// A model without Correct Letter heads leaves these open.
+/// Records empty metrics for a model without Correct Letter heads.
 fn without(run: &Run, name: &str) -> Result<()> {
-    let words = [
+    let metrics = [
         "explained3.query",
         "explained3.key",
         "explained3.value",
@@ -134,7 +134,7 @@ fn without(run: &Run, name: &str) -> Result<()> {
         "position_by_right.key",
         "own_label_rank",
     ];
-    words.iter().for_each(|word| run.metric(&format!("{name}.{word}"), None, ""));
+    metrics.iter().for_each(|metric| run.metric(&format!("{name}.{metric}"), None, ""));
     Ok(())
 }
 
@@ -226,7 +226,7 @@ fn ranks(
         run.check_interrupted()?;
     }
     run.metric(&format!("{name}.full.right_label"), right, "fraction");
-    // each head by itself
+    // Each head alone.
     for (node, code) in heads.iter().zip(codes) {
         for rank in &ranks {
             let edits = low_rank(std::slice::from_ref(code), &[Space::Query, Space::Key], *rank);
@@ -322,7 +322,7 @@ fn column_means(rows: &[Vec<f64>]) -> Vec<f64> {
     (0..width).map(|i| mean(&rows.iter().map(|row| row[i]).collect::<Vec<_>>())).collect()
 }
 
-/// How much of the differences of scores among labels is a fixed preference, and how much selection.
+/// Splits the variation of scores among labels into a fixed preference and a selection that depends on the question.
 fn scores(
     study: &Study,
     node: Node,
@@ -348,7 +348,7 @@ fn scores(
     Ok(())
 }
 
-/// Position of an option against its letter, on shuffled labels.
+/// Compares the position of an option with its letter as explanations of the variance, on shuffled labels.
 fn variance(
     run: &Run,
     params: &Params,
@@ -361,7 +361,7 @@ fn variance(
     let correct = set.correct();
     let options = set.options();
     let vectors = collect(&study.subject, &set.prompts, heads, batch)?;
-    // which of A, B, .. stands at each place
+    // The letter at each position, as an index from A.
     let letters: Vec<Vec<usize>> = set
         .questions
         .iter()
@@ -392,7 +392,8 @@ fn variance(
             ];
             let id = node.to_string();
             for (factor, share) in shares {
-                // what does not vary (queries of the first block, where the last token is all there is) has no shares
+                // Vectors without variation have no shares, such as queries of the first block, which depend on the
+                // last token only.
                 tables.variance.push(row![name, &*id, space.letter(), factor, share.is_finite().then_some(share)])?;
             }
             let hits = |classes: &[usize]| {
@@ -416,7 +417,7 @@ fn variance(
     Ok(())
 }
 
-/// Rank of the own label among all in what the low-rank value of a label prints, 1 being the first.
+/// Computes the rank of a label's own logit among all labels in the output of its low-rank value; 1 is the highest.
 fn copying(
     run: &Run,
     params: &Params,
@@ -475,47 +476,51 @@ struct Tables {
 
 impl Tables {
     fn new() -> Self {
-        let head = |schema: Schema| schema.text("subject", "which model").text("head", "which Correct Letter head");
+        let head = |schema: Schema| {
+            schema.text("subject", "name of the model").text("head", "name of the Correct Letter head")
+        };
         let explained = head(Schema::new("explained", "one rank of one head's queries, keys or values"))
-            .text("space", "Q, K or V")
-            .int("rank", "directions kept")
-            .float("share", "of the variance", "fraction")
-            .float("noise", "the same for independent normal numbers of the same shape", "fraction");
-        let ranks = Schema::new("ranks", "heads cut down to one rank")
-            .text("subject", "which model")
+            .text("space", "space of the vectors: Q, K or V")
+            .int("rank", "number of principal directions kept")
+            .float("share", "share of the variance", "fraction")
+            .float("noise", "share of the variance for independent Gaussian noise of the same shape", "fraction");
+        let ranks = Schema::new("ranks", "one low-rank edit of one or all heads")
+            .text("subject", "name of the model")
             .text("heads", "all Correct Letter heads together, or one of them")
-            .text("edit", "what is cut down")
-            .int("rank", "directions kept; none: nothing is cut down")
-            .float("loss", "loss among the labels", "nats")
-            .float("m", "net logit of the right label", "logits")
-            .float("accuracy", "questions answered rightly", "fraction")
-            .float("right_label", "raw attention of the heads on the right label", "fraction")
-            .float("other_labels", "on each other label", "fraction");
+            .text("edit", "spaces that are reduced")
+            .int("rank", "number of principal directions kept; empty without an edit")
+            .float("loss", "mean cross-entropy among the labels only", "nats")
+            .float("m", "mean net logit of the right label", "logits")
+            .float("accuracy", "share of questions answered correctly", "fraction")
+            .float("right_label", "mean raw attention of the heads to the right label", "fraction")
+            .float("other_labels", "mean raw attention of the heads to each other label", "fraction");
         let scatter = head(Schema::new("scatter", "one query or key"))
-            .text("space", "queries or keys")
-            .text("class", "place of the right option, or of the label")
-            .float("component_1", "along the first direction", "")
-            .float("component_2", "along the second", "")
-            .float("component_3", "along the third", "");
+            .text("space", "whether the vector is a query or a key")
+            .text("class", "letter of the position of the right option (queries) or of the label (keys)")
+            .float("component_1", "coordinate along the first principal direction", "")
+            .float("component_2", "coordinate along the second principal direction", "")
+            .float("component_3", "coordinate along the third principal direction", "");
         let class_matrix =
             head(Schema::new("class_matrix", "mean score of one class of queries with one class of keys"))
-                .text("set", "labels of the questions")
-                .text("right", "place of the right option")
-                .text("label", "place of the label")
-                .float("score", "low-rank query times key over the root of the width", "logits");
+                .text("set", "kind of labels of the questions")
+                .text("right", "letter of the right option's position")
+                .text("label", "letter of the label's position")
+                .float(
+                    "score",
+                    "dot product of the low-rank mean query and key, divided by the square root of the head width",
+                    "logits",
+                );
         let variance = head(Schema::new("variance", "one factor of the variance on shuffled labels"))
-            .text("space", "Q, K or V")
-            .text("factor", "what explains it, or as what class means of A to D read it")
-            .float("share", "of the variance, or accuracy", "fraction");
-        let scores = head(Schema::new("scores", "differences of scores among labels"))
-            .float("fixed", "share of a fixed preference for some labels", "fraction")
-            .float("selected", "share of what depends on the question", "fraction")
-            .float("spread", "standard deviation of both together", "logits");
-        let copying = head(Schema::new("copying", "what low-rank values print")).int("rank", "directions kept").float(
-            "own_label",
-            "mean rank of the own label among all, 1 being the first",
-            "",
-        );
+            .text("space", "space of the vectors: Q, K or V")
+            .text("factor", "factor that explains the variance, or reading of the vectors by the class means of A to D")
+            .float("share", "share of the variance, or accuracy of the reading", "fraction");
+        let scores = head(Schema::new("scores", "variation of the scores among labels in one head"))
+            .float("fixed", "share of the variance due to a fixed preference for some labels", "fraction")
+            .float("selected", "share of the variance due to selection by the question", "fraction")
+            .float("spread", "standard deviation of the total score", "logits");
+        let copying = head(Schema::new("copying", "the output of one head's low-rank values"))
+            .int("rank", "number of principal directions kept")
+            .float("own_label", "mean rank of the label's own logit among all labels; 1 is the highest", "");
         let [explained, ranks, scatter, class_matrix, variance, scores, copying] =
             [explained, ranks, scatter, class_matrix, variance, scores, copying].map(Builder::new);
         Self { explained, ranks, scatter, class_matrix, variance, scores, copying }

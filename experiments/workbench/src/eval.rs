@@ -1,4 +1,4 @@
-//! `eval`: cross-entropy of a text, token by token.
+//! `eval`: the cross-entropy of a model on a text, per token.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use tokens::Bos;
 use crate::source::{Source, needed};
 use crate::trace::Begin;
 
-/// Cross-entropy of a model on a text, in nats per token.
+/// Computes the cross-entropy of a model on a text, in nats per token
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   eval --model openai-community/gpt2 --text book.txt
@@ -19,16 +19,16 @@ use crate::trace::Begin;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// The text, UTF-8
+    /// The text file, in UTF-8
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens in a window; windows do not overlap, and each begins anew
+    /// Number of tokens per window; windows do not overlap, and each starts without context
     #[arg(long, default_value_t = 1024)]
     seq: usize,
-    /// The beginning-of-text token in front of each window: as the tokenizer does by itself, always, or never
+    /// Whether to put the beginning-of-text token before each window: tokenizer's default, always or never
     #[arg(long, value_enum, default_value_t = Begin::Default)]
     bos: Begin,
-    /// Each token's loss as a table: window, position, token, loss
+    /// Write the loss of each token to this CSV file, with the columns window, position, token, loss
     #[arg(long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
 }
@@ -36,18 +36,21 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let text = std::fs::read(&arguments.text).with_context(|| format!("reading {}", arguments.text.display()))?;
-    let text = String::from_utf8(text).with_context(|| format!("{} is no UTF-8 text", arguments.text.display()))?;
+    let text = String::from_utf8(text)
+        .with_context(|| format!("{} is not UTF-8 text; convert it first", arguments.text.display()))?;
     let opened = arguments.source.open()?;
     let config = opened.model.config();
     let tokenizer = opened.tokenizer.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
     let longest = config.n_positions;
     if arguments.seq < 2 || arguments.seq > longest {
-        bail!("--seq {}: windows have 2 to {longest} tokens with {}", arguments.seq, opened.name);
+        bail!("--seq {}: a window must have 2 to {longest} tokens with {}", arguments.seq, opened.name);
     }
     let ids = tokenizer.encode(&text, Bos::Never)?.ids;
     let begin = match arguments.bos {
         Begin::Never => None,
-        Begin::Always => Some(tokenizer.bos().context("this tokenizer has no beginning-of-text token")?),
+        Begin::Always => {
+            Some(tokenizer.bos().context("this tokenizer has no beginning-of-text token; use --bos never")?)
+        }
         Begin::Default => tokenizer.bos().filter(|_| tokenizer.adds_bos()),
     };
     let room = arguments.seq - usize::from(begin.is_some());
@@ -77,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         losses.extend(seen.into_iter().map(f64::from));
     }
     if losses.is_empty() {
-        bail!("{}: no token has another before it to be predicted from", arguments.text.display());
+        bail!("{}: the text has fewer than two tokens, so there is nothing to predict", arguments.text.display());
     }
     report(&mut losses);
     if let Some(out) = &arguments.out {

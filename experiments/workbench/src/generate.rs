@@ -1,4 +1,4 @@
-//! `generate`: a model continues a text.
+//! `generate`: continues texts with a model.
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
@@ -9,7 +9,7 @@ use rand_chacha::ChaCha12Rng;
 use crate::source::{Source, needed};
 use crate::trace::Begin;
 
-/// Continues texts, the likeliest token first, or drawn at a temperature.
+/// Continues texts with the most likely tokens, or with tokens sampled at a temperature
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   generate --model openai-community/gpt2 --prompt 'The capital of France is' --most 10
@@ -17,22 +17,23 @@ use crate::trace::Begin;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// A text; give it again for more
+    /// A text to continue; repeat the option for more texts
     #[arg(long, value_name = "TEXT", required = true)]
     prompt: Vec<String>,
-    /// New tokens at most
+    /// Maximum number of new tokens
     #[arg(long, default_value_t = 50)]
     most: usize,
-    /// Draw tokens from the logits divided by this; without: the likeliest token
+    /// Sample tokens from the logits divided by this temperature; by default the most likely token is chosen
     #[arg(long)]
     temperature: Option<f64>,
-    /// Seed of what is drawn
+    /// Seed of the sampling
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A text that ends it, a single token of this tokenizer; \n is a new line. Its end-of-text token always does
+    /// A text that ends the generation; it must be a single token, and
+    /// means a line break. The end-of-text token always ends it
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// The beginning-of-text token in front: as the tokenizer does by itself, always, or never
+    /// Whether to put the beginning-of-text token first: tokenizer's default, always or never
     #[arg(long, value_enum, default_value_t = Begin::Default)]
     bos: Begin,
 }
@@ -46,7 +47,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for text in &arguments.stop {
         match tokenizer.encode(&text.replace("\\n", "\n"), tokens::Bos::Never)?.ids.as_slice() {
             [id] => stop.push(*id),
-            ids => bail!("--stop {text:?} is {} tokens of this tokenizer: {ids:?}; it must be one", ids.len()),
+            ids => {
+                bail!("--stop {text:?} is {} tokens of this tokenizer ({ids:?}); it must be a single token", ids.len())
+            }
         }
     }
     let choice = Choice { most: arguments.most, stop, temperature: arguments.temperature };
@@ -54,10 +57,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let ids = tokenizer.encode(prompt, arguments.bos.into())?.ids;
         let (seq, longest) = (ids.len() + choice.most, config.n_positions);
         if ids.is_empty() {
-            bail!("prompt {} has no tokens", number + 1);
+            bail!("prompt {} has no tokens; give a longer text or --bos always", number + 1);
         }
         if seq > longest {
-            bail!("{} tokens and {} new ones; {} has {longest} positions", ids.len(), choice.most, opened.name);
+            bail!(
+                "{} tokens and {} new ones exceed the {longest} positions of {}",
+                ids.len(),
+                choice.most,
+                opened.name
+            );
         }
         let kept = 2 * config.n_layers * config.n_key_value_heads() * config.d_head() * seq;
         arguments.source.check_memory("generating", 1, |batch| batch * needed(config, seq, seq, kept))?;

@@ -1,4 +1,4 @@
-//! `bench vsa`: binding, bundling and clean-up, beside torchhd (arXiv 2205.09208) on PyTorch.
+//! `bench vsa`: binding, bundling and clean-up of hypervectors, compared with torchhd (arXiv 2205.09208) on PyTorch.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +12,13 @@ use vsa::{Bipolar, Memory, Vector};
 
 use crate::peer::{self, Rounds, Worker};
 
-/// Times bipolar hypervectors on both sides, by turns
+/// Times bipolar hypervectors in both programs, in turn
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only these tasks: cleanup, bind, bundle
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Rounds; both sides take turns in each
+    /// Number of rounds; both programs run in each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     #[command(flatten)]
@@ -28,24 +28,28 @@ pub struct Arguments {
     environment: PathBuf,
 }
 
-/// Dimension of arXiv 2509.25045.
+/// The dimension in arXiv 2509.25045.
 const D: usize = 4096;
-/// Concepts of its analogy codebook.
+/// The number of concepts in its analogy codebook.
 const ITEMS: usize = 2996;
 const QUERIES: usize = 10_000;
 const VECTORS: usize = 100_000;
 
-/// Name, smallest ratio that is good enough, and the same for memory.
+/// The name of each task, its target ratio of speed and its target ratio of memory.
 const TASKS: [(&str, f64, f64); 3] = [("cleanup", 20., 8.), ("bind", 10., 8.), ("bundle", 10., 8.)];
 
 /// Runs all tasks, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
-    let about = "bipolar hypervectors of 4,096 dimensions, ours and the peer's, by turns";
+    let about = "bipolar hypervectors of 4,096 dimensions, in our program and in the peer, in turn";
     let schema = peer::columns("vsa", about)
-        .float("bar", "what the ratio should reach", "")
-        .float("memory_bar", "what the ratio of memory should reach", "")
-        .float("gb_per_second", "bytes of vectors that our side goes through in a second", "GB/s")
-        .float("copy_gb_per_second", "bytes that this machine copies in a second, on as many threads", "GB/s");
+        .float("bar", "target of the ratio", "")
+        .float("memory_bar", "target of the ratio of memory", "")
+        .float("gb_per_second", "bytes of vectors that our program processes per second", "GB/s")
+        .float(
+            "copy_gb_per_second",
+            "bytes that this machine copies per second, on the same number of threads",
+            "GB/s",
+        );
     let mut table = Builder::new(schema);
     let folder = tempfile::tempdir()?;
     let mut rng = ChaCha12Rng::seed_from_u64(1);
@@ -56,7 +60,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     }
     let python = peer::python(&arguments.environment, Path::new("experiments/workbench/peers/vsa.txt"))?;
     let mut ours = Command::new(std::env::current_exe()?);
-    // a process that gives freed memory back at once, so that growth can be seen
+    // A process that returns freed memory at once, so that growth is visible.
     ours.args(["bench", "vsa-worker"]).arg(folder.path()).env("MIMALLOC_PURGE_DELAY", "0");
     let mut ours = Worker::start("retrace", &mut ours, arguments.common.threads)?;
     let mut theirs = Command::new(python);
@@ -74,12 +78,14 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             let mut sums = [0.; 2];
             for (i, side) in [&mut ours, &mut theirs].into_iter().enumerate() {
                 let answer = side.ask(task, 1)?;
-                let number = |key: &str| answer.get(key).and_then(serde_json::Value::as_f64).context("no number");
+                let number = |key: &str| {
+                    answer.get(key).and_then(serde_json::Value::as_f64).context("the answer has no such number")
+                };
                 (times[i], sums[i]) = (number("seconds")?, number("checksum")?);
                 peaks[i] = peaks[i].max(number("kib")? / 1024.);
             }
             if sums[0] != sums[1] {
-                bail!("{task}: the sides do not agree: checksums {} and {}", sums[0], sums[1]);
+                bail!("{task}: the results differ: checksums {} and {}", sums[0], sums[1]);
             }
             if round > 0 {
                 measured.push(times[0], times[1], times[1] / times[0]);
@@ -112,7 +118,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Our side: obeys commands on standard input until it ends.
+/// The worker process: answers commands on standard input until it ends.
 pub fn serve(folder: &Path) -> Result<()> {
     peer::serve(|command, count| {
         Ok(match command {
@@ -148,7 +154,7 @@ fn read(folder: &Path, name: &str) -> Result<Vec<Bipolar>> {
     let width = Bipolar::byte_length(D);
     bytes
         .chunks_exact(width)
-        .map(|vector| Bipolar::from_bytes(D, vector).context("bits beyond the dimension"))
+        .map(|vector| Bipolar::from_bytes(D, vector).context("the file has bits beyond the dimension"))
         .collect()
 }
 
@@ -161,7 +167,7 @@ fn run(folder: &Path, task: &str) -> Result<(f64, f64)> {
             let started = Instant::now();
             let hits = memory.nearest_all(&queries, 1);
             let seconds = started.elapsed().as_secs_f64();
-            // indices of equally near items may differ: their cosines may not
+            // The indices of equally near items may differ, but their cosines may not.
             Ok((seconds, (hits.iter().map(|hits| hits[0].cosine * D as f64).sum::<f64>()).round()))
         }
         "bind" => {
@@ -178,6 +184,6 @@ fn run(folder: &Path, task: &str) -> Result<(f64, f64)> {
             let seconds = started.elapsed().as_secs_f64();
             Ok((seconds, sum.values().iter().map(|value| f64::from(value.abs())).sum()))
         }
-        other => bail!("no command `{other}`"),
+        other => bail!("unknown command `{other}`"),
     }
 }

@@ -1,5 +1,6 @@
-//! Tools without a paper: activations and losses of any checkpoint, and the benches behind `cargo xtask bench`.
-// this program's answer is what it prints
+//! Tools that do not belong to a paper: activations, losses and generation for any checkpoint, and the benchmarks
+//! behind `cargo xtask bench`.
+// This program prints its results.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod eval;
@@ -18,72 +19,72 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-// as in the papers' programs, so that what is timed is what runs
+// The same allocator as in the papers' programs, so that benchmarks measure what those run.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Tools without a paper.
+/// Tools for any checkpoint, and benchmarks against other programs.
 #[derive(Parser)]
 #[command(name = "workbench", version)]
 enum Arguments {
     Trace(trace::Arguments),
     Eval(eval::Arguments),
     Generate(generate::Arguments),
-    /// Fetches models from the hub into the cache, which Python's huggingface_hub shares.
+    /// Fetches models from the hub into the cache, which Python's huggingface_hub shares
     Fetch {
         /// Repositories such as openai-community/gpt2, or revisions such as EleutherAI/pythia-70m@step3000
         #[arg(required = true, value_name = "REPO")]
         models: Vec<String>,
     },
-    /// Times what takes the time.
+    /// Runs a benchmark against another program and writes its table
     #[command(subcommand)]
     Bench(Bench),
 }
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Tokens per second of a full training step, beside PyTorch's.
+    /// Tokens per second of a full training step, compared with PyTorch
     Train(train::Arguments),
-    /// Activations, patching and attribution, beside TransformerLens.
+    /// Activations, patching and attribution, compared with TransformerLens
     Capture(patch::Arguments),
-    /// Total effect of every head and MLP at the last place, beside TransformerLens.
+    /// Total effect of every head and MLP at the last position, compared with TransformerLens
     Mcq(patch::Arguments),
-    /// Our side of `capture` and `mcq`.
+    /// Worker process of `capture` and `mcq`
     #[command(hide = true)]
     CaptureWorker {
-        /// The model.
+        /// Folder of the model
         folder: std::path::PathBuf,
-        /// The tokens.
+        /// JSON file with the tokens
         work: std::path::PathBuf,
     },
-    /// Binding, bundling and clean-up of hypervectors, beside torchhd.
+    /// Binding, bundling and clean-up of hypervectors, compared with torchhd
     Vsa(hyper::Arguments),
-    /// Our side of `vsa`.
+    /// Worker process of `vsa`
     #[command(hide = true)]
     VsaWorker {
-        /// The vectors.
+        /// Folder of the vectors
         folder: std::path::PathBuf,
     },
-    /// Training encoders of hypervectors and reading states, beside PyTorch and transformers.
+    /// Training encoders of hypervectors and reading states, compared with PyTorch and transformers
     Hyperprobe(probe::Arguments),
-    /// Our side of `hyperprobe`.
+    /// Worker process of `hyperprobe`
     #[command(hide = true)]
     HyperprobeWorker {
-        /// What both sides read.
+        /// Folder of the shared input
         folder: std::path::PathBuf,
     },
-    /// Training while norms are removed, and evaluation without them, beside transformers on PyTorch.
+    /// Training while norms are removed, and evaluation without them, compared with transformers on PyTorch
     Removal(removal::Arguments),
-    /// Our side of `removal`.
+    /// Worker process of `removal`
     #[command(hide = true)]
     RemovalWorker {
-        /// What to time, as JSON.
+        /// Settings of the case, as JSON
         order: String,
     },
-    /// Our side of `train`.
+    /// Worker process of `train`
     #[command(hide = true)]
     TrainWorker {
-        /// What to time, as JSON.
+        /// Settings of the case, as JSON
         order: String,
     },
 }

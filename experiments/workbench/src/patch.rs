@@ -1,5 +1,6 @@
-//! `bench capture`: activations, patching and attribution of a GPT-2-small-shaped model beside TransformerLens 3 and 4; and
-//! `bench mcq`: the total effect of every head and MLP at the last place, of a toy and of a GPT-2-small-shaped model.
+//! `bench capture`: activations, patching and attribution of a GPT-2-small-shaped model, compared with TransformerLens
+//! 3 and 4. `bench mcq`: the total effect of every head and MLP at the last position, of a small and of a
+//! GPT-2-small-shaped model.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,13 +22,13 @@ use tables::{Builder, row};
 
 use crate::peer::{self, Rounds, Worker};
 
-/// Work of the analyses beside TransformerLens.
+/// Times analyses of activations, compared with TransformerLens
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only these tasks (capture: all, resid, patch, heads, attribution; mcq: toy, gpt2-small)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Rounds; both sides take turns in each (a single one for what takes either side more than 30 seconds)
+    /// Number of rounds; both programs run in each (a single round if either takes more than 30 seconds)
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Folder of the peers' Python environments
@@ -37,15 +38,15 @@ pub struct Arguments {
     common: peer::Common,
 }
 
-/// What is timed.
+/// A task to time.
 struct Task {
-    /// Its name in the table.
+    /// The name in the table.
     case: &'static str,
-    /// What both sides are told.
+    /// The command to both programs.
     command: &'static str,
-    /// What it should be faster by.
+    /// The target of the ratio.
     bar: f64,
-    /// Whether its memory is compared.
+    /// Whether memory is compared.
     memory: bool,
 }
 
@@ -57,13 +58,13 @@ const CAPTURE: [Task; 5] = [
     Task { case: "attribution", command: "attribution", bar: 1.5, memory: false },
 ];
 
-/// Seconds from which on a task's first round counts and is the only one: it needs no warming up.
+/// A task whose first round takes longer than this many seconds needs no warm-up, so that round is the only one.
 const SLOW: f64 = 30.;
 
-/// Largest relative difference of the sides' checksums.
+/// The maximum relative difference of the checksums.
 const TOLERANCE: f64 = 1e-3;
 
-/// What both sides read.
+/// The input of both programs.
 #[derive(Serialize, Deserialize)]
 struct Work {
     batch: Vec<Vec<u32>>,
@@ -73,14 +74,14 @@ struct Work {
     wrong: Vec<u32>,
 }
 
-/// Tokens shaped as prompts of indirect object identification: 16 of them, which differ from their corrupted versions in
-/// the second subject alone, place 11.
+/// Random tokens in the shape of prompts for indirect object identification: 16 prompts, each with a corrupted version
+/// that differs only in the second subject, at position 11.
 fn work(rng: &mut ChaCha12Rng) -> Work {
     let v = 50_257u32;
-    let mut draw = |count: usize| -> Vec<u32> { (0..count).map(|_| rng.random_range(0..v)).collect() };
-    let batch = (0..8).map(|_| draw(128)).collect();
-    let template = draw(16);
-    let (right, wrong) = (draw(16), draw(16));
+    let mut sample = |count: usize| -> Vec<u32> { (0..count).map(|_| rng.random_range(0..v)).collect() };
+    let batch = (0..8).map(|_| sample(128)).collect();
+    let template = sample(16);
+    let (right, wrong) = (sample(16), sample(16));
     let prompt = |i: usize, subject: u32| {
         let mut prompt = template.clone();
         (prompt[3], prompt[5], prompt[11]) = (right[i], wrong[i], subject);
@@ -91,17 +92,18 @@ fn work(rng: &mut ChaCha12Rng) -> Work {
     Work { batch, clean, corrupted, right, wrong }
 }
 
-/// Prompts of a circuit: `count` of `seq` random tokens, and a source for each; as many pairs of tokens to be told apart.
+/// Random prompts for circuit analysis: `count` prompts of `seq` tokens with a source prompt and a pair of answer
+/// tokens each.
 fn prompts(count: usize, seq: usize, d_vocab: u32, rng: &mut ChaCha12Rng) -> Work {
-    let mut draw = |count: usize| -> Vec<u32> { (0..count).map(|_| rng.random_range(0..d_vocab)).collect() };
-    let clean: Vec<Vec<u32>> = (0..count).map(|_| draw(seq)).collect();
-    let corrupted = (0..count).map(|_| draw(seq)).collect();
-    Work { batch: clean[..1].to_vec(), clean, corrupted, right: draw(count), wrong: draw(count) }
+    let mut sample = |count: usize| -> Vec<u32> { (0..count).map(|_| rng.random_range(0..d_vocab)).collect() };
+    let clean: Vec<Vec<u32>> = (0..count).map(|_| sample(seq)).collect();
+    let corrupted = (0..count).map(|_| sample(seq)).collect();
+    Work { batch: clean[..1].to_vec(), clean, corrupted, right: sample(count), wrong: sample(count) }
 }
 
 /// Runs the tasks of `bench capture` against both versions, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
-    let about = "capturing and patching a GPT-2-small-shaped model, ours and the peer's, by turns";
+    let about = "capturing and patching a GPT-2-small-shaped model, in our program and in the peer, in turn";
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     let model = Decoder::fresh(&Config::gpt2_small(), &mut rng, &Device::Cpu)?;
     metric(arguments, ("capture", about), &[(model, work(&mut rng), &CAPTURE)])
@@ -109,10 +111,10 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
 
 /// Runs the tasks of `bench mcq` against both versions, prints a line for each and writes the table.
 pub fn bench_circuits(arguments: &Arguments) -> Result<()> {
-    let about = "total effect of every head and MLP at the last place: of a toy with 512 prompts of 29 tokens, and of a \
-                 GPT-2-small-shaped model with 8 prompts of 64; ours and the peer's, by turns";
+    let about = "total effect of every head and MLP at the last position: of a small model with 512 prompts \
+                 of 29 tokens, and of a GPT-2-small-shaped model with 8 prompts of 64; in our program and in the peer, in turn";
     let mut rng = ChaCha12Rng::seed_from_u64(1);
-    let toy = Config {
+    let small = Config {
         n_layers: 3,
         n_heads: 4,
         d_model: 64,
@@ -121,20 +123,20 @@ pub fn bench_circuits(arguments: &Arguments) -> Result<()> {
         n_positions: 40,
         ..Config::gpt2_small()
     };
-    let small = Config::gpt2_small();
+    let gpt2 = Config::gpt2_small();
     let fresh = |config: &Config, rng: &mut ChaCha12Rng| Decoder::fresh(config, rng, &Device::Cpu);
     let cases = [
-        (fresh(&toy, &mut rng)?, prompts(512, 29, 132, &mut rng), &TOY),
-        (fresh(&small, &mut rng)?, prompts(8, 64, 50_257, &mut rng), &SMALL),
+        (fresh(&small, &mut rng)?, prompts(512, 29, 132, &mut rng), &SMALL_MODEL),
+        (fresh(&gpt2, &mut rng)?, prompts(8, 64, 50_257, &mut rng), &GPT2_SMALL),
     ];
     metric(arguments, ("mcq", about), &cases.map(|(model, work, tasks)| (model, work, tasks.as_slice())))
 }
 
-const TOY: [Task; 1] = [Task { case: "toy", command: "nodes", bar: 4., memory: false }];
-const SMALL: [Task; 1] = [Task { case: "gpt2-small", command: "nodes", bar: 4., memory: false }];
+const SMALL_MODEL: [Task; 1] = [Task { case: "toy", command: "nodes", bar: 4., memory: false }];
+const GPT2_SMALL: [Task; 1] = [Task { case: "gpt2-small", command: "nodes", bar: 4., memory: false }];
 
 fn metric(arguments: &Arguments, (name, about): (&str, &str), cases: &[(Decoder, Work, &[Task])]) -> Result<()> {
-    let mut table = Builder::new(peer::columns(name, about).float("bar", "what the ratio should reach", ""));
+    let mut table = Builder::new(peer::columns(name, about).float("bar", "target of the ratio", ""));
     let folder = tempfile::tempdir()?;
     let program = std::env::current_exe()?;
     let scripts = Path::new("experiments/workbench/peers");
@@ -155,7 +157,7 @@ fn metric(arguments: &Arguments, (name, about): (&str, &str), cases: &[(Decoder,
                 ours.args(["bench", "capture-worker"]).arg(&model_folder).arg(&work_file);
                 ours
             };
-            // what was freed while loading would hide growth if it was kept for a while
+            // Memory freed while loading would hide growth if the allocator kept it.
             let fresh = || Worker::start("retrace", ours().env("MIMALLOC_PURGE_DELAY", "0"), arguments.common.threads);
             let mut ours = Worker::start("retrace", &mut ours(), arguments.common.threads)?;
             let mut theirs = Command::new(python);
@@ -180,9 +182,9 @@ fn metric(arguments: &Arguments, (name, about): (&str, &str), cases: &[(Decoder,
 
 fn seconds(side: &mut Worker, task: &str) -> Result<(f64, f64)> {
     let answer = side.ask(task, 1)?;
-    let times: Vec<f64> = serde_json::from_value(answer.get("seconds").cloned().context("no seconds")?)?;
-    let checksum = answer.get("checksum").and_then(serde_json::Value::as_f64).context("no checksum")?;
-    Ok((times.first().copied().context("no seconds")?, checksum))
+    let times: Vec<f64> = serde_json::from_value(answer.get("seconds").cloned().context("the answer has no times")?)?;
+    let checksum = answer.get("checksum").and_then(serde_json::Value::as_f64).context("the answer has no checksum")?;
+    Ok((times.first().copied().context("the answer has no times")?, checksum))
 }
 
 fn compare(
@@ -195,7 +197,7 @@ fn compare(
     let Task { case, command, bar, memory } = *task;
     let ((first, mine), (second, other)) = (seconds(ours, command)?, seconds(theirs, command)?); // warm-up, unless slow
     if (mine - other).abs() > TOLERANCE * other.abs() {
-        println!("{case:12} {peer}: no row: checksums {mine} and {other}");
+        println!("{case:12} {peer}: no row, because the checksums differ: {mine} and {other}");
         return Ok(None);
     }
     let mut measured = Rounds::default();
@@ -209,7 +211,7 @@ fn compare(
     }
     let mut peaks = [f64::NAN; 2];
     if memory {
-        // a process of its own: otherwise what earlier tasks freed would hide growth
+        // Use a fresh process, because memory freed by earlier tasks would hide growth.
         let mut fresh = fresh()?;
         for (peak, side) in peaks.iter_mut().zip([&mut fresh, theirs]) {
             side.ask("reset", 0)?;
@@ -227,7 +229,7 @@ fn compare(
     Ok(Some(cells))
 }
 
-/// Our side: obeys commands on standard input until it ends.
+/// The worker process: answers commands on standard input until it ends.
 pub fn serve(folder: &Path, work: &Path) -> Result<()> {
     let text = std::fs::read(work).with_context(|| format!("reading {}", work.display()))?;
     let work: Work = serde_json::from_slice(&text)?;
@@ -287,7 +289,7 @@ impl Side {
             "heads" => self.patch(&each_head(n_layers, Point::Z, self.model.n_heads()), &metric),
             "attribution" => self.attribution(&metric),
             "nodes" => self.nodes(&metric),
-            other => bail!("no command `{other}`"),
+            other => bail!("unknown command `{other}`"),
         }
     }
 
@@ -301,7 +303,7 @@ impl Side {
         Ok(effects.patched.iter().map(|numbers| mean(numbers).abs()).sum())
     }
 
-    /// Every node by itself writes at the last place what it writes in the prompt's source.
+    /// Replaces each node's write at the last position by its write in the prompt's source, one node at a time.
     fn nodes(&self, metric: &Metric<'_>) -> Result<f64> {
         let source = run_nodes(&self.model, &tensor(&self.work.corrupted)?)?;
         let writes = Writes::of(&source, self.model.n_layers())?;

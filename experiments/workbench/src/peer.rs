@@ -1,5 +1,5 @@
-//! The frame of every bench against another program: both sides are processes of their own that obey one command per
-//! line and answer with one line of JSON, and take turns.
+//! The frame of every benchmark against another program. Both programs are worker processes that read one command per
+//! line, answer with one line of JSON, and run in turn.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tables::{Schema, Table, Value, row};
 
-/// A side of a bench.
+/// A worker process of a benchmark.
 pub struct Worker {
     name: String,
     child: Child,
@@ -18,7 +18,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a side on so many threads.
+    /// Starts a worker on this many threads.
     pub fn start(name: &str, command: &mut Command, threads: usize) -> Result<Self> {
         for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
             command.env(variable, threads.to_string());
@@ -28,11 +28,13 @@ impl Worker {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {name}: {}", command.get_program().display()))?;
-        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else { bail!("{name} has no pipes") };
+        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("{name} has no pipes for its input and output")
+        };
         Ok(Self { name: name.to_owned(), child, to, from: BufReader::new(from) })
     }
 
-    /// One command with a count, and what it answers.
+    /// Sends a command with a count and returns the answer.
     pub fn ask(&mut self, command: &str, count: usize) -> Result<BTreeMap<String, serde_json::Value>> {
         writeln!(self.to, "{command} {count}")?;
         self.to.flush()?;
@@ -44,25 +46,28 @@ impl Worker {
         serde_json::from_str(&line).with_context(|| format!("{} answered `{}`", self.name, line.trim()))
     }
 
-    /// A command whose answer is one number.
+    /// Sends a command and returns one number of its answer.
     pub fn number(&mut self, command: &str, count: usize, key: &str) -> Result<f64> {
         let answer = self.ask(command, count)?;
-        answer.get(key).and_then(serde_json::Value::as_f64).with_context(|| format!("{} gave no `{key}`", self.name))
+        answer
+            .get(key)
+            .and_then(serde_json::Value::as_f64)
+            .with_context(|| format!("the answer of {} has no `{key}`", self.name))
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // it may have ended by itself
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Options of every bench.
+/// Options of every benchmark.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
-    /// Threads of each side
+    /// Number of threads of each program
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
     /// Folder of the table
@@ -70,12 +75,12 @@ pub struct Common {
     pub out: PathBuf,
 }
 
-/// Whether a task is among those asked for; all are when none is named.
+/// Whether a task is selected; without a selection all are.
 pub fn wanted(only: &[String], task: &str) -> bool {
     only.is_empty() || only.iter().any(|only| only == task)
 }
 
-/// Our side: answers each command and count on standard input with a line of JSON, until the input ends.
+/// The worker process: answers each command and count on standard input with a line of JSON, until the input ends.
 pub fn serve(mut answer: impl FnMut(&str, usize) -> Result<serde_json::Value>) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -86,7 +91,7 @@ pub fn serve(mut answer: impl FnMut(&str, usize) -> Result<serde_json::Value>) -
     Ok(())
 }
 
-/// What both sides measured, round by round.
+/// The measurements of both programs, by round.
 #[derive(Debug, Default)]
 pub struct Rounds {
     ours: Vec<f64>,
@@ -94,7 +99,7 @@ pub struct Rounds {
     ratios: Vec<f64>,
 }
 
-/// Medians of both sides and of the ratios of neighbouring rounds, with the worst and the best of these.
+/// The medians of both programs and of the ratio, with its lowest and highest values.
 #[derive(Clone, Copy, Debug)]
 pub struct Medians {
     pub ours: f64,
@@ -105,36 +110,36 @@ pub struct Medians {
 }
 
 impl Rounds {
-    /// One round; a ratio above one means that ours is the faster side.
+    /// Adds a round; a ratio above one means that our program is better.
     pub fn push(&mut self, ours: f64, theirs: f64, ratio: f64) {
         self.ours.push(ours);
         self.theirs.push(theirs);
         self.ratios.push(ratio);
     }
 
-    /// The middle of each.
+    /// The medians of all rounds.
     pub fn medians(mut self) -> Medians {
         let (ours, theirs, ratio) = (median(&mut self.ours), median(&mut self.theirs), median(&mut self.ratios));
         Medians { ours, theirs, ratio, worst: self.ratios[0], best: self.ratios[self.ratios.len() - 1] }
     }
 }
 
-/// The columns that the table of every bench begins with; see [`cells`].
+/// The first columns of every benchmark's table; see [`cells`].
 pub fn columns(name: &str, about: &str) -> Schema {
     Schema::new(name, about)
-        .text("case", "shape or task")
-        .text("peer", "what is compared with")
-        .float("ours", "median of the rounds", "")
-        .float("theirs", "median of the rounds", "")
-        .text("unit", "of the two before")
-        .float("ratio", "median over rounds; above one, ours is faster", "")
-        .float("ratio_min", "the worst round", "")
-        .float("ratio_max", "the best round", "")
-        .float("peak_mib_ours", "growth of resident memory", "MiB")
-        .float("peak_mib_theirs", "the same of the peer", "MiB")
+        .text("case", "shape or task that is timed")
+        .text("peer", "program that is compared with ours, and its version")
+        .float("ours", "our program's median over the rounds", "")
+        .float("theirs", "the peer's median over the rounds", "")
+        .text("unit", "unit of `ours` and `theirs`")
+        .float("ratio", "median ratio over the rounds; above 1 our program is faster", "")
+        .float("ratio_min", "lowest ratio of a round", "")
+        .float("ratio_max", "highest ratio of a round", "")
+        .float("peak_mib_ours", "growth of our program's resident memory", "MiB")
+        .float("peak_mib_theirs", "growth of the peer's resident memory", "MiB")
 }
 
-/// What stands in [`columns`]; memory that is not finite was not measured.
+/// The cells of [`columns`]; memory that is not finite was not measured.
 pub fn cells(case: &str, peer: &str, unit: &str, digits: i32, medians: Medians, memory: [f64; 2]) -> Vec<Value> {
     let mib = memory.map(|mib| mib.is_finite().then(|| rounded(mib, 1)));
     let Medians { ours, theirs, ratio, worst, best } = medians;
@@ -143,14 +148,16 @@ pub fn cells(case: &str, peer: &str, unit: &str, digits: i32, medians: Medians, 
     row![case, peer, ours, theirs, unit, ratio, worst, best, mib[0], mib[1]]
 }
 
-/// Writes the table of a bench. Rows of other cases and peers that are there already stay, so that `--only` metrics a part
-/// anew.
+/// Writes the table of a benchmark. Existing rows of other cases and peers are kept, so that `--only` can measure a
+/// part again.
 pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
     let schema = table.schema();
     let path = folder.join(format!("{}.csv", schema.name));
     let old = match Table::read_csv_as(&path, schema.clone()) {
         Err(tables::Error::Storage(e)) if e.is_not_found() => Table::from_rows(schema.clone(), [])?,
-        old => old.with_context(|| format!("{}: move it away, and its rows are measured anew", path.display()))?,
+        old => old.with_context(|| {
+            format!("{}: the table cannot be read; move it away to measure its rows again", path.display())
+        })?,
     };
     let rows = |table: &Table| -> Result<Vec<Vec<Value>>> {
         let columns: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
@@ -168,12 +175,12 @@ pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
     Ok(Table::from_rows(schema.clone(), rows_now)?.write(folder)?)
 }
 
-/// With so many decimals.
+/// Rounds to this many decimals.
 pub fn rounded(x: f64, digits: i32) -> f64 {
     (x * 10f64.powi(digits)).round() / 10f64.powi(digits)
 }
 
-/// The Python of an environment with exactly these packages, made once under `folder`.
+/// The Python of a virtual environment with exactly these packages, created once under `folder`.
 pub fn python(folder: &Path, requirements: &Path) -> Result<PathBuf> {
     let wanted =
         std::fs::read_to_string(requirements).with_context(|| format!("reading {}", requirements.display()))?;
@@ -181,7 +188,7 @@ pub fn python(folder: &Path, requirements: &Path) -> Result<PathBuf> {
     if std::fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
         return Ok(python);
     }
-    println!("making the peer's environment in {} (once; PyTorch is large)", folder.display());
+    println!("creating the peer's Python environment in {} (once; PyTorch is large)", folder.display());
     let run = |command: &mut Command| -> Result<()> {
         let status = command.status().with_context(|| format!("starting {}", command.get_program().display()))?;
         if !status.success() {
@@ -195,19 +202,19 @@ pub fn python(folder: &Path, requirements: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// Growth of the process's largest resident memory over what it was at `start`, in KiB.
+/// The growth of the process's peak resident memory since `start`, in KiB.
 pub fn growth_kib(start: u64) -> u64 {
     status("VmHWM").saturating_sub(start)
 }
 
-/// Resident memory now, in KiB.
+/// The current resident memory, in KiB.
 pub fn resident_kib() -> u64 {
     status("VmRSS")
 }
 
-/// Begins the measurement of the largest resident memory anew, where the system can.
+/// Resets the peak resident memory, where the system supports it.
 pub fn forget_peak() {
-    // without it the growth is counted from the start of the process, and is too large
+    // Without this, growth counts from the start of the process and is too large.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
@@ -218,7 +225,7 @@ fn status(key: &str) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// The middle value; sorts.
+/// The median; sorts the values.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -231,10 +238,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_measured_anew_leaves_the_rest() {
+    fn measuring_a_part_again_keeps_the_other_rows() {
         let folder = tempfile::tempdir().unwrap();
         let table = |rows: &[(&str, &str, f64)]| {
-            let mut table = Builder::new(columns("toy", "a bench"));
+            let mut table = Builder::new(columns("bench", "a benchmark"));
             for (case, peer, ours) in rows {
                 let medians = Medians { ours: *ours, theirs: 2., ratio: 1., worst: 1., best: 1. };
                 table.push(cells(case, peer, "s", 3, medians, [f64::NAN; 2])).unwrap();
@@ -247,11 +254,11 @@ mod tests {
         let seen: Vec<String> =
             text.lines().skip(1).map(|line| line.split(',').take(3).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(seen, ["a p 1.0", "a q 5.0", "b p 3.0", "c p 4.0"]);
-        // a table that cannot be read is not written over
-        let broken = folder.path().join("toy.csv");
+        // An unreadable table is not overwritten.
+        let broken = folder.path().join("bench.csv");
         std::fs::write(&broken, "case,peer\na,p\n").unwrap();
         let refused = write(&table(&[("a", "p", 1.)]), folder.path()).unwrap_err();
-        assert!(format!("{refused:#}").contains("toy.csv: move it away"), "{refused:#}");
+        assert!(format!("{refused:#}").contains("bench.csv: the table cannot be read"), "{refused:#}");
         assert_eq!(std::fs::read_to_string(broken).unwrap(), "case,peer\na,p\n");
     }
 }

@@ -1,5 +1,5 @@
-//! `bench hyperprobe`: training an encoder of hypervectors beside PyTorch, and reading states of a SmolLM2-135M-shaped model
-//! beside transformers (arXiv 2509.25045).
+//! `bench hyperprobe`: training an encoder of hypervectors, compared with PyTorch, and reading states of a
+//! SmolLM2-135M-shaped model, compared with transformers (arXiv 2509.25045).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,13 +19,13 @@ use vsa::{Bipolar, Vector};
 
 use crate::peer::{self, Rounds, Worker};
 
-/// Encoders and states, by turns
+/// Times encoders and states in both programs, in turn
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only these tasks: encoder, ingestion
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Rounds; both sides take turns in each
+    /// Number of rounds; both programs run in each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     #[command(flatten)]
@@ -35,15 +35,15 @@ pub struct Arguments {
     environment: PathBuf,
 }
 
-/// The encoder for a model of 768 and hypervectors of 1,024.
+/// The shape of an encoder from a model of width 768 to hypervectors of 1,024 dimensions.
 const SHAPE: Shape = Shape { d_in: 768, width: 1024, dimension: 1024, blocks: 2 };
 const BATCH: usize = 64;
-/// Steps whose losses both sides must agree on, and the steps of a round.
+/// The number of steps whose losses must agree, and the number of steps per round.
 const AGREE: usize = 20;
 const STEPS: usize = 50;
 const TOLERANCE: f64 = 1e-4;
 
-/// Documents that are read in a round, each of so many tokens, and the sizes of batch that are tried.
+/// The number of documents per round, their length in tokens, and the batch sizes to try.
 const DOCUMENTS: usize = 256;
 const TOKENS: usize = 10;
 const BATCHES: [usize; 4] = [8, 32, 64, 128];
@@ -76,14 +76,14 @@ fn smollm2() -> Config {
 
 /// Runs both tasks, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
-    let about = "training an encoder of hypervectors (steps), and reading states of a model (documents), ours and the \
-                 peer's, by turns";
-    let mut table = Builder::new(peer::columns("hyperprobe", about).float("bar", "what the ratio should reach", ""));
+    let about = "training an encoder of hypervectors (steps), and reading states of a model (documents), in our program \
+                 and in the peer, in turn";
+    let mut table = Builder::new(peer::columns("hyperprobe", about).float("bar", "target of the ratio", ""));
     let folder = tempfile::tempdir()?;
     prepare(folder.path())?;
     let python = peer::python(&arguments.environment, Path::new("experiments/workbench/peers/hyperprobe.txt"))?;
     let mut ours = Command::new(std::env::current_exe()?);
-    // as experiments run
+    // The setting that experiments use.
     ours.args(["bench", "hyperprobe-worker"]).arg(folder.path()).env("CANDLE_NUM_THREADS", "1");
     let mut ours = Worker::start("retrace", &mut ours, arguments.common.threads)?;
     let mut theirs = Command::new(python);
@@ -96,7 +96,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         let peer = format!("pytorch {}", version("torch"));
         let losses = |side: &mut Worker| -> Result<Vec<f64>> {
             let answer = side.ask("losses", AGREE)?;
-            serde_json::from_value(answer.get("losses").cloned().context("no losses")?).context("losses")
+            serde_json::from_value(answer.get("losses").cloned().context("the answer has no losses")?).context("losses")
         };
         let (mine, other) = (losses(&mut ours)?, losses(&mut theirs)?);
         let apart = mine.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0., f64::max);
@@ -120,7 +120,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         let check = |side: &mut Worker| side.number("states", 32, "checksum");
         let (mine, other) = (check(&mut ours)?, check(&mut theirs)?);
         if (mine - other).abs() > 1e-3 * other.abs() {
-            bail!("ingestion: the sides do not agree: checksums {mine} and {other}");
+            bail!("ingestion: the results differ: checksums {mine} and {other}");
         }
         let best = |side: &mut Worker| -> Result<usize> {
             let mut best = (f64::INFINITY, BATCHES[0]);
@@ -132,7 +132,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             Ok(best.1)
         };
         let (own, others) = (best(&mut ours)?, best(&mut theirs)?);
-        println!("best sizes of batch: {own} against {others}");
+        println!("best batch sizes: {own} (ours), {others} (peer)");
         let mut rounds = Rounds::default();
         for _ in 0..arguments.rounds {
             let mine = DOCUMENTS as f64 / ours.number("states", own, "seconds")?;
@@ -168,7 +168,7 @@ fn push(
     Ok(table.push(cells)?)
 }
 
-/// Writes what both sides read: an encoder's weights and a batch for it, a model, documents.
+/// Writes the shared input: an encoder's weights and a batch for it, a model, and documents.
 fn prepare(folder: &Path) -> Result<()> {
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     let encoder = Encoder::fresh(SHAPE, &mut rng, &Device::Cpu)?;
@@ -189,14 +189,14 @@ fn prepare(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Our side: obeys commands on standard input until it ends.
+/// The worker process: answers commands on standard input until it ends.
 pub fn serve(folder: &Path) -> Result<()> {
     let device = Device::Cpu;
     let start = peer::resident_kib();
     let encoder = Encoder::from_weights(SHAPE, &weights::load(&folder.join("encoder.safetensors"), &device)?.tensors)?;
     let mut batch = weights::load(&folder.join("batch.safetensors"), &device)?.tensors;
     let (Some(states), Some(targets)) = (batch.remove("states"), batch.remove("targets")) else {
-        bail!("{}: no states or targets", folder.display());
+        bail!("{}: the batch has no states or no targets", folder.display());
     };
     let variables: Vec<Var> = encoder.parameters().into_iter().map(|parameter| parameter.var).collect();
     let decays: Vec<bool> = variables.iter().map(|var| var.dims().len() > 1).collect();
@@ -213,7 +213,7 @@ pub fn serve(folder: &Path) -> Result<()> {
         Ok(loss.to_dtype(DType::F64)?.to_scalar()?)
     };
     let documents = weights::load(&folder.join("documents.safetensors"), &device)?.tensors;
-    let documents = documents.get("documents").context("documents")?.clone();
+    let documents = documents.get("documents").context("the file has no documents")?.clone();
     let mut model = None;
     peer::serve(|command, count| {
         Ok(match command {
@@ -229,7 +229,7 @@ pub fn serve(folder: &Path) -> Result<()> {
                 if model.is_none() {
                     model = Some(models::open(&folder.join("model"), DType::F32, &device)?.0.frozen());
                 }
-                let model = model.as_ref().context("the model was read")?;
+                let model = model.as_ref().context("the model is not loaded")?;
                 let started = Instant::now();
                 let mut sum = 0.;
                 for first in (0..DOCUMENTS).step_by(count) {
@@ -239,12 +239,13 @@ pub fn serve(folder: &Path) -> Result<()> {
                 serde_json::json!({"seconds": started.elapsed().as_secs_f64(), "checksum": sum})
             }
             "memory" => serde_json::json!({"peak_kib": peer::growth_kib(start)}),
-            other => bail!("no command `{other}`"),
+            other => bail!("unknown command `{other}`"),
         })
     })
 }
 
-/// States of the last tokens over the second half of the layers, as the paper's experiments read them; the sum of their sizes.
+/// Reads the states of the last tokens over the second half of the layers, as the paper's experiments do; returns the
+/// sum of their sizes.
 fn read(model: &Decoder, ids: &Tensor) -> Result<f64> {
     let n_layers = model.n_layers();
     let blocks = (n_layers / 2..n_layers).map(|index| Site::Block(Layer(index - 1), Point::ResidPost));

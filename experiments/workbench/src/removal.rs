@@ -1,16 +1,16 @@
-//! `bench removal`: a training step while norms are fine-tuned away, and evaluating the model that lost them (arXiv
-//! 2507.02559), of a GPT-2-small-shaped model, beside transformers on PyTorch.
+//! `bench removal`: training steps while norms are removed, and evaluation of the model without norms (arXiv 2507.02559),
+//! of a GPT-2-small-shaped model, compared with transformers on PyTorch.
 //!
-//! Half-way through the removal, norms before MLPs and those of queries and keys divide by fixed numbers, those of values
-//! and the final one by their inputs' scales; running means follow the scales of all of them, and the auxiliary loss holds
-//! the final scale together:
+//! The training case is half-way through the removal. Norms before MLPs and those of queries and keys divide by fixed
+//! numbers; those of values and the final norm divide by their inputs' scales. Running means follow all scales. The
+//! auxiliary loss keeps the final scale sigma constant over batch b and position s:
 //!
 //! ```text
 //! loss = CE + 0.1 · mean_{b,s} (sigma_{b,s} - sigma_hat)^2
 //! ```
 //!
-//! The model without norms is a plain GPT-2 to the peer, whose epsilon makes every norm a constant map, as the published
-//! checkpoints are; ours divides by the fixed numbers that this means.
+//! In the peer, the model without norms is a plain GPT-2 whose epsilon makes every norm a constant map, as in the published
+//! checkpoints. Our program divides by the equivalent fixed numbers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,29 +28,29 @@ use training::{AdamW, AdamWConfig, gradient_norm};
 use crate::peer::{self, Worker};
 use crate::train::{self, Case, Options};
 
-/// Steps whose losses both sides must agree on.
+/// The number of steps whose losses must agree.
 const AGREE: usize = 5;
-/// How far apart they may be.
+/// The maximum relative difference of the losses.
 const TOLERANCE: f64 = 1e-4;
-/// A tenth of the published rate, which a fresh model without warm-up does not survive.
+/// The learning rate: a tenth of the published one, because a fresh model without warm-up diverges at that rate.
 const LR: f64 = 6e-5;
-/// Weight of the auxiliary loss.
+/// The weight of the auxiliary loss.
 const AUX: f64 = 0.1;
-/// Weight of the past in running means, and updates of the norms before attention with each batch.
+/// The decay of the running means per batch.
 const MOMENTUM: f64 = 0.9;
 const LN1_UPDATES: i32 = 3;
-/// GPT-2's end of text: no target, and its place does not count for what the final scale is held to.
+/// GPT-2's end-of-text token. It is not a target, and its position is excluded from the target of the final scale.
 const END: u32 = 50_256;
-/// What MLPs write, over what they write in a fresh model: the final scale is then about that of the trained one, 16, and
-/// the auxiliary loss more than nothing.
+/// A factor on the MLPs' output in a fresh model. It raises the final scale to about 16, as in the trained model, so
+/// that the auxiliary loss is not negligible.
 const LOUDER: f64 = 50.;
 
-/// Options of the bench.
+/// Options of the benchmark.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// Folder of the peer's Python environment.
+    /// Folder of the peer's Python environment
     #[arg(long, default_value = "target/peers/removal")]
     environment: PathBuf,
 }
@@ -61,7 +61,7 @@ fn cases() -> [Case; 2] {
     [case("removal-step", 1, 256, false), case("removal-evaluation", 2, 1024, true)]
 }
 
-/// Mean scales of what the norms read.
+/// The mean scales of the norms' inputs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Scales {
     ln1: Vec<f64>,
@@ -69,13 +69,13 @@ struct Scales {
     ln_final: f64,
 }
 
-/// What both sides are told of a case.
+/// The settings of a case, sent to both programs.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Order {
-    /// A folder that transformers loads.
+    /// A model folder in the format of transformers.
     model: PathBuf,
     batch: PathBuf,
-    /// What norms divide by in the beginning.
+    /// The initial fixed divisors of the norms.
     scales: Scales,
     lr: f64,
     aux: f64,
@@ -91,8 +91,8 @@ pub struct Order {
 /// Runs both cases, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
     let Arguments { options, environment } = arguments;
-    let about = "training steps while norms are removed, and evaluation without them, of a GPT-2-small-shaped model, \
-                 ours and the peer's, by turns";
+    let about = "training steps while norms are removed, and evaluation without norms, of a GPT-2-small-shaped model, \
+                 in our program and in the peer, in turn";
     let mut table = Builder::new(train::columns("removal", about));
     for case in cases().into_iter().filter(|case| case.name.contains(&options.only)) {
         let work = tempfile::tempdir()?;
@@ -106,7 +106,10 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             let mut sides = [ours(&order)?, theirs(peer, &order, environment)?];
             let apart = train::apart(&mut sides, AGREE)?;
             if apart > TOLERANCE {
-                println!("{:20} {peer:16} no row: losses differ by {apart:.1e} within {AGREE} steps", case.name);
+                println!(
+                    "{:20} {peer:16} no row, because the losses differ by {apart:.1e} within {AGREE} steps",
+                    case.name
+                );
                 continue;
             }
             println!("{:20} {peer:16} losses agree to {apart:.1e}", case.name);
@@ -120,7 +123,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Writes the model and the batch that both sides read.
+/// Writes the model and the batch for both programs.
 fn prepare(case: &Case, folder: &Path, threads: usize) -> Result<Order> {
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     let mut named = Decoder::fresh(&case.config, &mut rng, &Device::Cpu)?.weights();
@@ -157,8 +160,8 @@ fn prepare(case: &Case, folder: &Path, threads: usize) -> Result<Order> {
     Ok(order)
 }
 
-/// Random tokens with an end of text in the middle of each row, and what follows them; a step's ends of text and the place
-/// behind an evaluated sequence are no targets.
+/// Random tokens with an end of text in the middle of each row, and the next tokens as targets. The ends of text of a
+/// training step and the position after an evaluated sequence are not targets.
 fn windows(case: &Case, rng: &mut ChaCha12Rng) -> Result<(Tensor, Tensor)> {
     let Case { batch, seq, inference, .. } = *case;
     let (mut tokens, mut targets) = (Vec::new(), Vec::new());
@@ -179,7 +182,7 @@ fn windows(case: &Case, rng: &mut ChaCha12Rng) -> Result<(Tensor, Tensor)> {
 
 fn scales(model: &Decoder, tokens: &Tensor, targets: &Tensor) -> Result<Scales> {
     let step = Step { norm_scales: true, ..Step::default() };
-    means(&model.losses(tokens, targets, &[], step)?.norm_scales.context("no scales")?)
+    means(&model.losses(tokens, targets, &[], step)?.norm_scales.context("the pass recorded no scales of norms")?)
 }
 
 fn means(norm_scales: &models::NormScales) -> Result<Scales> {
@@ -187,7 +190,7 @@ fn means(norm_scales: &models::NormScales) -> Result<Scales> {
     Ok(Scales { ln1: norm_scales.ln1.clone(), ln2: norm_scales.ln2.clone(), ln_final })
 }
 
-/// All norms fixed.
+/// Fixed scales for all norms.
 fn every_norm(scales: &Scales) -> FixedScales {
     let some = |list: &[f64]| -> Vec<Option<f64>> { list.iter().copied().map(Some).collect() };
     let ln1 = some(&scales.ln1);
@@ -197,7 +200,7 @@ fn every_norm(scales: &Scales) -> FixedScales {
 fn ours(order: &Order) -> Result<Worker> {
     let order_json = serde_json::to_string(order)?;
     let mut command = Command::new(std::env::current_exe()?);
-    // as experiments run
+    // The setting that experiments use.
     command.args(["bench", "removal-worker", &order_json]).env("CANDLE_NUM_THREADS", "1");
     Worker::start("retrace", &mut command, order.threads)
 }
@@ -209,14 +212,14 @@ fn theirs(peer: &str, order: &Order, environment: &Path) -> Result<Worker> {
     Worker::start(peer, Command::new(python).arg(scripts.join("removal.py")).arg(order_json), order.threads)
 }
 
-/// Our side: obeys commands on standard input until it ends.
+/// The worker process: answers commands on standard input until it ends.
 pub fn work(order: &str) -> Result<()> {
-    let order: Order = serde_json::from_str(order).context("the order of a bench")?;
+    let order: Order = serde_json::from_str(order).context("the settings of a benchmark")?;
     let start = peer::resident_kib();
     let model = models::open(&order.model, DType::F32, &Device::Cpu)?.0;
     let mut batch = weights::load(&order.batch, &Device::Cpu)?.tensors;
     let (Some(tokens), Some(targets)) = (batch.remove("tokens"), batch.remove("targets")) else {
-        bail!("{}: no tokens or targets", order.batch.display());
+        bail!("{}: the batch has no tokens or no targets", order.batch.display());
     };
     let mut side: Box<dyn Side> = if order.inference {
         Box::new(Evaluation { model: model.frozen(), tokens, targets })
@@ -235,22 +238,22 @@ pub fn work(order: &str) -> Result<()> {
             }
             "product" => serde_json::json!({"flops": train::product_flops(count)?}),
             "memory" => serde_json::json!({"peak_kib": peer::growth_kib(start)}),
-            other => bail!("no command `{other}`"),
+            other => bail!("unknown command `{other}`"),
         })
     })
 }
 
-/// What is timed, and the numbers that both sides must agree on.
+/// A timed computation, with the numbers that must agree.
 trait Side {
     fn step(&mut self) -> Result<Vec<f64>>;
 
-    /// Numbers of so many steps.
+    /// The numbers of this many steps.
     fn losses(&mut self, count: usize) -> Result<Vec<f64>> {
         Ok((0..count).map(|_| self.step()).collect::<Result<Vec<_>>>()?.concat())
     }
 }
 
-/// As `ln-removal/evaluation` opens its models: as they are.
+/// Evaluation of an unchanged model, as in `ln-removal/evaluation`.
 struct Evaluation {
     model: Decoder,
     tokens: Tensor,
@@ -260,13 +263,13 @@ struct Evaluation {
 impl Side for Evaluation {
     /// The loss of every token.
     fn step(&mut self) -> Result<Vec<f64>> {
-        // nothing goes backward, so blocks need not be kept
+        // There is no backward pass, so blocks need not be kept.
         let how = Step { recompute: true, ..Step::default() };
         let losses = self.model.losses(&self.tokens, &self.targets, &[], how)?.losses.detach();
         Ok(losses.to_dtype(DType::F64)?.to_vec1()?)
     }
 
-    /// One pass: they are all the same.
+    /// A single pass, because all passes are equal.
     fn losses(&mut self, _: usize) -> Result<Vec<f64>> {
         self.step()
     }
@@ -276,11 +279,11 @@ struct Removal {
     model: Decoder,
     tokens: Tensor,
     targets: Tensor,
-    /// Places that the target of the final scale is a mean of.
+    /// The positions that count in the target of the final scale.
     counted: Vec<bool>,
-    /// What MLPs' norms divide by.
+    /// The divisors of the norms before MLPs.
     ln2: Vec<f64>,
-    /// Running means; queries and keys divide by those before attention, as long as values do not.
+    /// The running means. Queries and keys divide by those before attention until values do as well.
     ema: Scales,
     variables: Vec<Var>,
     decays: Vec<bool>,
@@ -327,7 +330,7 @@ impl Removal {
 }
 
 impl Side for Removal {
-    /// Cross-entropy, auxiliary loss with its weight, and the mean of all running means.
+    /// The cross-entropy, the weighted auxiliary loss, and the mean of all running means.
     fn step(&mut self) -> Result<Vec<f64>> {
         let mut fixed = FixedScales::default();
         for (layer, (ln1, ln2)) in self.ema.ln1.iter().zip(&self.ln2).enumerate() {
@@ -337,7 +340,7 @@ impl Side for Removal {
         self.model.set_fixed_scales(fixed)?;
         let how = Step { norm_scales: true, ..Step::default() };
         let losses = self.model.losses(&self.tokens, &self.targets, &[], how)?;
-        let norm_scales = losses.norm_scales.context("no scales")?;
+        let norm_scales = losses.norm_scales.context("the pass recorded no scales of norms")?;
         self.follow(&means(&norm_scales)?);
         let ce = losses.losses.mean_all()?;
         let aux = (self.auxiliary(&norm_scales.ln_final)? * AUX)?;

@@ -1,4 +1,4 @@
-//! Which model a command is about, and whether its work fits into memory.
+//! The model of a command, and whether its work fits into memory.
 
 use anyhow::{Result, bail};
 use candle_core::Device;
@@ -6,16 +6,17 @@ use models::{Config, Decoder, Family, Transform};
 use pretrained::Pretrained;
 use tokens::Tokenizer;
 
-/// Which model, and how it is changed.
+/// The model and its transforms
 #[derive(Debug, clap::Args)]
 pub struct Source {
-    /// A folder as on the hub, a .gguf file, or a repository such as openai-community/gpt2 or its revision gpt2@607a30d
+    /// A model folder in the hub's format, a .gguf file, a repository such as openai-community/gpt2 or a revision such
+    /// as gpt2@607a30d
     #[arg(long, value_name = "DIR|GGUF|REPO")]
     model: String,
-    /// Exact changes of the weights, made in this order; none by default
+    /// Exact transforms of the weights, applied in this order; none by default
     #[arg(long, value_delimiter = ',', value_enum)]
     transform: Vec<Change>,
-    /// MiB of memory that may be used; by default, what is free
+    /// Maximum memory in MiB; by default the free memory
     #[arg(long, value_name = "MIB")]
     max_memory: Option<usize>,
 }
@@ -24,13 +25,13 @@ pub struct Source {
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Change {
-    /// Gains and biases of norms go into the maps that read them
+    /// Fold the gains and biases of norms into the maps after them
     FoldNorms,
-    /// What writes to the stream writes no mean (LayerNorm models)
+    /// Centre every write to the residual stream (LayerNorm models)
     CentreWriting,
-    /// The unembedding has no mean over the vocabulary
+    /// Centre the unembedding over the vocabulary
     CentreUnembed,
-    /// Biases of values go into the bias of what heads write
+    /// Fold the biases of values into the bias of the attention output
     FoldValueBiases,
 }
 
@@ -45,32 +46,33 @@ impl From<Change> for Transform {
     }
 }
 
-/// A model that is ready.
+/// An opened model.
 pub struct Opened {
     /// The model.
     pub model: Decoder,
-    /// Its family.
+    /// The family.
     pub family: Family,
-    /// Its tokenizer, or why there is none.
+    /// The tokenizer, or the reason why there is none.
     pub tokenizer: Result<Tokenizer, tokens::Error>,
-    /// What it was called.
+    /// The name on the command line.
     pub name: String,
-    /// Changes that were made.
+    /// The transforms that were applied.
     pub transforms: Vec<Transform>,
 }
 
-/// What a pass needs beyond the weights, in bytes.
+/// The memory of a forward pass beyond the weights, in bytes.
 pub fn needed(config: &Config, rows: usize, seq: usize, captured: usize) -> usize {
-    // a few of the widest activations at a time, scores of one block, logits
+    // A few of the widest activations at a time, the scores of one block, and the logits.
     let widths = 8 * config.d_model + 4 * config.d_mlp + 2 * config.n_heads * seq + 2 * config.d_vocab;
     4 * (rows * widths + captured)
 }
 
 impl Source {
-    /// Finds, checks and reads it.
+    /// Finds, checks and reads the model.
     ///
     /// # Errors
-    /// When it is nowhere, cannot be read, or does not fit into memory.
+    ///
+    /// Fails if the model is not found, cannot be read, or does not fit into memory.
     pub fn open(&self) -> Result<Opened> {
         let Pretrained { model, family, tokenizer, .. } = Pretrained::open(&self.model, &Device::Cpu, self.memory())
             .map_err(|error| match error {
@@ -82,24 +84,25 @@ impl Source {
         Ok(Opened { model, family, tokenizer, name: self.model.clone(), transforms })
     }
 
-    /// Bytes that may be used.
+    /// The number of bytes that may be used.
     pub fn memory(&self) -> Option<usize> {
         self.max_memory.map(|mib| mib << 20).or_else(pretrained::free_memory)
     }
 
-    /// Refuses what would not fit, and says how many sequences would.
+    /// Rejects work that does not fit into memory, and names the batch size that fits.
     ///
     /// # Errors
-    /// When it does not fit.
+    ///
+    /// Fails if the work does not fit.
     pub fn check_memory(&self, what: &str, batch: usize, bytes: impl Fn(usize) -> usize) -> Result<()> {
         let Some(free) = self.memory().filter(|free| bytes(batch) > *free) else { return Ok(()) };
         let fitting = (1..batch).rev().find(|batch| bytes(*batch) <= free);
         let advice = match fitting {
             Some(fitting) => format!("a batch of {fitting} would fit"),
-            None => "not even one sequence fits: take shorter ones or fewer sites".to_owned(),
+            None => "not even one sequence fits; use shorter sequences or fewer sites".to_owned(),
         };
         bail!(
-            "{what} takes about {} MiB, and {} MiB are free; {advice} (see --max-memory)",
+            "{what} takes about {} MiB, but only {} MiB are free; {advice} (see --max-memory)",
             bytes(batch) >> 20,
             free >> 20
         );

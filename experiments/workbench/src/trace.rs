@@ -1,4 +1,4 @@
-//! `trace`: the activations of some prompts, as one safetensors file.
+//! `trace`: writes the activations of some prompts to a safetensors file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tokens::{Bos, Tokenizer};
 
 use crate::source::{Opened, Source, needed};
 
-/// Writes the activations of a model at some hook points.
+/// Writes the activations of a model at selected hook points
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   trace --model openai-community/gpt2 --prompt 'Hello world' --sites 'blocks.*.hook_resid_post' --out hello.safetensors
@@ -21,25 +21,25 @@ use crate::source::{Opened, Source, needed};
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// A text; give it again for more sequences
+    /// A text; repeat the option for more sequences
     #[arg(long, value_name = "TEXT", required_unless_present = "tokens", conflicts_with = "tokens")]
     prompt: Vec<String>,
-    /// Token ids instead of text: a JSON file with a list for each sequence
+    /// A JSON file with a list of token ids per sequence, instead of texts
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
-    /// Hook points, as addresses with * and ?
+    /// Hook points, as addresses with the wildcards * and ?
     #[arg(long, value_name = "GLOB", num_args = 1.., required = true)]
     sites: Vec<String>,
-    /// Only these places of the sequence; negative ones count from the end
+    /// Only these positions; negative ones count from the end
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     positions: Option<Vec<isize>>,
-    /// Only these heads, at points that have them
+    /// Only these heads, at hook points that have heads
     #[arg(long, value_delimiter = ',')]
     heads: Option<Vec<usize>>,
-    /// The beginning-of-text token in front: as the tokenizer does by itself, always, or never
+    /// Whether to put the beginning-of-text token first: tokenizer's default, always or never
     #[arg(long, value_enum, default_value_t = Begin::Default)]
     bos: Begin,
-    /// Where to write; tensors carry the addresses, beside `tokens` and `lengths`
+    /// The output file; its tensors are named by their addresses, in addition to `tokens` and `lengths`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -47,12 +47,12 @@ pub struct Arguments {
 /// [`Bos`] on the command line.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub enum Begin {
-    /// As the tokenizer does by itself
+    /// The tokenizer's default
     #[default]
     Default,
-    /// Put in front if it is not there
+    /// Put first unless it is there already
     Always,
-    /// Not put in front
+    /// Not added
     Never,
 }
 
@@ -75,20 +75,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
     let config = opened.model.config();
     if longest == 0 || lengths.contains(&0) {
-        bail!("a sequence without tokens");
+        bail!("a sequence has no tokens; remove it or give a longer text");
     }
     if longest > config.n_positions {
-        bail!("a sequence of {longest} tokens; {} has {} positions", opened.name, config.n_positions);
+        bail!("a sequence has {longest} tokens, but {} has only {} positions", opened.name, config.n_positions);
     }
     let keep = Keep { positions: arguments.positions.clone(), heads: arguments.heads.clone() };
     if keep.positions.is_some() && lengths.iter().any(|length| *length as usize != longest) {
-        bail!("--positions needs sequences of one length; these have {lengths:?} tokens");
+        bail!("--positions needs sequences of equal length, but these have {lengths:?} tokens");
     }
     let captured = |batch: usize| sites.iter().map(|site| site_numbers(config, *site, batch, longest)).sum::<usize>();
     arguments
         .source
         .check_memory("tracing", sequences.len(), |batch| needed(config, batch * longest, longest, captured(batch)))?;
-    // a causal model does not see what is behind
+    // A causal model does not see later positions, so padding is harmless.
     let padded =
         sequences.iter().flat_map(|ids| ids.iter().copied().chain(std::iter::repeat_n(0, longest - ids.len())));
     let batch = Tensor::from_vec(padded.collect::<Vec<u32>>(), (sequences.len(), longest), &Device::Cpu)?;
@@ -111,7 +111,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Numbers of a site's activations.
+/// The number of values in a site's activations.
 fn site_numbers(config: &Config, site: Site, batch: usize, seq: usize) -> usize {
     let (heads, kv, e) = (config.n_heads, config.n_key_value_heads(), config.d_head());
     let per_token = match site {
@@ -127,7 +127,7 @@ fn site_numbers(config: &Config, site: Site, batch: usize, seq: usize) -> usize 
     batch * seq * per_token
 }
 
-/// Ids of every sequence, and whether a beginning-of-text token was put in front.
+/// The token ids of every sequence, and whether a beginning-of-text token was added.
 fn sequences(arguments: &Arguments, opened: &Opened) -> Result<(Vec<Vec<u32>>, bool)> {
     if let Some(file) = &arguments.tokens {
         let text = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
@@ -151,12 +151,12 @@ fn sequences(arguments: &Arguments, opened: &Opened) -> Result<(Vec<Vec<u32>>, b
 
 fn check_ids(ids: &[Vec<u32>], d_vocab: usize) -> Result<()> {
     match ids.iter().flatten().find(|id| **id as usize >= d_vocab) {
-        Some(id) => bail!("token {id} lies outside of the model's vocabulary of {d_vocab}"),
+        Some(id) => bail!("token {id} is outside the model's vocabulary of {d_vocab} tokens"),
         None => Ok(()),
     }
 }
 
-/// Prints ids, and texts where a tokenizer knows them.
+/// Prints the ids, and the texts if a tokenizer is available.
 fn show(sequences: &[Vec<u32>], tokenizer: Option<&Tokenizer>, prepended: bool) {
     for ids in sequences {
         println!("tokens: {ids:?}");

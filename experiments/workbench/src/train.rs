@@ -1,8 +1,9 @@
-//! Tokens per second of a full training step (forward, backward, clipping, AdamW), beside PyTorch's.
+//! `bench train`: tokens per second of a full training step (forward, backward, clipping, AdamW), compared with
+//! PyTorch.
 //!
-//! Both sides start from the same weights and batch. Rounds alternate, so that a busy neighbour slows both; medians of
-//! rounds are reported, and the ratios of neighbouring rounds. A row is written only when the losses of the first steps
-//! agree.
+//! Both programs start from the same weights and batch. Their rounds alternate, so that other load on the machine slows
+//! both. The table reports medians over rounds and the ratios of neighbouring rounds. A row is written only if the
+//! losses of the first steps agree.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,34 +21,34 @@ use training::{AdamW, AdamWConfig, gradient_norm};
 
 use crate::peer::{self, Rounds, Worker, median};
 
-/// Steps whose losses both sides must agree on.
+/// The number of steps whose losses must agree.
 const AGREE: usize = 20;
-/// How far apart they may be.
+/// The maximum relative difference of the losses.
 const TOLERANCE: f64 = 1e-4;
 
-/// Options of the bench.
+/// Options of the benchmark.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// Folder of the peer's Python environment.
+    /// Folder of the peer's Python environment
     #[arg(long, default_value = "target/peers/train")]
     environment: PathBuf,
 }
 
-/// Options of every bench of steps.
+/// Options of every benchmark of training steps.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Rounds of each side, per case.
+    /// Number of rounds per case
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Seconds that a round takes, about.
+    /// Approximate duration of a round, in seconds
     #[arg(long, default_value_t = 2.)]
     seconds: f64,
-    /// Only cases whose name contains this.
+    /// Only cases whose name contains this text
     #[arg(long, default_value = "")]
     pub only: String,
-    /// Without PyTorch: our side alone, and no table.
+    /// Run our program alone, without PyTorch and without a table
     #[arg(long)]
     pub alone: bool,
     #[command(flatten)]
@@ -60,7 +61,7 @@ pub struct Case {
     pub config: Config,
     pub batch: usize,
     pub seq: usize,
-    /// First places of every sequence whose targets do not count.
+    /// The number of first positions of every sequence that are not targets.
     pub given: usize,
     pub inference: bool,
 }
@@ -76,7 +77,7 @@ fn cases() -> Vec<Case> {
     };
     let text =
         |name, inference| Case { name, config: config(4, 256, 8192, 256), batch: 8, seq: 256, given: 0, inference };
-    // three digits as `icot-mult` trains them when all working is gone: the operands are given
+    // Three digits, as in `icot-mult` after the whole chain of thought is removed; the operands are given.
     let task = Case {
         config: Config { d_mlp: 512, ..config(2, 64, 16, 16) },
         seq: 16,
@@ -93,7 +94,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// What both sides are told of a case.
+/// The settings of a case, sent to both programs.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Order {
     config: Config,
@@ -107,8 +108,10 @@ pub struct Order {
 /// Runs all cases, prints a line for each and writes the table.
 pub fn bench(arguments: &Arguments) -> Result<()> {
     let Arguments { options, environment } = arguments;
-    let mut table =
-        Builder::new(columns("train", "full training steps (or forward passes), ours and the peer's, by turns"));
+    let mut table = Builder::new(columns(
+        "train",
+        "full training steps (or forward passes), in our program and in the peer, in turn",
+    ));
     let work = tempfile::tempdir()?;
     for case in cases().into_iter().filter(|case| case.name.contains(&options.only)) {
         let order = prepare(&case, work.path(), options.common.threads)?;
@@ -121,7 +124,10 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             let mut sides = [ours(&order)?, theirs(peer, &order, environment)?];
             let apart = apart(&mut sides, AGREE)?;
             if apart > TOLERANCE {
-                println!("{:20} {peer:16} no row: losses differ by {apart:.1e} within {AGREE} steps", case.name);
+                println!(
+                    "{:20} {peer:16} no row, because the losses differ by {apart:.1e} within {AGREE} steps",
+                    case.name
+                );
                 continue;
             }
             table.push(by_turns(&case, peer, &mut sides, options)?)?;
@@ -134,30 +140,30 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Columns of a bench of steps.
+/// The columns of a benchmark of training steps.
 pub fn columns(name: &str, about: &str) -> Schema {
     peer::columns(name, about).float(
         "share_of_sgemm_peak",
-        "our arithmetic over that of the fastest square product of the same run",
+        "our operations per second divided by those of the fastest square matrix product of the same run",
         "",
     )
 }
 
-/// Writes the weights and the batch that both sides read.
+/// Writes the weights and the batch for both programs.
 fn prepare(case: &Case, folder: &Path, threads: usize) -> Result<Order> {
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     let model = Decoder::fresh(&case.config, &mut rng, &Device::Cpu)?;
     let (weights, batch) = (folder.join("weights.safetensors"), folder.join("batch.safetensors"));
     weights::save(&weights, &Default::default(), &model.weights())?;
     let vocabulary = case.config.d_vocab as u32;
-    let mut draw = |given: usize| {
+    let mut sample = |given: usize| {
         let ids = (0..case.batch * case.seq).map(|i| match rng.random_range(0..vocabulary) {
             _ if i % case.seq < given => ops::IGNORED,
             id => id,
         });
         Tensor::from_vec(ids.collect::<Vec<u32>>(), (case.batch, case.seq), &Device::Cpu)
     };
-    let tensors = [("tokens".to_owned(), draw(0)?), ("targets".to_owned(), draw(case.given)?)];
+    let tensors = [("tokens".to_owned(), sample(0)?), ("targets".to_owned(), sample(case.given)?)];
     weights::save(&batch, &Default::default(), &tensors.into_iter().collect())?;
     Ok(Order { config: case.config.clone(), weights, batch, threads, compile: false, inference: case.inference })
 }
@@ -175,7 +181,7 @@ fn theirs(peer: &str, order: &Order, environment: &Path) -> Result<Worker> {
     Worker::start(peer, Command::new(python).arg(scripts.join("train.py")).arg(order_json), order.threads)
 }
 
-/// Both sides by turns, ours first; prints a line and gives the cells of [`columns()`].
+/// Runs both programs in turn, ours first; prints a line and returns the cells of [`columns()`].
 pub fn by_turns(case: &Case, peer: &str, sides: &mut [Worker; 2], options: &Options) -> Result<Vec<Value>> {
     let [ours, theirs] = sides;
     let steps = steps_per_round(theirs, options.seconds)?;
@@ -212,18 +218,18 @@ pub fn by_turns(case: &Case, peer: &str, sides: &mut [Worker; 2], options: &Opti
     Ok(cells)
 }
 
-/// Largest difference between the two sides' losses over the first steps.
+/// The largest difference between the losses of both programs over the first steps.
 pub fn apart([ours, theirs]: &mut [Worker; 2], steps: usize) -> Result<f64> {
     let losses = |side: &mut Worker| -> Result<Vec<f64>> {
         let answer = side.ask("losses", steps)?;
-        serde_json::from_value(answer.get("losses").cloned().context("no losses")?).context("losses")
+        serde_json::from_value(answer.get("losses").cloned().context("the answer has no losses")?).context("losses")
     };
     let (mine, other) = (losses(ours)?, losses(theirs)?);
     if mine.len() != other.len() {
-        bail!("{} losses against {}", mine.len(), other.len());
+        bail!("our program has {} losses, but the peer has {}", mine.len(), other.len());
     }
     if let Some(loss) = mine.iter().chain(&other).find(|loss| !loss.is_finite()) {
-        bail!("a loss of {loss}");
+        bail!("a loss is {loss}");
     }
     Ok(mine.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0., f64::max))
 }
@@ -234,7 +240,7 @@ fn steps_per_round(worker: &mut Worker, seconds: f64) -> Result<usize> {
     Ok(((seconds * 3. / three) as usize).max(2))
 }
 
-/// Our side alone; prints a line.
+/// Runs our program alone and prints a line.
 pub fn alone(case: &Case, mut ours: Worker, options: &Options) -> Result<()> {
     let steps = steps_per_round(&mut ours, options.seconds)?;
     let tokens = (steps * case.batch * case.seq) as f64;
@@ -254,27 +260,28 @@ pub fn alone(case: &Case, mut ours: Worker, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Floating-point operations per token: 6 per weight of a product and attention for a step, a third of it for a forward pass.
+/// The floating-point operations per token: 6 per weight of a matrix product plus attention for a training step, a
+/// third of that for a forward pass.
 ///
-/// Behind the heads of the last block, tokens whose targets do not count need none.
+/// After the heads of the last block, positions that are not targets need none.
 fn flops_per_token(case: &Case) -> f64 {
     let Config { n_layers, d_model: d, d_mlp, d_vocab, .. } = case.config;
-    let behind = d * d + 2 * d * d_mlp;
-    let everywhere = n_layers * (3 * d * d + behind) - behind;
-    let counted = (behind + d * d_vocab) as f64 * (case.seq - case.given) as f64 / case.seq as f64;
+    let after = d * d + 2 * d * d_mlp;
+    let everywhere = n_layers * (3 * d * d + after) - after;
+    let counted = (after + d * d_vocab) as f64 * (case.seq - case.given) as f64 / case.seq as f64;
     let step = 6. * (everywhere as f64 + counted) + (12 * n_layers * case.seq * d) as f64;
     if case.inference { step / 3. } else { step }
 }
 
-/// Our side: obeys commands on standard input until it ends.
+/// The worker process: answers commands on standard input until it ends.
 pub fn work(order: &str) -> Result<()> {
-    let order: Order = serde_json::from_str(order).context("the order of a bench")?;
+    let order: Order = serde_json::from_str(order).context("the settings of a benchmark")?;
     let start = peer::resident_kib();
     let device = Device::Cpu;
     let model = Decoder::new(&order.config, weights::load(&order.weights, &device)?.tensors, &device)?;
     let mut batch = weights::load(&order.batch, &device)?.tensors;
     let (Some(tokens), Some(targets)) = (batch.remove("tokens"), batch.remove("targets")) else {
-        bail!("{}: no tokens or targets", order.batch.display());
+        bail!("{}: the batch has no tokens or no targets", order.batch.display());
     };
     let variables: Vec<Var> = model.parameters().iter().map(|(_, var)| var.clone()).collect();
     let decays: Vec<bool> = variables.iter().map(|var| var.dims().len() > 1).collect();
@@ -304,12 +311,12 @@ pub fn work(order: &str) -> Result<()> {
             }
             "product" => serde_json::json!({"flops": product_flops(count)?}),
             "memory" => serde_json::json!({"peak_kib": peer::growth_kib(start)}),
-            other => bail!("no command `{other}`"),
+            other => bail!("unknown command `{other}`"),
         })
     })
 }
 
-/// Speed of a square f32 product, candle's or ours, whichever is faster, in operations per second.
+/// The speed of a square f32 matrix product, the faster of candle's and ours, in operations per second.
 pub fn product_flops(side: usize) -> Result<f64> {
     let x = Tensor::ones((side, side), DType::F32, &Device::Cpu)?;
     let flops = |product: &dyn Fn() -> candle_core::Result<Tensor>| -> Result<f64> {

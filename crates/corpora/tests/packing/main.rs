@@ -1,4 +1,4 @@
-//! Texts from files and from a hub on loopback, packed, interrupted, damaged and read again.
+//! Packs texts from files and from a loopback hub; tests interruption, damage and reading.
 
 #[allow(dead_code)]
 #[path = "../../../hub/tests/loopback/server.rs"]
@@ -23,13 +23,13 @@ use server::{COMMIT, Page, Server, head, refuse};
 use tempfile::TempDir;
 use tokens::{Bos, END_OF_TEXT, Tokenizer};
 
-/// Ids: the end 0, `a` 1, `b` 2, .. `z` 26.
+/// Token ids: the end is 0, `a` is 1, `b` is 2, .. `z` is 26.
 fn letters(folder: &Path) -> Tokenizer {
     let words: Vec<String> = std::iter::once(END_OF_TEXT.to_owned()).chain(('a'..='z').map(String::from)).collect();
     tokens::word_level(folder, &words, END_OF_TEXT).unwrap()
 }
 
-/// A recipe that keeps everything as it comes.
+/// A recipe that keeps every document in order.
 fn plain(block: usize) -> Recipe {
     Recipe {
         block,
@@ -48,7 +48,7 @@ fn check_interrupted(_: Step<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// A folder with a tokenizer in it, and room for texts and corpora.
+/// A folder with a tokenizer, texts and corpora.
 struct Bench {
     folder: TempDir,
     tokenizer: Tokenizer,
@@ -75,23 +75,23 @@ impl Bench {
         pack(&self.at("corpora"), &job, None, &mut check_interrupted)
     }
 
-    /// What a recipe makes of a source of texts, and what is told if nothing.
-    fn told(&self, source: &Source, column: &Column, recipe: &Recipe) -> String {
+    /// The error message of a packing that must fail.
+    fn message(&self, source: &Source, column: &Column, recipe: &Recipe) -> String {
         self.pack(source, column, recipe).unwrap_err().to_string()
     }
 }
 
-fn save(path: &Path, column: Series, rows_a_group: usize) {
+fn save(path: &Path, column: Series, rows_per_group: usize) {
     let other: Vec<i64> = (0..column.len() as i64).collect();
     let columns = vec![Series::new("number".into(), other).into_column(), column.into_column()];
     let mut frame = DataFrame::new(columns[0].len(), columns).unwrap();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let writer = ParquetWriter::new(fs::File::create(path).unwrap());
-    writer.with_row_group_size(Some(rows_a_group)).finish(&mut frame).unwrap();
+    writer.with_row_group_size(Some(rows_per_group)).finish(&mut frame).unwrap();
 }
 
-fn save_texts(path: &Path, texts: &[String], rows_a_group: usize) {
-    save(path, Series::new("text".into(), texts), rows_a_group);
+fn save_texts(path: &Path, texts: &[String], rows_per_group: usize) {
+    save(path, Series::new("text".into(), texts), rows_per_group);
 }
 
 fn save_tokens(path: &Path, rows: &[Vec<i32>]) {
@@ -101,7 +101,7 @@ fn save_tokens(path: &Path, rows: &[Vec<i32>]) {
     save(path, lists.finish().into_series(), 1000);
 }
 
-/// Document `number`: one letter and then some, so that no two neighbours are alike.
+/// Document `number`: one or more letters, so that neighbouring documents differ.
 fn document(number: usize) -> String {
     let letter = |at: usize| char::from(b'a' + (at % 26) as u8).to_string();
     (0..1 + number % 5).map(|at| letter(number * 7 + at)).collect::<Vec<_>>().join(" ")
@@ -116,7 +116,7 @@ fn encoded(text: &str) -> Vec<u32> {
     ids.chain([0]).collect()
 }
 
-/// A hub with one data set, `o/n`, of these files.
+/// A hub with one data set, `o/n`, that has these files.
 fn hub_of(files: Vec<(&'static str, Vec<u8>)>) -> Server {
     Server::start(move |request, stream| {
         if request.path.starts_with("/api/datasets/o/n/") {
@@ -141,7 +141,7 @@ fn client(bench: &Bench, server: &Server, offline: bool) -> Hub {
     Hub::new(settings).unwrap()
 }
 
-/// Three files of 30, 0 and 50 documents on a hub, in groups of seven rows.
+/// Three files of 30, 0 and 50 documents on a hub, in row groups of seven.
 fn three_files(bench: &Bench) -> Server {
     let file = |name: &'static str, range| {
         let path = bench.at("made.parquet");
@@ -161,7 +161,7 @@ fn three_files(bench: &Bench) -> Server {
 const ON_HUB: &str = "hub:o/n@refs/convert/parquet:plain/train/";
 
 #[test]
-fn batches_are_cut_and_their_last_tokens_lost() {
+fn batches_are_cut_and_their_remainders_dropped() {
     let bench = Bench::new();
     let lines = "{\"text\": \"a b\"}\n{\"text\": \"c\"}\n\n{\"id\": 1, \"text\": \"a a a\"}\n{\"text\": \"b\"}\n";
     let source = bench.write("texts.jsonl", lines);
@@ -182,14 +182,14 @@ fn batches_are_cut_and_their_last_tokens_lost() {
     assert_eq!(chunks(&batched(1, 1)), [[1, 2], [3, 0], [1, 1], [1, 0], [2, 0]]);
     let few = Recipe { chunks: Some(3), ..plain(2) };
     assert_eq!(chunks(&few), [[1, 2], [0, 3], [0, 1]]);
-    let told = bench.told(&source, &Column::text(), &Recipe { chunks: Some(6), ..plain(2) });
-    assert!(told.contains("5 chunks of 2 tokens, and 6 are needed"), "{told}");
-    let told = bench.told(&source, &Column::text(), &plain(12));
-    assert!(told.contains("0 chunks of 12 tokens"), "{told}");
+    let message = bench.message(&source, &Column::text(), &Recipe { chunks: Some(6), ..plain(2) });
+    assert!(message.contains("5 chunks of 2 tokens, but 6 are needed"), "{message}");
+    let message = bench.message(&source, &Column::text(), &plain(12));
+    assert!(message.contains("0 chunks of 12 tokens"), "{message}");
 }
 
 #[test]
-fn a_split_is_that_of_the_python_library() {
+fn splits_match_the_python_library() {
     let bench = Bench::new();
     let server = three_files(&bench);
     let hub = client(&bench, &server, false);
@@ -216,12 +216,12 @@ fn a_split_is_that_of_the_python_library() {
         [("plain/train/0000.parquet", 30), ("plain/train/0001.parquet", 0), ("plain/train/0002.parquet", 50)];
     assert_eq!(shards, expected);
     assert!(!corpus.folder.join("parts").exists());
-    // one split alone has the same bytes, and encodes no more than its documents
+    // A single split has the same bytes, and only its documents are encoded.
     let only = Recipe { only: Some("validation".to_owned()), ..recipe.clone() };
     let alone = pack(&bench.at("corpora"), &Job { recipe: &only, ..job }, Some(&hub), &mut check_interrupted).unwrap();
     assert_eq!(alone.manifest.splits, [manifest.splits[1].clone()]);
-    assert!(alone.split("train").unwrap_err().to_string().contains("it has validation"));
-    // fewer documents give the first chunks
+    assert!(alone.split("train").unwrap_err().to_string().contains("use one of validation"));
+    // Fewer documents give the first chunks.
     let fewer = Recipe { only: Some("train".to_owned()), documents: Some(25), ..recipe.clone() };
     let fewer = pack(&bench.at("corpora"), &Job { recipe: &fewer, ..job }, Some(&hub), &mut check_interrupted).unwrap();
     let (fewer, whole) = (fewer.split("train").unwrap(), corpus.split("train").unwrap());
@@ -230,7 +230,7 @@ fn a_split_is_that_of_the_python_library() {
 }
 
 #[test]
-fn an_interrupted_packing_goes_on_with_the_same_bytes() {
+fn an_interrupted_packing_resumes_with_the_same_bytes() {
     let bench = Bench::new();
     let server = three_files(&bench);
     let hub = client(&bench, &server, false);
@@ -248,8 +248,8 @@ fn an_interrupted_packing_goes_on_with_the_same_bytes() {
         pack(&root, &job, Some(&hub), &mut watch)
     };
     for steps in [0, 1, 3, 4] {
-        let told = stop_at(steps).unwrap_err().to_string();
-        assert!(told.contains("goes on from there"), "{told}");
+        let message = stop_at(steps).unwrap_err().to_string();
+        assert!(message.contains("the same command resumes"), "{message}");
         assert!(Corpus::open(&root.join(whole.folder.file_name().unwrap())).is_err(), "not finished");
     }
     let parts = root.join(whole.folder.file_name().unwrap()).join("parts");
@@ -259,8 +259,8 @@ fn an_interrupted_packing_goes_on_with_the_same_bytes() {
     damaged[3] ^= 1;
     fs::write(&last, damaged).unwrap();
     stop_at(3).unwrap_err();
-    assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), written, "a part that is there is not made again");
-    // the list of files and the files are there by now
+    assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), written, "an existing part is reused");
+    // The list of files and the files are now cached.
     let offline = client(&bench, &server, true);
     let again = pack(&root, &job, Some(&offline), &mut check_interrupted).unwrap();
     assert_eq!(again.manifest, whole.manifest);
@@ -274,12 +274,12 @@ fn an_interrupted_packing_goes_on_with_the_same_bytes() {
     };
     fs::create_dir_all(&parts).unwrap();
     pack(&root, &job, None, &mut count).unwrap();
-    assert_eq!(steps, 0, "what is finished is opened");
-    assert!(!parts.exists(), "and what an interruption left is removed");
+    assert_eq!(steps, 0, "a finished corpus is only opened");
+    assert!(!parts.exists(), "the leftovers of an interruption are removed");
 }
 
 #[test]
-fn only_the_files_that_are_needed_are_fetched() {
+fn only_needed_files_are_fetched() {
     let bench = Bench::new();
     let server = three_files(&bench);
     let hub = client(&bench, &server, false);
@@ -299,13 +299,13 @@ fn only_the_files_that_are_needed_are_fetched() {
     assert!((0..80).all(|number| tokens.next().unwrap().unwrap() == encoded(&document(number))));
     assert!(tokens.next().is_none());
     let job = Job { recipe: &Recipe { rows: Some(81), ..plain(3) }, ..job };
-    let told = pack(&bench.at("corpora"), &job, Some(&hub), &mut check_interrupted).unwrap_err().to_string();
-    assert!(told.contains("`rows` is 81") && told.contains("has 80"), "{told}");
+    let message = pack(&bench.at("corpora"), &job, Some(&hub), &mut check_interrupted).unwrap_err().to_string();
+    assert!(message.contains("`rows` is 81") && message.contains("has only 80"), "{message}");
     assert!(matches!(pack(&bench.at("corpora"), &job, None, &mut check_interrupted), Ok(_) | Err(Error::NoHub { .. })));
 }
 
 #[test]
-fn long_files_are_read_in_stretches() {
+fn long_files_are_read_in_ranges() {
     let bench = Bench::new();
     let texts = documents(0..9000);
     let check = |source: Source, recipe: &Recipe| {
@@ -338,15 +338,18 @@ fn rows_of_tokens_are_shuffled_joined_and_cut() {
     let corpus = bench.pack(&source, &Column::input_ids(), &recipe).unwrap();
     let stream = source.rows(None, &Column::input_ids()).unwrap().tokens(&bench.tokenizer, false).unwrap();
     let sample = corpora::shuffled_chunks(stream, 40, 42, 6, 20).unwrap();
-    assert!(corpus.split("all").unwrap().chunks().eq(sample), "on disk and in memory alike");
+    assert!(corpus.split("all").unwrap().chunks().eq(sample), "the same on disk and in memory");
     let stream = source.rows(None, &Column::input_ids()).unwrap().tokens(&bench.tokenizer, true).unwrap();
     assert_eq!(corpora::first_rows(stream, 3, 2).unwrap(), [vec![0, 0], vec![1, 2], vec![2, 3]]);
     save_tokens(&path, &[vec![1, 2], vec![3, 27]]);
-    let told = bench.told(&source, &Column::input_ids(), &plain(1));
-    assert!(told.contains("row 1 of") && told.contains("token 27") && told.contains("ends at 26"), "{told}");
+    let message = bench.message(&source, &Column::input_ids(), &plain(1));
+    assert!(
+        message.contains("row 1 of") && message.contains("token 27") && message.contains("last id is 26"),
+        "{message}"
+    );
     save_tokens(&path, &[vec![1], vec![-5]]);
-    let told = bench.told(&source, &Column::input_ids(), &plain(1));
-    assert!(told.contains("row 1 of") && told.contains("-5 is no token id"), "{told}");
+    let message = bench.message(&source, &Column::input_ids(), &plain(1));
+    assert!(message.contains("row 1 of") && message.contains("-5 is not a token id"), "{message}");
     let lines = bench.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [4]}\n");
     let corpus = bench.pack(&lines, &Column::input_ids(), &Recipe { end: false, ..plain(4) }).unwrap();
     assert_eq!(corpus.split("all").unwrap().chunk(0), [1, 2, 3, 4]);
@@ -367,7 +370,7 @@ fn large_vocabularies_take_four_bytes() {
 }
 
 #[test]
-fn an_end_as_token_is_an_end_as_text() {
+fn ends_as_token_and_as_text_agree() {
     let bench = Bench::new();
     let texts = ["the cat sat ", "on the mat\n\n", "", "  the"];
     let tokenizer = tokens::train_bpe(&bench.at("bpe"), texts.iter().cycle().take(20), 290).unwrap();
@@ -380,12 +383,12 @@ fn an_end_as_token_is_an_end_as_text() {
 }
 
 #[test]
-fn the_key_is_all_that_decides_the_content() {
+fn the_key_covers_everything_that_determines_the_content() {
     let bench = Bench::new();
     let text = "a b c d e f g h";
     let folder = |source: &Source, recipe: &Recipe| bench.pack(source, &Column::text(), recipe).unwrap().folder;
     let first = folder(&bench.write("one/t.txt", text), &plain(2));
-    assert_eq!(first, folder(&bench.write("two/t.txt", text), &plain(2)), "where a file lies does not matter");
+    assert_eq!(first, folder(&bench.write("two/t.txt", text), &plain(2)), "the location of a file does not matter");
     let others = [
         folder(&bench.write("one/t.txt", "a b c d e f g i"), &plain(2)),
         folder(&bench.write("two/t.txt", text), &plain(3)),
@@ -400,61 +403,61 @@ fn the_key_is_all_that_decides_the_content() {
 }
 
 #[test]
-fn two_at_once_do_not_pack_the_same() {
+fn two_processes_cannot_pack_the_same_corpus() {
     let bench = Bench::new();
     let source = bench.write("t.txt", "a b c d");
     let job = Job { source: &source, column: &Column::text(), tokenizer: &bench.tokenizer, recipe: &plain(2) };
     let root = bench.at("corpora");
-    let mut told = String::new();
+    let mut message = String::new();
     let mut watch = |step: Step<'_>| {
         if let Step::Encode { .. } = step {
-            told = pack(&root, &job, None, &mut check_interrupted).unwrap_err().to_string();
+            message = pack(&root, &job, None, &mut check_interrupted).unwrap_err().to_string();
         }
         ControlFlow::Continue(())
     };
     pack(&root, &job, None, &mut watch).unwrap();
-    assert!(told.contains("is in use by process"), "{told}");
+    assert!(message.contains("is in use by process"), "{message}");
 }
 
 #[test]
-fn wrong_columns_are_named() {
+fn wrong_columns_are_reported() {
     let bench = Bench::new();
     let path = bench.at("t.parquet");
     save_texts(&path, &documents(0..3), 2);
     let source = Source::Local(path.clone());
-    let told = |column: &Column| bench.told(&source, column, &plain(1));
-    let missing = told(&Column::Text("txt".to_owned()));
-    assert!(missing.contains("no column `txt`; it has number, text") && missing.contains("t.parquet"), "{missing}");
-    let number = told(&Column::Text("number".to_owned()));
+    let message = |column: &Column| bench.message(&source, column, &plain(1));
+    let missing = message(&Column::Text("txt".to_owned()));
+    assert!(missing.contains("no column `txt`; use one of number, text") && missing.contains("t.parquet"), "{missing}");
+    let number = message(&Column::Text("number".to_owned()));
     assert!(number.contains("column `number`") && number.contains("holds i64, not text"), "{number}");
-    let tokens = told(&Column::Tokens("text".to_owned()));
+    let tokens = message(&Column::Tokens("text".to_owned()));
     assert!(tokens.contains("holds str, not lists of token ids"), "{tokens}");
     save(&path, Series::new("text".into(), [Some("a"), None]), 2);
-    assert!(told(&Column::text()).contains("row 1 of"), "{}", told(&Column::text()));
+    assert!(message(&Column::text()).contains("row 1 of"), "{}", message(&Column::text()));
     fs::write(&path, "no parquet").unwrap();
-    assert!(told(&Column::text()).contains("cannot read"));
+    assert!(message(&Column::text()).contains("cannot read"));
     fs::write(&path, "").unwrap();
-    assert!(told(&Column::text()).contains("cannot read"));
+    assert!(message(&Column::text()).contains("cannot read"));
 
-    let told = |text: &str, column: &Column| bench.told(&bench.write("t.jsonl", text), column, &plain(1));
-    let missing = told("{\"text\": \"a\"}\n\n{\"b\": 1, \"c\": 2}\n", &Column::text());
-    assert!(missing.contains("no column `text`; it has b, c"), "{missing}");
-    let kind = told("{\"text\": \"a\"}\n\n{\"text\": 1}\n", &Column::text());
+    let message = |text: &str, column: &Column| bench.message(&bench.write("t.jsonl", text), column, &plain(1));
+    let missing = message("{\"text\": \"a\"}\n\n{\"b\": 1, \"c\": 2}\n", &Column::text());
+    assert!(missing.contains("no column `text`; use one of b, c"), "{missing}");
+    let kind = message("{\"text\": \"a\"}\n\n{\"text\": 1}\n", &Column::text());
     assert!(kind.contains("holds something else in line 3, not text"), "{kind}");
-    let kind = told("{\"input_ids\": [1, -1]}\n", &Column::input_ids());
+    let kind = message("{\"input_ids\": [1, -1]}\n", &Column::input_ids());
     assert!(kind.contains("line 1, not lists of token ids"), "{kind}");
-    assert!(told("{\"text\": \"a\"\n", &Column::text()).contains("line 1"));
-    assert!(told("[1]\n", &Column::text()).contains("no object"));
-    let unknown = told("{\"text\": \"a\"}\n{\"text\": \"a B\"}\n", &Column::text());
+    assert!(message("{\"text\": \"a\"\n", &Column::text()).contains("line 1"));
+    assert!(message("[1]\n", &Column::text()).contains("not a JSON object"));
+    let unknown = message("{\"text\": \"a\"}\n{\"text\": \"a B\"}\n", &Column::text());
     assert!(unknown.contains("row 1 of") && unknown.contains("t.jsonl"), "{unknown}");
-    assert!(bench.told(&bench.write("t.txt", "a"), &Column::input_ids(), &plain(1)).contains("`.txt` file"));
+    assert!(bench.message(&bench.write("t.txt", "a"), &Column::input_ids(), &plain(1)).contains("`.txt` file"));
     fs::write(bench.at("t.txt"), [0xff, 0xfe]).unwrap();
-    assert!(bench.told(&Source::Local(bench.at("t.txt")), &Column::text(), &plain(1)).contains("UTF-8"));
-    assert!(bench.told(&Source::Local(bench.at("none")), &Column::text(), &plain(1)).contains("none"));
+    assert!(bench.message(&Source::Local(bench.at("t.txt")), &Column::text(), &plain(1)).contains("UTF-8"));
+    assert!(bench.message(&Source::Local(bench.at("none")), &Column::text(), &plain(1)).contains("none"));
 }
 
 #[test]
-fn recipes_that_cannot_be_are_told() {
+fn invalid_recipes_are_reported() {
     let bench = Bench::new();
     let source = bench.write("t.txt", "a b c d");
     let holdout = |test_size| Some(Holdout { test_size, seed: 1 });
@@ -464,21 +467,21 @@ fn recipes_that_cannot_be_are_told() {
         (Recipe { chunks: Some(0), ..plain(1) }, "`chunks` is 0"),
         (Recipe { batches: Some(Batches { documents: 0, workers: 1 }), ..plain(1) }, "`batches.documents` is 0"),
         (Recipe { batches: Some(Batches { documents: 1, workers: 0 }), ..plain(1) }, "`batches.workers` is 0"),
-        (Recipe { holdout: holdout(0.5), shuffle: Some(1), ..plain(1) }, "leave `shuffle` out"),
+        (Recipe { holdout: holdout(0.5), shuffle: Some(1), ..plain(1) }, "remove `shuffle`"),
         (Recipe { holdout: holdout(1.5), ..plain(1) }, "1.5"),
-        (Recipe { holdout: holdout(0.5), ..plain(1) }, "without one of the 1 documents"),
+        (Recipe { holdout: holdout(0.5), ..plain(1) }, "empty for 1 documents"),
         (Recipe { only: Some("train".to_owned()), ..plain(1) }, "the splits are all"),
         (Recipe { holdout: holdout(0.5), only: Some("test".to_owned()), ..plain(1) }, "train, validation"),
         (Recipe { rows: Some(2), ..plain(1) }, "`rows` is 2"),
     ] {
-        let told = bench.told(&source, &Column::text(), &recipe);
-        assert!(told.contains(words), "{told}");
+        let message = bench.message(&source, &Column::text(), &recipe);
+        assert!(message.contains(words), "{message}");
     }
     let words: Vec<String> = vec!["a".to_owned(), "b".to_owned()];
     let tokenizer = tokens::word_level(&bench.at("no-end"), &words, "a").unwrap();
     let job = Job { source: &source, column: &Column::text(), tokenizer: &tokenizer, recipe: &plain(1) };
-    let told = pack(&bench.at("corpora"), &job, None, &mut check_interrupted).unwrap_err().to_string();
-    assert!(told.contains(END_OF_TEXT) && told.contains("no-end"), "{told}");
+    let message = pack(&bench.at("corpora"), &job, None, &mut check_interrupted).unwrap_err().to_string();
+    assert!(message.contains(END_OF_TEXT) && message.contains("no-end"), "{message}");
 }
 
 #[test]
@@ -493,7 +496,7 @@ fn recipes_are_read_from_configurations() {
 }
 
 #[test]
-fn damaged_files_are_told() {
+fn damaged_files_are_reported() {
     let bench = Bench::new();
     let source = bench.write("t.txt", "a b c d e f");
     let corpus = bench.pack(&source, &Column::text(), &plain(2)).unwrap();
@@ -501,18 +504,21 @@ fn damaged_files_are_told() {
     let good = fs::read(&file).unwrap();
     let again = || bench.pack(&source, &Column::text(), &plain(2)).map(drop).unwrap_err().to_string();
     fs::write(&file, &good[..5]).unwrap();
-    let told = again();
-    assert!(told.contains("has 5 bytes") && told.contains("all.bin") && told.contains("pack it again"), "{told}");
+    let message = again();
+    assert!(
+        message.contains("has 5 bytes") && message.contains("all.bin") && message.contains("pack it again"),
+        "{message}"
+    );
     let mut other = good.clone();
     other[0] ^= 1;
     fs::write(&file, &other).unwrap();
-    let told = Packed::open(&file).unwrap().verify().unwrap_err().to_string();
-    assert!(told.contains("has the hash"), "{told}");
+    let message = Packed::open(&file).unwrap().verify().unwrap_err().to_string();
+    assert!(message.contains("has the hash"), "{message}");
     fs::remove_file(&file).unwrap();
     assert!(again().contains("all.bin"));
     fs::write(&file, &good).unwrap();
     corpus.split("all").unwrap().verify().unwrap();
-    assert!(Packed::open(&corpus.folder.join("train.bin")).unwrap_err().to_string().contains("it has all"));
+    assert!(Packed::open(&corpus.folder.join("train.bin")).unwrap_err().to_string().contains("use one of all"));
     let manifest = corpus.folder.join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("\"bits\": 16", "\"bits\": 12")).unwrap();
@@ -520,11 +526,11 @@ fn damaged_files_are_told() {
     fs::write(&manifest, text.replace(&corpus.manifest.key, "another")).unwrap();
     assert!(again().contains("belongs to something else"));
     fs::write(&manifest, "{").unwrap();
-    assert!(again().contains("no manifest"));
+    assert!(again().contains("not a manifest"));
 }
 
 #[test]
-fn counts_are_compared_in_words() {
+fn differences_in_counts_are_described() {
     let bench = Bench::new();
     let lines: String = documents(0..20).iter().map(|text| format!("{{\"text\": \"{text}\"}}\n")).collect();
     let source = bench.write("t.jsonl", &lines);
@@ -541,7 +547,7 @@ fn counts_are_compared_in_words() {
         "documents: 20, expected 21".to_owned(),
         "documents of `validation`: 2, expected 3".to_owned(),
         format!("tokens of `validation` before packing: {tokens}, expected {}", tokens + 1),
-        "split `test` is not there".to_owned(),
+        "the split `test` is missing".to_owned(),
     ];
     assert_eq!(wrong.differences(&manifest), differences);
     assert_eq!(Expected::openwebtext().differences(&manifest).len(), 4);

@@ -1,14 +1,14 @@
-//! The smoke profile against committed tables, and against what must hold whatever the numbers are.
+//! Compares the smoke profile with committed tables and checks properties that hold for any numbers.
 
 use tables::{Table, Tolerance, Value};
 use trial::{Trial, assert_same};
 
 use crate::PROGRAM;
 
-/// Rounding differs between processors and grows over the steps of the smoke run, so numbers have room.
-const ROOM: Tolerance = Tolerance { relative: 5e-2, absolute: 5e-2 };
+/// The tolerance. Rounding differs between processors, and the differences grow over the steps of the smoke run.
+const TOLERANCE: Tolerance = Tolerance { relative: 5e-2, absolute: 5e-2 };
 
-/// The experiments behind the language model, each with what it needs.
+/// Runs all experiments in order, each with the results that it needs.
 fn chain(threads: usize) -> Vec<(&'static str, Trial)> {
     let run = |name: &'static str, done: &[(&'static str, Trial)]| {
         let mut trial = PROGRAM.trial(name, &[]);
@@ -44,15 +44,15 @@ fn floats(table: &Table, column: &str, of: &[(&str, &str)]) -> Vec<f64> {
 }
 
 #[test]
-fn smoke_tables_are_the_golden_ones_and_identities_hold() {
+fn smoke_tables_match_the_golden_ones_and_identities_hold() {
     let chain = chain(1);
     let of = |name: &str| &chain.iter().find(|(is, _)| *is == name).unwrap().1;
-    PROGRAM.check_golden(of("algebra"), &["bundle", "capacity", "corpus", "codebooks"], ROOM);
-    PROGRAM.check_golden(of("language"), &["curves"], ROOM);
-    PROGRAM.check_golden(of("states"), &["silhouettes", "ingested", "spectrum"], ROOM);
-    PROGRAM.check_golden(of("encoder"), &["variants", "scores"], ROOM);
-    PROGRAM.check_golden(of("ablations"), &["variants"], ROOM);
-    PROGRAM.check_golden(of("questions"), &["fit"], ROOM);
+    PROGRAM.check_golden(of("algebra"), &["bundle", "capacity", "corpus", "codebooks"], TOLERANCE);
+    PROGRAM.check_golden(of("language"), &["curves"], TOLERANCE);
+    PROGRAM.check_golden(of("states"), &["silhouettes", "ingested", "spectrum"], TOLERANCE);
+    PROGRAM.check_golden(of("encoder"), &["variants", "scores"], TOLERANCE);
+    PROGRAM.check_golden(of("ablations"), &["variants"], TOLERANCE);
+    PROGRAM.check_golden(of("questions"), &["fit"], TOLERANCE);
     let read = |name: &str, table: &str| Table::read(&of(name).results(), table).unwrap();
 
     assert_eq!(floats(&read("algebra", "identities"), "failed", &[]).iter().sum::<f64>(), 0.);
@@ -60,7 +60,7 @@ fn smoke_tables_are_the_golden_ones_and_identities_hold() {
     let constant = floats(&scores, "cosine", &[("variant", "constant -1")])[0];
     assert!((constant - 0.5).abs() < 0.02, "{constant}");
     for cosine in floats(&scores, "cosine", &[("set", "test, permuted states")]) {
-        assert!(cosine < 0.55, "permuted states say nothing: {cosine}");
+        assert!(cosine < 0.55, "permuted states carry no information about the target: {cosine}");
     }
     let shares = read("probing", "factors");
     for encoder in shares.distinct("encoder").unwrap() {

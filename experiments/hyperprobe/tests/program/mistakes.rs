@@ -1,4 +1,4 @@
-//! What the program answers to nonsense.
+//! Tests the error messages for invalid input.
 
 use trial::Trial;
 
@@ -9,7 +9,7 @@ fn refused(trial: &Trial, words: &[&str]) {
 }
 
 #[test]
-fn corpora_and_models_that_cannot_be_are_told() {
+fn invalid_corpora_and_models_are_reported() {
     let language = |overrides: &[&str], words: &[&str]| refused(&PROGRAM.trial("language", overrides), words);
     language(&["params.corpus.relations={only: [capitals]}"], &["`capitals`", "country_capital"]);
     language(&["params.model.n_heads=5"], &["params.model", "n_heads = 5"]);
@@ -21,7 +21,7 @@ fn corpora_and_models_that_cannot_be_are_told() {
         &["params.sources: a", "./nowhere.gguf"],
     );
     states(&["needs=[]", "params.sources=[{name: a}, {name: a}]"], &["`a` comes twice"]);
-    // a family that is not known is told before the first model is read
+    // An unknown family is reported before the first model is read.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "llama4"}"#).unwrap();
     let sources = format!("params.sources=[{{name: toy}}, {{name: b, model: {}}}]", folder.path().display());
@@ -29,7 +29,7 @@ fn corpora_and_models_that_cannot_be_are_told() {
 }
 
 #[test]
-fn encoders_and_states_that_are_not_there_are_told() {
+fn missing_encoders_and_states_are_reported() {
     let done = |trial: Trial| {
         trial.finish();
         trial
@@ -49,7 +49,7 @@ fn encoders_and_states_that_are_not_there_are_told() {
         .needing("hyperprobe/states", &states.results())
         .needing("hyperprobe/encoder", &trained.results());
     refused(&probing, &["no encoder `b`", "it has a"]);
-    // what is not kept in the repository has to be made again
+    // A file that is not kept in the repository has to be recreated.
     std::fs::remove_file(trained.results().join("artifacts/a.safetensors")).unwrap();
     let probing = PROGRAM
         .trial("probing", &["params.encoders=[a]"])

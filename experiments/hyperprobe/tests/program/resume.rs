@@ -1,4 +1,4 @@
-//! An ingestion that is killed goes on where it was.
+//! An interrupted ingestion resumes with the shards that it has written.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use trial::assert_same;
 use crate::PROGRAM;
 
 #[test]
-fn a_killed_ingestion_keeps_its_shards_and_ends_with_the_same_bytes() {
+fn a_killed_ingestion_keeps_its_shards_and_gives_the_same_bytes() {
     let language = PROGRAM.trial("language", &["params.training.steps=2"]);
     language.finish();
     let states = || {
@@ -28,7 +28,7 @@ fn a_killed_ingestion_keeps_its_shards_and_ends_with_the_same_bytes() {
     assert!(!killed.results().join("run.yaml").exists());
     let written = std::fs::metadata(&first).unwrap().modified().unwrap();
     killed.finish();
-    assert_eq!(std::fs::metadata(&first).unwrap().modified().unwrap(), written, "a shard that is there is kept");
+    assert_eq!(std::fs::metadata(&first).unwrap().modified().unwrap(), written, "an existing shard is reused");
     assert_same(&whole.files(), &killed.files());
     for shard in ["artifacts/toy/symbols-00003.safetensors", "artifacts/toy/words-00000.safetensors", "stores/toy.json"]
     {

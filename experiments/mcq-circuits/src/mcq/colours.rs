@@ -1,11 +1,11 @@
-//! Questions in plain English whose answers stand in the prompt: what colour a thing has.
+//! Plain English questions with the answer in the prompt: the colour of a thing.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{Order, Question, Separators, letters};
 
-/// Common colours, each one token for most models (arXiv 2407.15018 has the same eleven).
+/// Common colours, each a single token for most models (arXiv 2407.15018 uses the same eleven).
 const COLOURS: [&str; 11] =
     ["black", "orange", "brown", "white", "blue", "pink", "grey", "purple", "red", "yellow", "green"];
 
@@ -22,7 +22,8 @@ const THINGS: [&str; 104] = [
     "toy", "vase", "wagon",
 ];
 
-/// A question whose answer is told first, with `options` different colours (at most eleven), the right one at `correct`.
+/// A question that states its answer first, with `options` different colours (at most eleven) and the right one at
+/// index `correct`.
 pub fn colours(options: usize, correct: usize, rng: &mut impl Rng) -> Question {
     let thing = THINGS.choose(rng).copied().unwrap_or(THINGS[0]);
     let mut chosen: Vec<&str> = COLOURS.choose_multiple(rng, options).copied().collect();
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_right_colour_is_told_and_stands_where_it_should() {
+    fn the_right_colour_is_stated_and_at_the_requested_index() {
         assert_eq!(THINGS.iter().collect::<BTreeSet<_>>().len(), THINGS.len());
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         for correct in [0, 3] {

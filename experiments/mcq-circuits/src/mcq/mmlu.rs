@@ -1,5 +1,5 @@
-//! MMLU (arXiv 2009.03300) as the hub has it, `cais/mmlu`: Parquet files with a question, a subject, four choices and the
-//! number of the right one.
+//! MMLU (arXiv 2009.03300) in the format of `cais/mmlu` on the hub: Parquet files with a question, a subject, four
+//! choices and the index of the right one.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,33 +11,33 @@ use super::{Order, Question, Separators, letters};
 /// One question of MMLU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Subject, such as `college_biology`.
+    /// The subject, such as `college_biology`.
     pub subject: String,
     /// The question.
     pub question: String,
     /// The four choices.
     pub choices: Vec<String>,
-    /// Which is right, from 0.
+    /// The index of the right choice, from 0.
     pub answer: usize,
 }
 
-/// A file of MMLU that cannot be used.
+/// An MMLU file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Mmlu {
-    /// It cannot be read.
-    #[error("cannot read {}: {reason}", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read {}: {reason}; fetch the file again", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It is no such table.
-    #[error("{} is not a table of MMLU: {reason}; it needs the columns question, subject, choices, answer", path.display())]
+    /// The file is not an MMLU table.
+    #[error("{} is not an MMLU table: {reason}; use a Parquet file with the columns question, subject, choices, answer", path.display())]
     Table {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
 }
@@ -107,7 +107,9 @@ impl Row {
     /// Reads a Parquet file.
     ///
     /// # Errors
-    /// When it cannot be read, lacks a column, or a row has not four choices and an answer among them.
+    ///
+    /// Fails if the file cannot be read or lacks a column, or if a row does not have four choices and an answer among
+    /// them.
     pub fn read(path: &Path) -> Result<Vec<Self>, Mmlu> {
         let unread = |reason: String| Mmlu::Read { path: path.to_owned(), reason };
         let file = File::open(path).map_err(|error| unread(error.to_string()))?;
@@ -121,7 +123,7 @@ impl Row {
         self.choices.iter().enumerate().all(|(at, choice)| !self.choices[..at].contains(choice))
     }
 
-    /// The question as a prompt; `{subject}` in the prelude becomes the subject in words.
+    /// The question as a prompt; `{subject}` in the prelude is replaced by the subject's name.
     #[must_use]
     pub fn ask(&self, prelude: &str) -> Question {
         Question {
@@ -212,16 +214,16 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_such_table_are_told() {
+    fn invalid_files_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.parquet");
-        let told = || Row::read(&path).unwrap_err().to_string();
-        assert!(told().contains("cannot read"));
+        let error = || Row::read(&path).unwrap_err().to_string();
+        assert!(error().contains("cannot read"));
         std::fs::write(&path, "no parquet").unwrap();
-        assert!(told().contains("cannot read"));
+        assert!(error().contains("cannot read"));
         write(&path, &[("What?", &["a", "b"], 0)]);
-        assert!(told().contains("row 0 has 2 choices"));
+        assert!(error().contains("row 0 has 2 choices"));
         write(&path, &[("What?", &["a", "b", "c", "d"], 4)]);
-        assert!(told().contains("Some(4)"));
+        assert!(error().contains("Some(4)"));
     }
 }

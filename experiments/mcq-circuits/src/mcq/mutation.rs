@@ -1,4 +1,4 @@
-//! Ways to change a prompt without changing which option is right.
+//! Mutations that change a prompt but not which option is right.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Question, Separators, letters};
 
-/// A change of a prompt; several may be made one after the other.
+/// A change of a prompt; several can be applied in sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mutation {
-    /// The same labels in random order, contents where they were.
+    /// The same labels in random order; contents stay in place.
     ShuffledLabels,
-    /// Distinct letters behind D, in random order.
+    /// Distinct letters after D, in random order.
     RandomLetters,
-    /// Consecutive letters from a random start behind A.
+    /// Consecutive letters from a random start after A.
     OrderedLetters,
     /// 1, 2, 3, 4.
     Numbers,
@@ -35,7 +35,7 @@ pub enum Mutation {
     NoPrelude,
     /// An empty line before the third option.
     BlankLine,
-    /// Options before the question, or the other way round.
+    /// Swaps the order of question and options.
     OtherOrder,
 }
 
@@ -43,7 +43,7 @@ pub enum Mutation {
 pub(crate) const SYMBOLS: [&str; 4] = ["$", "#", "*", "@"];
 
 impl Mutation {
-    /// Makes the change. With more options than a kind of label has, labels stay as they are.
+    /// Applies the change. If there are more options than labels of a kind, the labels stay as they are.
     pub fn apply(self, question: &mut Question, rng: &mut impl Rng) {
         let count = question.labels.len();
         match self {
@@ -75,7 +75,7 @@ impl Question {
     }
 }
 
-/// `count` different ones in random order.
+/// `count` distinct entries in random order.
 pub(crate) fn random(of: &[String], count: usize, rng: &mut impl Rng) -> Vec<String> {
     let mut chosen: Vec<String> = of.choose_multiple(rng, count).cloned().collect();
     chosen.shuffle(rng);
@@ -120,7 +120,7 @@ mod tests {
     ];
 
     #[test]
-    fn contents_and_answer_stay_and_labels_stay_distinct() {
+    fn contents_and_answer_stay_and_labels_are_distinct() {
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         for mutation in ALL {
             for _ in 0..40 {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_those_each_kind_says() {
+    fn labels_match_their_kind() {
         let mut rng = ChaCha12Rng::seed_from_u64(2);
         let mut labels = |mutation: Mutation| {
             let mut changed = question();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_add_up() {
+    fn changes_compose() {
         let mut rng = ChaCha12Rng::seed_from_u64(3);
         let mut changed = question();
         for mutation in [Mutation::Numbers, Mutation::SeparatorDot, Mutation::NoPrelude, Mutation::OtherOrder] {

@@ -1,4 +1,4 @@
-//! A made-up world of items and nouns, small enough for a model of 0.15 million weights.
+//! A synthetic world of items and nouns, simple enough for a model with 0.15 million weights.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -9,77 +9,76 @@ use serde::{Deserialize, Serialize};
 use super::mutation::{SYMBOLS, random};
 use super::{Order, Question, Separators, letters};
 
-/// What stands before a toy's text.
+/// The token before each text.
 const BOS: &str = "<bos>";
 
-/// What the model has to know to answer.
+/// The knowledge that an answer requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// The question names the item itself.
     Copy,
-    /// The question names a noun, and each noun has its item, always the same: knowledge in the weights.
+    /// The question names a noun. Each noun always has the same item, so the model must store the pairs in its weights.
     Fact,
-    /// The question names a noun whose item was told just before, among two facts more than there are options.
+    /// The question names a noun whose item the prompt states before, among two more facts than there are options.
     Bind,
 }
 
-/// Which labels options have in training.
+/// The labels that options have in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Regime {
-    /// A, B, C, D, always.
+    /// Always A, B, C, D.
     Fixed,
-    /// Mostly (80 %) A to D in order; consecutive letters from a random start (10 %); random letters (10 %).
+    /// A to D in order (80 %), consecutive letters from a random start (10 %) or random letters (10 %).
     Mixed,
-    /// Distinct random letters in random order, always.
+    /// Always distinct random letters in random order.
     Random,
 }
 
-/// A kind of toy question.
+/// A kind of synthetic question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Toy {
-    /// Items there are.
+    /// Number of items.
     #[schemars(range(min = 3, max = 512))]
     pub items: usize,
-    /// Options of a question.
+    /// Number of options per question.
     #[schemars(range(min = 2, max = 9))]
     pub options: usize,
-    /// What the model has to know.
+    /// The knowledge that an answer requires.
     pub task: Task,
-    /// What comes first; both: either, as a coin says.
+    /// Whether the question or the options come first; with both, one is chosen at random for each question.
     #[schemars(length(min = 1, max = 2))]
     pub orders: Vec<Order>,
-    /// Which labels options have.
+    /// The labels that options have in training.
     pub regime: Regime,
-    /// Share of questions that have one to four words before them.
+    /// Share of questions with one to four tokens of prelude, from 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub prelude_share: f64,
-    /// Share of questions whose labels stand before a dot or a colon instead of in brackets.
+    /// Share of questions whose labels are followed by a dot or a colon instead of being in brackets, from 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub separator_share: f64,
-    /// Share of questions with an empty line before one of the options.
+    /// Share of questions with an empty line before one of the options, from 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub blank_share: f64,
-    /// Share of pairs of a right item and its place in the list that training never sees.
+    /// Share of pairs of right item and option index that training never shows, from 0 to 1.
     #[schemars(range(min = 0, max = 0.5))]
     pub held_out: f64,
 }
 
-/// A kind of question with what is drawn once: the item of each noun, and the pairs held out.
+/// A kind of question with its fixed random choices: the item of each noun, and the held-out pairs.
 #[derive(Clone, Debug)]
 pub struct World {
     toy: Toy,
-    /// Item of each noun.
+    /// The item of each noun.
     facts: Vec<usize>,
-    /// Whether training never sees an item at a place, `[item * options + place]`.
+    /// Whether training never shows an item at an option index, `[item * options + index]`.
     held_out: Vec<bool>,
 }
 
 impl Toy {
-    /// Every word that such questions may have, in the order of their ids: special words, letters, digits, symbols, items,
-    /// nouns.
+    /// The vocabulary in the order of token ids: special words, letters, digits, symbols, items, nouns.
     #[must_use]
     pub fn vocabulary(&self) -> Vec<String> {
         let special = [BOS, "\n", "(", ")", "which", "is", "?", "Answer", ":", ";", ",", ".", "-", "[", "]"];
@@ -91,34 +90,35 @@ impl Toy {
         words.chain(SYMBOLS.map(str::to_owned)).chain(items).chain(nouns).chain(lower).collect()
     }
 
-    /// The word that stands before a text.
+    /// The token before each text.
     #[must_use]
     pub fn bos(&self) -> &'static str {
         BOS
     }
 
-    /// Most words that a prompt may have, BOS and one mutation included.
+    /// The maximum number of tokens in a prompt, including BOS and one mutation.
     #[must_use]
     pub fn longest(&self) -> usize {
         let facts = if self.task == Task::Bind { 4 * (self.options + 2) } else { 0 };
         1 + 4 + facts + 5 + 5 * self.options + 1 + 3
     }
 
-    /// Checks what a schema cannot say.
+    /// Checks constraints that a JSON schema cannot express.
     ///
     /// # Errors
-    /// In words, when there are fewer items than a question needs.
+    ///
+    /// Returns a message if there are fewer items than a question needs.
     pub fn check(&self) -> Result<(), String> {
         let least = self.options + if self.task == Task::Bind { 2 } else { 0 };
         if self.items < least {
-            return Err(format!("items: {} are too few for a question that names {least}", self.items));
+            return Err(format!("items: {} are too few, because a question names {least}; raise items", self.items));
         }
         Ok(())
     }
 }
 
 impl World {
-    /// Draws the facts and the pairs held out.
+    /// Samples the facts and the held-out pairs.
     #[must_use]
     pub fn new(toy: &Toy, rng: &mut ChaCha12Rng) -> Self {
         let mut facts: Vec<usize> = (0..toy.items).collect();
@@ -131,16 +131,16 @@ impl World {
         Self { toy: toy.clone(), facts, held_out }
     }
 
-    /// Options of a question.
+    /// Number of options per question.
     #[must_use]
     pub fn options(&self) -> usize {
         self.toy.options
     }
 
-    /// A question as training has it; never one held out.
+    /// A training question; never a held-out one.
     pub fn train(&self, rng: &mut impl Rng) -> Question {
         loop {
-            let question = self.draw(None, rng);
+            let question = self.sample(None, rng);
             if !self.is_held_out(&question) {
                 let labels = self.labels(rng);
                 return self.varied(Question { labels, ..question }, rng);
@@ -148,12 +148,12 @@ impl World {
         }
     }
 
-    /// A question to be judged by: labels A to D, nothing else varied, the right option at place `correct` of the list.
+    /// An evaluation question: labels A to D, nothing else varied, the right option at index `correct`.
     pub fn ask(&self, order: Order, correct: usize, rng: &mut impl Rng) -> Question {
-        Question { order, ..self.draw(Some(correct), rng) }
+        Question { order, ..self.sample(Some(correct), rng) }
     }
 
-    /// The same, of the pairs that training never sees; nothing when there are none.
+    /// An evaluation question from the held-out pairs; `None` if there are none.
     pub fn ask_held_out(&self, order: Order, rng: &mut impl Rng) -> Option<Question> {
         let pairs: Vec<usize> = (0..self.held_out.len()).filter(|pair| self.held_out[*pair]).collect();
         let pair = *pairs.choose(rng)?;
@@ -167,13 +167,13 @@ impl World {
         self.held_out[item * self.toy.options + question.correct]
     }
 
-    fn draw(&self, correct: Option<usize>, rng: &mut impl Rng) -> Question {
+    fn sample(&self, correct: Option<usize>, rng: &mut impl Rng) -> Question {
         let correct = correct.unwrap_or_else(|| rng.random_range(0..self.toy.options));
         let right = rng.random_range(0..self.toy.items);
         self.with(right, correct, rng)
     }
 
-    /// A question whose right item is at a place.
+    /// A question whose right item is at a given option index.
     fn with(&self, right: usize, correct: usize, rng: &mut impl Rng) -> Question {
         let Toy { items, options, task, .. } = self.toy;
         let others: Vec<usize> = (0..items).filter(|other| *other != right).collect();
@@ -191,12 +191,12 @@ impl World {
                 nouns.shuffle(rng);
                 let unused: Vec<usize> = (0..items).filter(|item| !chosen.contains(item)).collect();
                 let more = unused.choose_multiple(rng, 2).copied();
-                let mut told: Vec<(usize, usize)> =
+                let mut stated: Vec<(usize, usize)> =
                     nouns.iter().copied().zip(chosen.iter().copied().chain(more)).collect();
-                let asked = told[correct].0;
-                told.shuffle(rng);
+                let asked = stated[correct].0;
+                stated.shuffle(rng);
                 let facts: Vec<String> =
-                    told.iter().map(|(noun_of, of)| format!("{} is {} ;", noun(*noun_of), item(*of))).collect();
+                    stated.iter().map(|(noun_of, of)| format!("{} is {} ;", noun(*noun_of), item(*of))).collect();
                 format!("{} which is {} ?", facts.join(" "), noun(asked))
             }
         };
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// What training varies beside labels.
+    /// Applies the variations of training other than labels.
     fn varied(&self, question: Question, rng: &mut impl Rng) -> Question {
         let Toy { prelude_share, separator_share, blank_share, options, .. } = self.toy;
         let mut question = question;
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_option_is_the_one_asked_for_and_all_differ() {
+    fn the_right_option_answers_the_question_and_all_options_differ() {
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         for task in [Task::Copy, Task::Fact, Task::Bind] {
             let world = World::new(&toy(task, Regime::Mixed), &mut rng);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn training_never_sees_the_pairs_held_out() {
+    fn training_never_shows_held_out_pairs() {
         let mut rng = ChaCha12Rng::seed_from_u64(2);
         let world = World::new(&toy(Task::Copy, Regime::Mixed), &mut rng);
         assert_eq!(world.held_out.iter().filter(|held| **held).count(), 6); // 5 % of 128
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn regimes_have_the_labels_they_say() {
+    fn regimes_have_the_documented_labels() {
         let mut rng = ChaCha12Rng::seed_from_u64(3);
         let share = |regime, rng: &mut ChaCha12Rng| {
             let world = World::new(&toy(Task::Copy, regime), rng);
@@ -331,12 +331,12 @@ mod tests {
         };
         assert_eq!(share(Regime::Fixed, &mut rng), 1.);
         assert!(share(Regime::Random, &mut rng) < 0.01);
-        // 80 %, and one in 23 of the consecutive ones
+        // 80 %, plus one in 23 of the consecutive ones.
         assert!((share(Regime::Mixed, &mut rng) - 0.804).abs() < 0.03);
     }
 
     #[test]
-    fn what_is_varied_stays_within_the_longest() {
+    fn variations_stay_within_the_maximum_length() {
         let mut rng = ChaCha12Rng::seed_from_u64(4);
         let everything =
             Toy { prelude_share: 1., separator_share: 1., blank_share: 1., ..toy(Task::Bind, Regime::Random) };

@@ -1,14 +1,14 @@
-//! The smoke profile against committed tables, and against what must hold whatever the numbers are.
+//! Compares the smoke profile with committed tables and checks properties that hold for any numbers.
 
 use tables::{Table, Tolerance, Value};
 use trial::{Trial, assert_same};
 
 use crate::PROGRAM;
 
-/// Rounding differs between processors and grows over the steps of the smoke run, so numbers have room.
-const ROOM: Tolerance = Tolerance { relative: 5e-2, absolute: 5e-2 };
+/// The tolerance. Rounding differs between processors, and the differences grow over the steps of the smoke run.
+const TOLERANCE: Tolerance = Tolerance { relative: 5e-2, absolute: 5e-2 };
 
-/// Every analysis of finished toys.
+/// Runs every analysis on trained small models.
 fn analyses(train: &Trial, threads: usize) -> Vec<(&'static str, Trial)> {
     let names = ["behaviour", "nodes", "attention", "subspaces", "mutations", "paths"];
     let run = |name| {
@@ -29,14 +29,14 @@ fn floats(table: &Table, column: &str, of: &[(&str, &str)]) -> Vec<f64> {
 }
 
 #[test]
-fn smoke_tables_are_the_golden_ones_and_identities_hold() {
+fn smoke_tables_match_the_golden_ones_and_identities_hold() {
     let train = PROGRAM.trial("train", &[]);
     train.finish();
-    PROGRAM.check_golden(&train, &["curves", "sets", "stages"], ROOM);
+    PROGRAM.check_golden(&train, &["curves", "sets", "stages"], TOLERANCE);
     let analyses = analyses(&train, 1);
     let of = |name: &str| &analyses.iter().find(|(is, _)| *is == name).unwrap().1;
-    PROGRAM.check_golden(of("behaviour"), &["behaviour", "letters"], ROOM);
-    PROGRAM.check_golden(of("nodes"), &["pairs"], ROOM);
+    PROGRAM.check_golden(of("behaviour"), &["behaviour", "letters"], TOLERANCE);
+    PROGRAM.check_golden(of("nodes"), &["pairs"], TOLERANCE);
     let read = |name: &str, table: &str| Table::read(&of(name).results(), table).unwrap();
 
     let sets = read("nodes", "sets");
@@ -45,7 +45,7 @@ fn smoke_tables_are_the_golden_ones_and_identities_hold() {
     for r in
         floats(&whole, "r", &[("mode", "denoising")]).into_iter().chain(floats(&whole, "r", &[("mode", "noising")]))
     {
-        assert!((r - 1.).abs() < 1e-2, "all nodes together are the whole way: {r}");
+        assert!((r - 1.).abs() < 1e-2, "patching all nodes must give the whole change: {r}");
     }
     let effects = read("nodes", "effects");
     for subject in ["options_first", "question_first"] {
@@ -70,11 +70,11 @@ fn smoke_tables_are_the_golden_ones_and_identities_hold() {
         }
     }
     let variance = read("subspaces", "variance");
-    assert!(!variance.is_empty(), "smoke toys must have letter heads, or nothing of this is tried");
+    assert!(!variance.is_empty(), "the smoke models must have letter heads, or these checks are empty");
     let share = |factor: &str| floats(&variance, "share", &[("factor", factor)]);
     let sums: Vec<f64> =
         share("position").iter().zip(share("letter")).zip(share("residual")).map(|((p, l), r)| p + l + r).collect();
-    // queries of the first block do not vary
+    // Queries of the first block do not vary.
     let vary = sums.iter().filter(|sum| !sum.is_nan());
     assert!(vary.clone().count() > 3 && vary.into_iter().all(|sum| (sum - 1.).abs() < 1e-9), "{sums:?}");
     let ranks = read("subspaces", "ranks");
@@ -84,7 +84,7 @@ fn smoke_tables_are_the_golden_ones_and_identities_hold() {
         let own = floats(&rows, "m", &[("edit", "none")])[0];
         let all = rows.filter("rank", &[Value::Int(width)]).unwrap();
         for m in all.floats("m").unwrap() {
-            assert!((m - own).abs() < 1e-4, "all directions change nothing: {m} {own}");
+            assert!((m - own).abs() < 1e-4, "the full rank must change nothing: {m} {own}");
         }
     }
     assert!(!read("mutations", "mutations").is_empty() && !read("paths", "paths").is_empty());

@@ -1,4 +1,4 @@
-//! What the program answers to nonsense.
+//! Tests the error messages for invalid input.
 
 use trial::Trial;
 
@@ -9,7 +9,7 @@ fn refused(trial: &Trial, words: &[&str]) {
 }
 
 #[test]
-fn toys_that_cannot_be_are_told() {
+fn invalid_small_models_are_reported() {
     let train = |overrides: &[&str], words: &[&str]| refused(&PROGRAM.trial("train", overrides), words);
     train(&["params.questions.items=3", "params.questions.options=4"], &["params.questions.items", "3", "4"]);
     train(&["params.model.n_heads=5"], &["params.model", "n_heads = 5"]);
@@ -17,7 +17,7 @@ fn toys_that_cannot_be_are_told() {
 }
 
 #[test]
-fn models_and_toys_that_are_not_there_are_told() {
+fn missing_models_are_reported() {
     let nodes = |overrides: &[&str]| PROGRAM.trial("nodes", overrides);
     refused(&nodes(&["needs=[]"]), &["options_first", "mcq-circuits/train", "needs"]);
     let train = PROGRAM.trial("train", &["params.training.steps=2"]);

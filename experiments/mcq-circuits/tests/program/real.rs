@@ -1,5 +1,5 @@
-//! Checkpoints that are no toys: a folder as on the hub, with a byte-level vocabulary, asked in English; and MMLU from the
-//! cache of the hub, without a network.
+//! Tests with checkpoints in the hub's format: a byte-level vocabulary with English questions, and MMLU from the hub's
+//! cache without a network.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use polars::prelude::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tables::{Table, Value};
-use trial::told;
+use trial::message;
 
 use crate::PROGRAM;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A small GPT-2 with a vocabulary of its own.
+/// Writes a small GPT-2 with its own vocabulary.
 fn checkpoint(folder: &Path) {
     let texts = ["The apron is red. Which color is the apron?\n(A) red\n(B) blue\nAnswer: (A)"].iter().cycle().take(20);
     let tokenizer = tokens::train_bpe(folder, texts, 300).unwrap();
@@ -39,7 +39,7 @@ fn checkpoint(folder: &Path) {
     }
 }
 
-/// A split of MMLU in the cache of the hub, as huggingface_hub lays it out.
+/// Writes a split of MMLU to the hub's cache, in the layout of huggingface_hub.
 fn cached(cache: &Path, split: &str, rows: usize) {
     let repo = cache.join("datasets--cais--mmlu");
     std::fs::create_dir_all(repo.join("refs")).unwrap();
@@ -63,7 +63,7 @@ fn cached(cache: &Path, split: &str, rows: usize) {
 }
 
 #[test]
-fn any_checkpoint_goes_through_every_analysis() {
+fn every_analysis_runs_on_any_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     checkpoint(folder.path());
     let subjects = format!("[{{name: small, model: {}}}]", folder.path().display());
@@ -74,7 +74,7 @@ fn any_checkpoint_goes_through_every_analysis() {
     behaviour.finish();
     let table = Table::read(&behaviour.results(), "behaviour").unwrap();
     let ways: Vec<Value> = table.distinct("format").unwrap();
-    assert_eq!((table.len(), ways.len()), (4, 2), "letter and text, without and with examples");
+    assert_eq!((table.len(), ways.len()), (4, 2), "one row per format (letter, text) and number of examples");
     for experiment in ["nodes", "attention", "subspaces", "mutations", "paths"] {
         let subjects = format!("params.common.subjects={subjects}");
         let trial = PROGRAM.trial(experiment, &["needs=[]", "claims=[]", "published=[]", &subjects]);
@@ -88,7 +88,7 @@ fn any_checkpoint_goes_through_every_analysis() {
 }
 
 #[test]
-fn mmlu_comes_from_the_cache_of_the_hub() {
+fn mmlu_is_read_from_the_hub_cache() {
     let folder = tempfile::tempdir().unwrap();
     checkpoint(folder.path());
     let cache = folder.path().join("cache");
@@ -107,11 +107,11 @@ fn mmlu_comes_from_the_cache_of_the_hub() {
         command.env("HF_HUB_CACHE", &cache).env("HF_HUB_OFFLINE", "1").output().unwrap()
     };
     let output = run(&trial);
-    assert!(output.status.success(), "{}", told(&output));
-    assert!(told(&output).contains("2 subjects: anatomy, virology"), "{}", told(&output));
+    assert!(output.status.success(), "{}", message(&output));
+    assert!(message(&output).contains("2 subjects: anatomy, virology"), "{}", message(&output));
     let table = Table::read(&trial.results(), "behaviour").unwrap();
     assert_eq!(table.ints("questions").unwrap(), [Some(48), Some(48)]);
     let wrong = ask.replace("longest", "subjects: [anatomie], longest");
     let output = run(&PROGRAM.trial("behaviour", &["needs=[]", &subjects(&wrong)]));
-    assert!(told(&output).contains("MMLU has no subject `anatomie`"), "{}", told(&output));
+    assert!(message(&output).contains("MMLU has no subject `anatomie`"), "{}", message(&output));
 }

@@ -1,4 +1,4 @@
-//! A training that is killed goes on where it was.
+//! An interrupted training resumes.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use trial::assert_same;
 use crate::PROGRAM;
 
 #[test]
-fn a_killed_training_ends_with_the_same_bytes() {
+fn a_killed_training_gives_the_same_bytes() {
     let whole = PROGRAM.trial("train", &[]);
     whole.finish();
     let killed = PROGRAM.trial("train", &[]);
@@ -17,7 +17,7 @@ fn a_killed_training_ends_with_the_same_bytes() {
         files.filter(|file| !file.file_name().to_string_lossy().ends_with(".kept")).count() > 0
     };
     let mut child = killed.spawn();
-    // after the first checkpoint, wherever it is then
+    // Kill it at any time after the first checkpoint.
     while !has_checkpoint() {
         assert!(child.try_wait().unwrap().is_none(), "the program ended before it was killed");
         std::thread::sleep(Duration::from_millis(2));
