@@ -170,6 +170,8 @@ pub enum Reason {
     Need(String),
     /// This need is itself not up to date.
     NeedStale(String),
+    /// A local input, such as a model folder or a corpus file, is missing or has changed.
+    Input(String),
     /// A file is missing or was changed.
     Output(String),
     /// It ran on the first and is asked for on the second.
@@ -198,7 +200,7 @@ impl fmt::Display for Reason {
             }
             Self::Need(need) => write!(f, "{need} has new results"),
             Self::NeedStale(need) => write!(f, "{need} is not up to date"),
-            Self::Output(what) => f.write_str(what),
+            Self::Input(what) | Self::Output(what) => f.write_str(what),
             Self::Device(was, now) => write!(f, "it ran on {was}, not on {now}"),
             Self::Points(done, all) => write!(f, "{done} of {all} points up to date"),
         }
@@ -207,6 +209,8 @@ impl fmt::Display for Reason {
 
 /// What a task should have been made from.
 pub struct Expected<'a> {
+    /// The workspace's root, to which recorded inputs are relative.
+    pub root: &'a Path,
     /// The task.
     pub task: &'a Task,
     /// The current code.
@@ -300,6 +304,7 @@ pub fn examine(expected: &Expected<'_>, records: &Records) -> Found {
     {
         reasons.push(Reason::Device(manifest.machine.device.clone(), device.clone()));
     }
+    reasons.extend(changed_inputs(expected.root, &manifest).map(Reason::Input));
     reasons.extend(changed_output(&task.folder, &manifest).map(Reason::Output));
     if let Some(Attempt { outcome, .. }) = attempt
         && !reasons.is_empty()
@@ -327,6 +332,21 @@ fn reason_of(outcome: Outcome) -> Reason {
         Outcome::Running(_) | Outcome::Interrupted => Reason::Interrupted,
         Outcome::Failed(why) => Reason::Failed(why),
     }
+}
+
+/// Local inputs that are no longer what the run read.
+fn changed_inputs(root: &Path, manifest: &Manifest) -> impl Iterator<Item = String> {
+    manifest.inputs.iter().filter_map(|(name, hash)| {
+        let path = root.join(name);
+        if !path.exists() {
+            return Some(format!("the input {name} is missing"));
+        }
+        match storage::hash_path(&path) {
+            Ok(found) if found == *hash => None,
+            Ok(_) => Some(format!("the input {name} has changed since the run")),
+            Err(error) => Some(error.to_string()),
+        }
+    })
 }
 
 /// The first file that is not what the manifest says.
@@ -472,7 +492,7 @@ mod tests {
         }
 
         fn reasons(&self) -> Vec<Reason> {
-            let expected = Expected {
+            let expected = Expected { root: &self.workspace.root,
                 task: &self.task,
                 code: &self.code,
                 needs: self.needs.clone(),

@@ -112,7 +112,7 @@ fn examine(workspace: &Workspace, task: &Task, code: &CodeHash, before: &[Found]
         Kind::Run => Vec::new(),
         Kind::Join(points) => points.iter().map(|(id, point)| (id.clone(), run_id(*point))).collect(),
     };
-    let expected = Expected { task, code, needs, points, device: None };
+    let expected = Expected { root: &workspace.root, task, code, needs, points, device: None };
     let mut found = state::examine(&expected, &Records::of(workspace, &task.stem));
     let stale = task.needs.iter().filter(|(_, need)| !fresh(need));
     found.reasons.extend(stale.map(|(name, _)| Reason::NeedStale(name.clone())));
