@@ -154,7 +154,8 @@ fn by_text(run: &Run, subject: &Subject, set: &Set) -> Result<Vec<f64>> {
             let ids = Tensor::from_vec(ids, (1, count), &subject.model.device())?;
             let end = End::LastLogits(count - shared + 1);
             let logits = subject.model.forward_between(Start::Tokens(&ids), end, &mut NoHook)?.squeeze(0)?;
-            let logits = logits.narrow(0, 0, count - shared)?.to_dtype(DType::F64)?; // a token's logits are at the position before it
+            // A token's logits are at the position before it.
+            let logits = logits.narrow(0, 0, count - shared)?.to_dtype(DType::F64)?;
             let all = logits.log_sum_exp(D::Minus1)?.to_vec1::<f64>()?;
             let chosen = Tensor::from_slice(&option, (option.len(), 1), logits.device())?;
             let own = logits.contiguous()?.gather(&chosen, 1)?.squeeze(1)?.to_vec1::<f64>()?;

@@ -187,7 +187,7 @@ fn ablations(run: &Run, study: &Study, eval: &Direct, batch: usize) -> Result<Ve
     let prompts = &study.eval.prompts;
     let fit = &study.direct.writes;
     let correct = study.fit.correct();
-    let with_option = |place: usize| (0..correct.len()).filter(|i| correct[*i] == place).collect::<Vec<usize>>();
+    let with_option = |option: usize| (0..correct.len()).filter(|i| correct[*i] == option).collect::<Vec<usize>>();
     let rows: Vec<Vec<usize>> = (0..study.fit.options()).map(with_option).collect();
     let fewest = rows.iter().map(Vec::len).min().unwrap_or(0);
     let balanced: Vec<usize> = rows.iter().flat_map(|rows| rows[..fewest].to_vec()).collect();

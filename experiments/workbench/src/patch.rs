@@ -112,7 +112,8 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
 /// Runs the tasks of `bench mcq` against both versions, prints a line for each and writes the table.
 pub fn bench_circuits(arguments: &Arguments) -> Result<()> {
     let about = "total effect of every head and MLP at the last position: of a small model with 512 prompts \
-                 of 29 tokens, and of a GPT-2-small-shaped model with 8 prompts of 64; in our program and in the peer, in turn";
+                 of 29 tokens, and of a GPT-2-small-shaped model with 8 prompts of 64; in our program \
+                 and in the peer, in turn";
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     let small = Config {
         n_layers: 3,

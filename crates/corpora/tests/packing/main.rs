@@ -524,7 +524,7 @@ fn damaged_files_are_reported() {
     fs::write(&manifest, text.replace("\"bits\": 16", "\"bits\": 12")).unwrap();
     assert!(again().contains("manifest.json"));
     fs::write(&manifest, text.replace(&corpus.manifest.key, "another")).unwrap();
-    assert!(again().contains("belongs to something else"));
+    assert!(again().contains("belongs to another corpus"));
     fs::write(&manifest, "{").unwrap();
     assert!(again().contains("not a manifest"));
 }

@@ -11,7 +11,7 @@ use polars::prelude::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tables::{Table, Value};
-use trial::message;
+use trial::told;
 
 use crate::PROGRAM;
 
@@ -107,11 +107,11 @@ fn mmlu_is_read_from_the_hub_cache() {
         command.env("HF_HUB_CACHE", &cache).env("HF_HUB_OFFLINE", "1").output().unwrap()
     };
     let output = run(&trial);
-    assert!(output.status.success(), "{}", message(&output));
-    assert!(message(&output).contains("2 subjects: anatomy, virology"), "{}", message(&output));
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("2 subjects: anatomy, virology"), "{}", told(&output));
     let table = Table::read(&trial.results(), "behaviour").unwrap();
     assert_eq!(table.ints("questions").unwrap(), [Some(48), Some(48)]);
     let wrong = ask.replace("longest", "subjects: [anatomie], longest");
     let output = run(&PROGRAM.trial("behaviour", &["needs=[]", &subjects(&wrong)]));
-    assert!(message(&output).contains("MMLU has no subject `anatomie`"), "{}", message(&output));
+    assert!(told(&output).contains("MMLU has no subject `anatomie`"), "{}", told(&output));
 }
