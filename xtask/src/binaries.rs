@@ -12,8 +12,8 @@ use crate::code::{self, CodeHash};
 use crate::places::{Workspace, short};
 use crate::runner;
 
-/// Package of the drawing program.
-pub const FIGURES: &str = "figures";
+/// Package of the program `render`, which draws and reports.
+pub const REPORTING: &str = "reporting";
 
 /// How many frozen copies of one binary stay; older ones go.
 const KEPT: usize = 6;
@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 3;
 /// Which binaries a command needs.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// Packages: papers and `figures`.
+    /// Packages: papers and `reporting`.
     pub packages: Vec<String>,
     /// Build the papers with their `cuda` feature.
     pub cuda: bool,
@@ -54,12 +54,12 @@ pub fn program(path: &Path) -> Command {
 
 /// Name of a package's binary.
 fn binary(package: &str) -> &str {
-    if package == FIGURES { "render" } else { package }
+    if package == REPORTING { "render" } else { package }
 }
 
 /// Where the frozen binary of this code lies, whether or not it is there.
 pub fn frozen_path(workspace: &Workspace, package: &str, code: &CodeHash, cuda: bool) -> PathBuf {
-    let cuda = cuda && package != FIGURES;
+    let cuda = cuda && package != REPORTING;
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     let key = storage::hash_bytes(format!("{}\n{cuda}\n{flags}", code.hash).as_bytes());
     let name = format!("{}-{}{}", binary(package), short(&key, 12), std::env::consts::EXE_SUFFIX);
@@ -111,7 +111,7 @@ fn hashes(workspace: &Workspace, packages: &[String]) -> Result<BTreeMap<String,
 
 /// Builds packages in release and returns their binaries by name.
 ///
-/// `figures` and some paper are always among them: cargo unites the features of what is built together, and one without
+/// `reporting` and some paper are always among them: cargo unites the features of what is built together, and one without
 /// the other would have polars and its like compiled a second time for a feature of a small crate below.
 ///
 /// # Errors
@@ -121,13 +121,13 @@ pub fn build(workspace: &Workspace, packages: &[&String], cuda: bool) -> Result<
     eprintln!("building {}", names.join(", "));
     let papers = workspace.papers()?;
     let mut others: Vec<String> =
-        packages.iter().filter(|name| **name != FIGURES).map(|name| (*name).clone()).collect();
+        packages.iter().filter(|name| **name != REPORTING).map(|name| (*name).clone()).collect();
     if !others.iter().any(|name| papers.contains(name)) {
         others.extend(papers.first().cloned());
     }
     let mut command = workspace.cargo_command();
     command.current_dir(&workspace.root).args(["build", "--release", "--message-format=json-render-diagnostics"]);
-    command.args(["-p", FIGURES]);
+    command.args(["-p", REPORTING]);
     for package in others {
         command.args(["-p", &package]);
         if cuda {
@@ -203,7 +203,7 @@ not json
         let name = |package: &str, hash: &str, cuda| frozen_path(&workspace, package, &code(hash), cuda);
         assert_ne!(name("paper", "a", false), name("paper", "b", false));
         assert_ne!(name("paper", "a", false), name("paper", "a", true));
-        assert_eq!(name(FIGURES, "a", false), name(FIGURES, "a", true), "drawing needs no GPU");
+        assert_eq!(name(REPORTING, "a", false), name(REPORTING, "a", true), "drawing needs no GPU");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use config::{Envelope, MANIFEST};
 use serde::{Deserialize, Serialize};
 
-use crate::binaries::{self, FIGURES, Frozen, Wanted};
+use crate::binaries::{self, Frozen, REPORTING, Wanted};
 use crate::places::{Variant, Workspace, short};
 use crate::plan::{Plan, Task};
 use crate::runner::{self, Exit, Messages};
@@ -34,9 +34,9 @@ impl<'a> Render<'a> {
     /// # Errors
     /// When the build fails.
     pub fn ready(workspace: &'a Workspace) -> Result<Self> {
-        let wanted = Wanted { packages: vec![FIGURES.to_owned()], cuda: false };
+        let wanted = Wanted { packages: vec![REPORTING.to_owned()], cuda: false };
         let mut frozen = binaries::ensure(workspace, &wanted)?;
-        let frozen = frozen.remove(FIGURES).context("`render` was not built")?;
+        let frozen = frozen.remove(REPORTING).context("`render` was not built")?;
         Ok(Self { workspace, frozen })
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use config::Profile;
 
-use crate::binaries::{self, FIGURES, Frozen, Wanted};
+use crate::binaries::{self, Frozen, REPORTING, Wanted};
 use crate::code::{self, CodeHash, Git};
 use crate::draw::{PAGE, Render, freeze_config, point_folders};
 use crate::follow::Follow;
@@ -292,7 +292,7 @@ impl<'a> Queue<'a> {
     /// Freezes everything that will run: configurations and binaries.
     fn prepare(&mut self, survey: &[Found]) -> Result<Render<'a>> {
         let mut wanted =
-            Wanted { packages: vec![FIGURES.to_owned()], cuda: matches!(self.options.device, Device::Cuda(_)) };
+            Wanted { packages: vec![REPORTING.to_owned()], cuda: matches!(self.options.device, Device::Cuda(_)) };
         let mut stale: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (task, _) in self.plan.tasks.iter().zip(survey).filter(|(_, found)| !found.fresh()) {
             freeze_config(self.workspace, &task.envelope)?;
@@ -302,7 +302,7 @@ impl<'a> Queue<'a> {
         }
         wanted.packages.extend(stale.keys().map(|paper| (*paper).to_owned()));
         self.binaries = binaries::ensure(self.workspace, &wanted)?;
-        let render = self.binaries.remove(FIGURES).context("`render` was not built")?;
+        let render = self.binaries.remove(REPORTING).context("`render` was not built")?;
         for (paper, names) in stale {
             let frozen = &self.binaries[paper];
             self.codes.insert(paper.to_owned(), frozen.code.clone());

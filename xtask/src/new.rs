@@ -65,7 +65,7 @@ pub fn lay_aside(workspace: &Workspace) -> Result<PathBuf> {
     storage::write_atomic(&root.join("Cargo.lock"), &lock)?;
     // built beside it, so that features unite as everywhere else and nothing large is compiled twice
     let beside = format!(
-        "[package]\nname = \"beside\"\nedition = \"2024\"\n[dependencies]\nfigures = {{ path = \"{crates}/figures\" }}\n"
+        "[package]\nname = \"beside\"\nedition = \"2024\"\n[dependencies]\nreporting = {{ path = \"{crates}/reporting\" }}\n"
     );
     storage::write_atomic(&root.join("experiments/beside/Cargo.toml"), beside.as_bytes())?;
     storage::write_atomic(&root.join("experiments/beside/src/lib.rs"), b"")?;

@@ -101,7 +101,7 @@ esac
 const LOCK: &str = r#"version = 4
 
 [[package]]
-name = "figures"
+name = "reporting"
 version = "0.1.0"
 
 [[package]]
@@ -125,7 +125,7 @@ impl World {
         let world = Self { folder: tempfile::tempdir().unwrap() };
         world.write("Cargo.toml", "[workspace]\nmembers = [\"crates/*\", \"experiments/*\"]\n");
         world.write("Cargo.lock", LOCK);
-        for package in ["crates/figures", "experiments/toy"] {
+        for package in ["crates/reporting", "experiments/toy"] {
             world.write(&format!("{package}/Cargo.toml"), "[package]\n");
             world.write(&format!("{package}/src/main.rs"), "//! one\n");
         }
@@ -275,7 +275,7 @@ fn words_and_drawing_code_are_drawn_again_without_a_run() {
     world.replace("configs/toy/first.yaml", "the first", "a better title");
     world.ends(0, "reproduce toy/first");
     assert_eq!(world.log(), ["render experiment", "render index", "render scoreboard"]);
-    world.write("crates/figures/src/main.rs", "//! two\n");
+    world.write("crates/reporting/src/main.rs", "//! two\n");
     world.ends(0, "reproduce toy/first");
     assert_eq!(world.log(), ["build build", "render experiment", "render index", "render scoreboard"]);
     world.ends(0, "render toy/first");

@@ -7,6 +7,7 @@ use serde_json::{Number, Value};
 use crate::check::check as check_schema;
 use crate::envelope::Sweep;
 use crate::error::{Mistake, did_you_mean};
+use crate::figure::{CENTRE_ALONE, FigureKind, KeyUse};
 use crate::located::{At, Content, Entry, Node, join};
 use crate::overlay::put;
 use crate::profile::{ExperimentId, is_name};
@@ -113,11 +114,8 @@ impl<'t> Rules<'t> {
     fn figures(&mut self) {
         for (path, figure) in self.items("figures") {
             self.figure_keys(&path, figure);
-            for range in ["x_range", "y_range", "value_range"] {
-                if let Some(pair) = figure.get(range) {
-                    self.rising(pair, &join(&path, range), false);
-                }
-            }
+            ["x", "y", "value"].into_iter().for_each(|axis| self.range(&path, figure, axis));
+            self.centre(&path, figure);
             let rules = figure.get("rules").map(Node::items).unwrap_or_default();
             for (index, rule) in rules.iter().enumerate() {
                 self.rule(&format!("{path}.rules.{index}"), rule);
@@ -125,27 +123,44 @@ impl<'t> Rules<'t> {
         }
     }
 
-    /// The keys that a kind of figure needs, and those that would do nothing.
+    /// The keys that a kind of figure needs, and those that mean nothing to it.
     fn figure_keys(&mut self, path: &str, figure: &Node) {
-        let Some(kind) = figure.get("kind").and_then(Node::text) else { return };
-        let colours = ["value_range", "value_centre", "value_scale"];
-        let cells = [&["value", "value_label"][..], &colours].concat();
-        let space = ["z", "links", "view"];
-        let (needed, useless): (&[&str], Vec<&str>) = match kind {
-            "histogram" => (&[], [&["y", "annotate", "side"][..], &cells, &space].concat()),
-            "heat_map" => (&["y", "value"], [&["bins", "series", "side"][..], &space].concat()),
-            "line" | "scatter" => (&["y"], [&["bins", "annotate", "side"][..], &cells, &space].concat()),
-            "bar" => (&["y"], [&["bins", "side"][..], &cells, &space].concat()),
-            "scatter_3d" => (&["y", "z"], [&["bins", "annotate", "side", "overlay"][..], &cells].concat()),
-            "arcs" => (&["y", "value"], [&["bins", "annotate", "overlay"][..], &colours, &space].concat()),
-            _ => return,
-        };
-        for key in needed.iter().filter(|key| present(figure, key).is_none()) {
-            self.tell(&figure.at, path, format!("a figure of kind `{kind}` needs `{key}`"));
+        let Some(name) = figure.get("kind").and_then(Node::text) else { return };
+        // the schema has already reported an unknown kind
+        let Ok(kind) = serde_json::from_value::<FigureKind>(name.into()) else { return };
+        for (key, usage) in kind.keys().by_name() {
+            match (usage, present(figure, key)) {
+                (KeyUse::Required, None) => {
+                    self.tell(&figure.at, path, format!("a figure of kind `{name}` needs `{key}`"));
+                }
+                (KeyUse::Meaningless, Some(entry)) => {
+                    let what = format!("means nothing in a figure of kind `{name}`");
+                    self.tell(&entry.at, &join(path, &entry.key), what);
+                }
+                (KeyUse::Required, Some(_)) | (KeyUse::Meaningless, None) | (KeyUse::Optional, _) => {}
+            }
         }
-        for entry in useless.into_iter().filter_map(|key| present(figure, key)) {
-            let what = format!("means nothing in a figure of kind `{kind}`");
-            self.tell(&entry.at, &join(path, &entry.key), what);
+    }
+
+    /// A range whose first number is the smaller one, and positive on a logarithmic scale.
+    fn range(&mut self, path: &str, figure: &Node, axis: &str) {
+        let key = format!("{axis}_range");
+        let Some(pair) = figure.get(&key) else { return };
+        let path = join(path, &key);
+        self.rising(pair, &path, false);
+        let log = figure.get(&format!("{axis}_scale")).and_then(Node::text) == Some("log");
+        let low = pair.items().first().and_then(Node::number);
+        if log && low.is_some_and(|low| low <= 0.0) {
+            self.tell(&pair.at, &path, "must be positive on a logarithmic scale");
+        }
+    }
+
+    /// A centre of the colours decides their range, on a linear scale.
+    fn centre(&mut self, path: &str, figure: &Node) {
+        let Some(centre) = present(figure, "value_centre") else { return };
+        let log = figure.get("value_scale").and_then(Node::text) == Some("log");
+        if log || present(figure, "value_range").is_some() {
+            self.tell(&centre.at, &join(path, "value_centre"), CENTRE_ALONE);
         }
     }
 

@@ -1,192 +1,20 @@
 //! The few strokes that figures are made of, over any plotters back end.
 //!
-//! Coordinates are CSS pixels; back ends count in quarters of them ([`SCALE`]), so lines and text lie where they
-//! should although plotters' coordinates are whole numbers.
-//! Text is laid out and, for bitmaps, drawn with a bundled font, so that a bare machine draws the same picture.
+//! Coordinates are CSS pixels. Back ends count in quarters of them ([`SCALE`]), because their coordinates are whole
+//! numbers, and lines and text would otherwise miss their positions.
 
-use std::sync::LazyLock;
+use plotters_backend::{BackendColor, BackendCoord, BackendStyle, DrawingBackend, DrawingErrorKind};
 
-use ab_glyph::{Font as _, FontRef, Glyph, PxScale, ScaleFont as _, point};
-use plotters_backend::{
-    BackendColor, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind, FontFamily, FontStyle,
-    FontTransform,
-    text_anchor::{HPos, Pos, VPos},
+use crate::{
+    error::Error,
+    palette::{Rgb, WHITE},
+    text::Type,
 };
-
-use crate::{error::Error, palette::Rgb};
 
 /// Back-end units in one CSS pixel.
 pub(crate) const SCALE: f64 = 4.0;
 
-/// The bundled font's family name.
-pub(crate) const FAMILY: &str = "DejaVu Sans";
-
-static REGULAR: LazyLock<FontRef<'static>> = LazyLock::new(|| bundled(include_bytes!("../fonts/DejaVuSans.ttf")));
-static BOLD: LazyLock<FontRef<'static>> = LazyLock::new(|| bundled(include_bytes!("../fonts/DejaVuSans-Bold.ttf")));
-
-fn bundled(bytes: &'static [u8]) -> FontRef<'static> {
-    FontRef::try_from_slice(bytes).expect("the bundled font is part of the program and was checked by its tests")
-}
-
-fn face(bold: bool) -> &'static FontRef<'static> {
-    if bold { &BOLD } else { &REGULAR }
-}
-
-/// The glyphs of a line with their positions, and its width; `em` in the units of the result.
-fn shape(text: &str, em: f64, bold: bool) -> (Vec<Glyph>, f64) {
-    let font = face(bold);
-    let per_em = font.units_per_em().unwrap_or(2048.0);
-    let scale = PxScale::from(em as f32 * font.height_unscaled() / per_em);
-    let scaled = font.as_scaled(scale);
-    let (mut x, mut last) = (0.0f32, None);
-    let mut glyphs = Vec::new();
-    for c in text.chars() {
-        let id = font.glyph_id(c);
-        x += last.map_or(0.0, |last| scaled.kern(last, id));
-        glyphs.push(id.with_scale_and_position(scale, point(x, 0.0)));
-        x += scaled.h_advance(id);
-        last = Some(id);
-    }
-    (glyphs, f64::from(x))
-}
-
-/// Width of a line of text in CSS pixels.
-pub(crate) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
-    shape(text, size, bold).1
-}
-
-/// Breaks text at spaces so that no line is wider than `width`; a longer word is cut with an ellipsis.
-pub(crate) fn wrap(text: &str, size: f64, bold: bool, width: f64) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        let word = ellipsis(word, size, bold, width);
-        match lines.last_mut() {
-            Some(line) if text_width(&format!("{line} {word}"), size, bold) <= width => {
-                line.push(' ');
-                line.push_str(&word);
-            }
-            _ => lines.push(word),
-        }
-    }
-    lines
-}
-
-/// The text, or as much of its start as fits with an ellipsis.
-pub(crate) fn ellipsis(text: &str, size: f64, bold: bool, width: f64) -> String {
-    if text_width(text, size, bold) <= width {
-        return text.into();
-    }
-    let mut short: String = text.into();
-    while short.pop().is_some() {
-        let cut = format!("{}…", short.trim_end());
-        if text_width(&cut, size, bold) <= width {
-            return cut;
-        }
-    }
-    "…".into()
-}
-
-/// Where a text's point lies along its line.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Anchor {
-    Start,
-    Middle,
-    End,
-}
-
-/// How a text looks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Type {
-    pub size: f64,
-    pub bold: bool,
-    pub ink: Rgb,
-    pub anchor: Anchor,
-    /// Reads from bottom to top.
-    pub turned: bool,
-}
-
-impl Type {
-    pub fn new(size: f64, ink: Rgb, anchor: Anchor) -> Self {
-        Self { size, bold: false, ink, anchor, turned: false }
-    }
-
-    pub fn bold(self) -> Self {
-        Self { bold: true, ..self }
-    }
-
-    pub fn turned(self) -> Self {
-        Self { turned: true, ..self }
-    }
-}
-
-/// Height of capital letters and digits over the type size.
-pub(crate) const CAP: f64 = 0.73;
-
-impl BackendTextStyle for Type {
-    type FontError = std::convert::Infallible;
-
-    fn color(&self) -> BackendColor {
-        colour(self.ink, 1.0)
-    }
-
-    fn size(&self) -> f64 {
-        // the SVG back end divides by 1.24 to get from line height to em
-        self.size * SCALE * 1.24
-    }
-
-    fn transform(&self) -> FontTransform {
-        if self.turned { FontTransform::Rotate270 } else { FontTransform::None }
-    }
-
-    fn style(&self) -> FontStyle {
-        if self.bold { FontStyle::Bold } else { FontStyle::Normal }
-    }
-
-    fn anchor(&self) -> Pos {
-        let h = match self.anchor {
-            Anchor::Start => HPos::Left,
-            Anchor::Middle => HPos::Center,
-            Anchor::End => HPos::Right,
-        };
-        Pos::new(h, VPos::Center)
-    }
-
-    fn family(&self) -> FontFamily<'_> {
-        FontFamily::Name(FAMILY)
-    }
-
-    /// No height: the point given is on the baseline.
-    fn layout_box(&self, text: &str) -> Result<((i32, i32), (i32, i32)), Self::FontError> {
-        let (_, width) = shape(text, self.size * SCALE, self.bold);
-        Ok(((0, 0), (width.round() as i32, 0)))
-    }
-
-    fn draw<E, F: FnMut(i32, i32, BackendColor) -> Result<(), E>>(
-        &self,
-        text: &str,
-        (left, base): (i32, i32),
-        mut draw: F,
-    ) -> Result<Result<(), E>, Self::FontError> {
-        let (glyphs, _) = shape(text, self.size * SCALE, self.bold);
-        for glyph in glyphs {
-            let Some(outline) = face(self.bold).outline_glyph(glyph) else { continue };
-            let corner = outline.px_bounds().min;
-            let mut pixels = Vec::new();
-            outline.draw(|x, y, share| pixels.push((x as i32, y as i32, share)));
-            for (x, y, share) in pixels {
-                let (x, y) = (left + corner.x as i32 + x, base + corner.y as i32 + y);
-                if share > 0.0
-                    && let Err(e) = draw(x, y, colour(self.ink, f64::from(share.min(1.0))))
-                {
-                    return Ok(Err(e));
-                }
-            }
-        }
-        Ok(Ok(()))
-    }
-}
-
-fn colour(rgb: Rgb, alpha: f64) -> BackendColor {
+pub(crate) fn backend_colour(rgb: Rgb, alpha: f64) -> BackendColor {
     BackendColor { alpha, rgb: (rgb[0], rgb[1], rgb[2]) }
 }
 
@@ -195,7 +23,7 @@ fn colour(rgb: Rgb, alpha: f64) -> BackendColor {
 pub(crate) struct Ink {
     pub colour: Rgb,
     pub alpha: f64,
-    /// In CSS pixels; of no meaning for fills.
+    /// In CSS pixels; ignored by fills.
     pub width: f64,
 }
 
@@ -215,7 +43,7 @@ impl Ink {
 
 impl BackendStyle for Ink {
     fn color(&self) -> BackendColor {
-        colour(self.colour, self.alpha)
+        backend_colour(self.colour, self.alpha)
     }
 
     fn stroke_width(&self) -> u32 {
@@ -286,33 +114,66 @@ impl Rect {
     }
 }
 
-/// A back end that is drawn on in CSS pixels.
-pub(crate) struct Canvas<B> {
-    backend: B,
+/// The calls of a plotters back end that figures use, in back-end units.
+///
+/// Unlike plotters' own trait this one can be a trait object, so that drawing code is not generic.
+trait Surface {
+    fn fill(&mut self, polygon: Vec<BackendCoord>, ink: Ink) -> Result<(), Error>;
+    fn stroke(&mut self, path: Vec<BackendCoord>, ink: Ink) -> Result<(), Error>;
+    fn disc(&mut self, centre: BackendCoord, radius: u32, ink: Ink) -> Result<(), Error>;
+    fn write(&mut self, text: &str, at: BackendCoord, style: &Type) -> Result<(), Error>;
+    fn finish(&mut self) -> Result<(), Error>;
+}
+
+impl<B: DrawingBackend> Surface for B {
+    fn fill(&mut self, polygon: Vec<BackendCoord>, ink: Ink) -> Result<(), Error> {
+        drawn(self.fill_polygon(polygon, &ink))
+    }
+
+    fn stroke(&mut self, path: Vec<BackendCoord>, ink: Ink) -> Result<(), Error> {
+        drawn(self.draw_path(path, &ink))
+    }
+
+    fn disc(&mut self, centre: BackendCoord, radius: u32, ink: Ink) -> Result<(), Error> {
+        drawn(self.draw_circle(centre, radius, &ink, true))
+    }
+
+    fn write(&mut self, text: &str, at: BackendCoord, style: &Type) -> Result<(), Error> {
+        drawn(self.draw_text(text, style, at))
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        drawn(self.present())
+    }
 }
 
 fn drawn<E: std::error::Error + Send + Sync>(result: Result<(), DrawingErrorKind<E>>) -> Result<(), Error> {
-    result.map_err(|e| Error::Draw(e.to_string()))
+    result.map_err(|e| Error::Backend(e.to_string()))
 }
 
-fn unit((x, y): (f64, f64)) -> (i32, i32) {
+/// A back end that is drawn on in CSS pixels.
+pub(crate) struct Canvas<'b> {
+    surface: Box<dyn Surface + 'b>,
+}
+
+fn unit((x, y): (f64, f64)) -> BackendCoord {
     ((x * SCALE).round() as i32, (y * SCALE).round() as i32)
 }
 
-impl<B: DrawingBackend> Canvas<B> {
-    pub fn new(backend: B) -> Self {
-        Self { backend }
+impl<'b> Canvas<'b> {
+    pub fn new(backend: impl DrawingBackend + 'b) -> Self {
+        Self { surface: Box::new(backend) }
     }
 
     pub fn finish(mut self) -> Result<(), Error> {
-        drawn(self.backend.present())
+        self.surface.finish()
     }
 
     /// A filled box.
     pub fn rect(&mut self, r: Rect, ink: Ink) -> Result<(), Error> {
         let (a, b) = (unit((r.x, r.y)), unit((r.right(), r.bottom())));
         // plotters' bitmaps draw both ends, its SVG the difference: polygons agree on both
-        drawn(self.backend.fill_polygon([a, (b.0, a.1), b, (a.0, b.1)], &ink))
+        self.surface.fill(vec![a, (b.0, a.1), b, (a.0, b.1)], ink)
     }
 
     /// The outline of a box.
@@ -360,19 +221,19 @@ impl<B: DrawingBackend> Canvas<B> {
         if path.len() < 2 {
             return Ok(());
         }
-        drawn(self.backend.draw_path(path, &ink))
+        self.surface.stroke(path, ink)
     }
 
     /// A filled polygon.
     pub fn polygon(&mut self, points: &[(f64, f64)], ink: Ink) -> Result<(), Error> {
-        drawn(self.backend.fill_polygon(points.iter().map(|p| unit(*p)), &ink))
+        self.surface.fill(points.iter().map(|p| unit(*p)).collect(), ink)
     }
 
     /// A point of a series: filled, or white with an outline.
     pub fn marker(&mut self, marker: Marker, (x, y): (f64, f64), r: f64, ink: Ink, filled: bool) -> Result<(), Error> {
         if marker == Marker::Circle && filled {
             let radius = (r * SCALE).round() as u32;
-            return drawn(self.backend.draw_circle(unit((x, y)), radius, &ink, true));
+            return self.surface.disc(unit((x, y)), radius, ink);
         }
         let corners = |turn: f64, n: usize, r: f64| -> Vec<(f64, f64)> {
             (0..n)
@@ -393,7 +254,7 @@ impl<B: DrawingBackend> Canvas<B> {
         if filled {
             return self.polygon(&outline, ink);
         }
-        self.polygon(&outline, Ink::fill(crate::palette::WHITE))?;
+        self.polygon(&outline, Ink::fill(WHITE))?;
         let closed: Vec<_> = outline.iter().chain(&outline[..1]).copied().collect();
         self.line(&closed, ink, &[])
     }
@@ -412,36 +273,29 @@ impl<B: DrawingBackend> Canvas<B> {
         Ok(())
     }
 
+    /// White strokes that tell the filled shapes of different series apart without colour.
+    pub fn pattern(&mut self, r: Rect, series: usize) -> Result<(), Error> {
+        let ink = Ink::new(WHITE, 1.2);
+        match series % 4 {
+            1 => self.hatch(r, 1.0, 7.0, ink),
+            2 => self.hatch(r, -1.0, 7.0, ink),
+            3 => self.hatch(r, 0.0, 5.0, ink),
+            _ => Ok(()),
+        }
+    }
+
     /// A line of text whose baseline goes through the point.
     pub fn text(&mut self, text: &str, at: (f64, f64), style: &Type) -> Result<(), Error> {
         if text.is_empty() {
             return Ok(());
         }
-        drawn(self.backend.draw_text(text, style, unit(at)))
+        self.surface.write(text, unit(at), style)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_bundled_font_has_the_signs_that_labels_need() {
-        for bold in [false, true] {
-            for c in "aZ09 −×·…≤≥≈∞√∂∑Δθλσμ←→↑↓⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉ĉéü✔✘█─│".chars()
-            {
-                assert_ne!(face(bold).glyph_id(c).0, 0, "no glyph for {c:?}");
-            }
-        }
-        assert!(text_width("wide", 12.0, true) > text_width("wide", 12.0, false));
-    }
-
-    #[test]
-    fn long_text_is_wrapped_and_cut() {
-        let lines = wrap("one two three four", 12.0, false, 60.0);
-        assert!(lines.len() > 1 && lines.iter().all(|l| text_width(l, 12.0, false) <= 60.0));
-        assert!(ellipsis("incomprehensibilities", 12.0, false, 50.0).ends_with('…'));
-    }
 
     #[test]
     fn segments_are_clipped_to_the_box() {

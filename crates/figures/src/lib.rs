@@ -1,161 +1,135 @@
-//! Tables and a figure list in; SVG, PNG, `report.md` and one self-contained HTML page out.
+//! Tables to pictures: a figure of a configuration and its table become an SVG document or a PNG file.
 //!
-//! Nothing here measures: everything is read from run folders, so it can be drawn as often as one likes.
-//! [`draw`] makes one picture, [`experiment`] brings the picture part of a run folder up to date,
-//! [`join`] makes one folder of a sweep's points, [`index`] writes the page and its JSON twin over all runs.
+//! [`draw`] selects the rows, chooses the scales and lays the figure out; the [`Picture`] then writes either format.
+//! The bytes depend on the figure and its tables alone: the font is bundled, and nothing asks for the time, the
+//! system's locale or the number of threads.
 //!
-//! plotters is used for its back ends only: layout, scales, ticks and text are ours, because its charts neither
-//! keep legends off the data nor share scales between panels.
-//! The same code draws both formats and the bytes depend on the table and the figure alone.
+//! ```
+//! use config::{Figure, yaml};
+//! use tables::{Schema, Table, row};
+//!
+//! let schema = Schema::new("losses", "one row per step")
+//!     .int("step", "optimiser step")
+//!     .float("loss", "cross-entropy", "nats");
+//! let table = Table::from_rows(schema, [row![0, 2.3], row![500, 1.1], row![1000, 0.4]])?;
+//! let figure: Figure = yaml::from_str(
+//!     "{id: losses, artefact: F1, title: Training, kind: line, table: losses, x: step, y: loss}",
+//!     "example",
+//! )?;
+//!
+//! let picture = figures::draw(&figure, &table, true)?;
+//! let svg = picture.svg()?;
+//! assert!(svg.starts_with("<svg") && svg.contains("loss (nats)"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # From a table to a picture
+//!
+//! 1. `select` applies `where` and `order`, and turns rows into marks: numbers, or indices of categories.
+//! 2. `chart` asks the kind of the figure for its axes and its colour scale.
+//! 3. `plot` gives panels, ticks, legend and colour bar their positions, in CSS pixels.
+//! 4. `frame` draws titles, grid and axes of each panel, and the kind draws its marks.
+//!
+//! A legend never hides data, because it stands above the panels; panels of one figure share their scales.
+//! Colours survive colour blindness and a grey printer: every series also has its own marker, dash or hatch.
+//!
+//! # Kinds
+//!
+//! Each kind is one file in `kinds/` that implements one trait. To add a kind, add a variant to
+//! [`FigureKind`](config::FigureKind) with the row of keys that it uses; the compiler then asks for the file.
+//!
+//! plotters serves as the writer of both formats and nothing else: its own charts put legends over the data and do not
+//! share scales between panels.
 
-mod board;
+mod bitmap;
 mod canvas;
+mod chart;
+mod colours;
 mod error;
-mod experiment;
-mod join;
-mod judge;
+mod frame;
+mod kinds;
+mod legend;
+mod levels;
 pub mod number;
-mod page;
 mod palette;
+mod panel;
 mod plot;
-mod report;
-mod run;
+
 mod scale;
 mod select;
-mod space;
+mod style;
+mod svg;
+mod text;
+mod ticks;
 
 use config::Figure;
-use plotters::backend::{BitMapBackend, SVGBackend};
 use tables::Table;
 
-use crate::canvas::{Canvas, FAMILY, SCALE};
-pub use crate::{
-    board::scoreboard,
-    error::Error,
-    experiment::experiment,
-    join::{PointFolder, join},
-    page::index,
-    run::{Run, runs},
-};
+pub use crate::error::Error;
+use crate::plot::Plot;
 
-/// A drawn figure.
-#[derive(Clone, Debug)]
-pub struct Picture {
-    /// The SVG document.
-    pub svg: String,
-    /// The PNG file at two pixels per CSS pixel.
-    pub png: Vec<u8>,
-    /// What a reader should know about the drawing, in sentences.
-    pub notes: Vec<String>,
+/// The tables of a figure.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    /// The figure's own table.
+    pub table: &'a Table,
+    /// The table of its `overlay`, whose rows are drawn hollow and dashed.
+    pub overlay: Option<&'a Table>,
+    /// The table of its `links`, the line segments of a `scatter_3d`.
+    pub links: Option<&'a Table>,
 }
 
-/// Draws a figure from its table, its overlay's and, for a scatter in space, that of its straight lines.
+impl<'a> From<&'a Table> for Tables<'a> {
+    fn from(table: &'a Table) -> Self {
+        Self { table, overlay: None, links: None }
+    }
+}
+
+/// A figure with every position decided.
+pub struct Picture<'a> {
+    plot: Plot<'a>,
+}
+
+/// Lays out a figure over its tables.
 ///
-/// `strict` is off for a run that is still going: values that the figure asks for and that have not come yet
-/// are then a note and not an error.
+/// `strict` is off for a run that is still going: values that the figure asks for and that have not come yet are then
+/// a note and not an error.
 ///
 /// # Errors
-/// When the figure asks for a column, value or row that is not there, with the nearest names,
-/// or for keys that its kind has no use for.
-pub fn draw(
-    figure: &Figure,
-    table: &Table,
-    overlay: Option<&Table>,
-    links: Option<&Table>,
-    strict: bool,
-) -> Result<Picture, Error> {
-    let selection = select::select(figure, table, overlay, links, strict)?;
-    let label = figure.overlay.as_ref().map(|o| o.label.as_str());
-    let plan = plot::Plan::new(figure, selection, label.filter(|_| overlay.is_some()))?;
-    let (width, height) = (plan.size.0 as u32, plan.size.1 as u32);
-    let units = (width * SCALE as u32, height * SCALE as u32);
-
-    let mut svg = String::new();
-    let mut canvas = Canvas::new(SVGBackend::with_string(&mut svg, units));
-    plan.paint(&mut canvas)?;
-    canvas.finish()?;
-
-    let mut pixels = vec![255; units.0 as usize * units.1 as usize * 3];
-    let mut canvas = Canvas::new(BitMapBackend::with_buffer(&mut pixels, units));
-    plan.paint(&mut canvas)?;
-    canvas.finish()?;
-
-    let picture = Picture {
-        svg: tidy(&svg, width, height, units, plan.notes(), plan.turnable()),
-        png: png(&halve(&pixels, units.0 as usize), units.0 / 2, units.1 / 2)?,
-        notes: plan.notes().to_vec(),
-    };
-    Ok(picture)
+/// When the figure lacks a key that its kind requires or has one that means nothing to it, or when it asks for a column,
+/// value or row that is not there; the message names the nearest that are.
+pub fn draw<'f, 't>(figure: &'f Figure, tables: impl Into<Tables<'t>>, strict: bool) -> Result<Picture<'f>, Error> {
+    let tables = tables.into();
+    let selection = select::select(figure, tables, strict)?;
+    let label = figure.overlay.as_ref().filter(|_| tables.overlay.is_some()).map(|o| o.label.as_str());
+    Ok(Picture { plot: Plot::new(figure, selection, label) })
 }
 
-/// The SVG in CSS pixels with the notes as its description and the font named once, in a stack that has the same widths nearly everywhere.
-fn tidy(
-    svg: &str,
-    width: u32,
-    height: u32,
-    units: (u32, u32),
-    notes: &[String],
-    turnable: Option<serde_json::Value>,
-) -> String {
-    let plain = format!("<svg width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\"", units.0, units.1);
-    let ours = format!(
-        "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {} {}\" stroke-linejoin=\"round\" \
-         font-family=\"{FAMILY},Verdana,Bitstream Vera Sans,sans-serif\"",
-        units.0, units.1
-    );
-    // quotes inside of text are escaped, so these are attributes
-    // quotes may stay: this is no attribute
-    let notes = notes.join(" ").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let desc = if notes.is_empty() { ">".to_string() } else { format!(">\n<desc>{notes}</desc>") };
-    // in a text of JSON, these two can be written in another way
-    let json = turnable.map(|scene| scene.to_string().replace('<', "\\u003c").replace('&', "\\u0026"));
-    let desc = format!("{desc}{}", json.map(|json| format!("\n<metadata>{json}</metadata>")).unwrap_or_default());
-    let svg = svg.replacen(&plain, &ours, 1);
-    let mut pieces = svg.split(" font-size=\"");
-    let mut tidied = pieces.next().unwrap_or_default().to_string();
-    for piece in pieces {
-        let (size, rest) = piece.split_once('"').unwrap_or((piece, ""));
-        let size = size.parse::<f64>().map_or(size.to_string(), |s| format!("{}", (s * 100.0).round() / 100.0));
-        tidied.push_str(&format!(" font-size=\"{size}\"{rest}"));
+impl Picture<'_> {
+    /// The picture as an SVG document.
+    ///
+    /// Its `desc` element holds the notes, and its `metadata` element the data from which a page can rotate a
+    /// `scatter_3d`.
+    ///
+    /// # Errors
+    /// When plotters fails.
+    pub fn svg(&self) -> Result<String, Error> {
+        svg::svg(&self.plot)
     }
-    tidied
-        .replace(&format!(" font-family=\"{FAMILY}\""), "")
-        .replace(" opacity=\"1\"", "")
-        .replace(" stroke=\"none\"", "")
-        .replace(" dy=\"0.5ex\"", "")
-        .replace(" \"/>", "\"/>")
-        .replace("\n</text>", "</text>")
-        .replacen('>', &desc, 1)
-}
 
-/// Every 2 × 2 pixels as one, which smooths plotters' edges.
-fn halve(pixels: &[u8], width: usize) -> Vec<u8> {
-    let mut half = Vec::with_capacity(pixels.len() / 4);
-    for pair in pixels.chunks_exact(width * 6) {
-        let (upper, lower) = pair.split_at(width * 3);
-        for x in (0..width * 3).step_by(6) {
-            for c in x..x + 3 {
-                let sum = [upper[c], upper[c + 3], lower[c], lower[c + 3]].map(u16::from).iter().sum::<u16>();
-                half.push(((sum + 2) / 4) as u8);
-            }
-        }
+    /// The picture as a PNG file, with two pixels per CSS pixel.
+    ///
+    /// # Errors
+    /// When plotters or the encoder fails.
+    pub fn png(&self) -> Result<Vec<u8>, Error> {
+        bitmap::png(&self.plot)
     }
-    half
-}
 
-fn png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Best);
-    // flat colours repeat better unfiltered
-    encoder.set_filter(png::FilterType::NoFilter);
-    let fail = |e: png::EncodingError| Error::Draw(e.to_string());
-    let mut writer = encoder.write_header().map_err(fail)?;
-    writer.write_image_data(pixels).map_err(fail)?;
-    writer.finish().map_err(fail)?;
-    Ok(bytes)
+    /// What a reader should know about the drawing, in sentences: means, thinned points, values that are not there.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        self.plot.notes()
+    }
 }
 
 #[cfg(test)]

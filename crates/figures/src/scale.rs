@@ -1,4 +1,4 @@
-//! Axes: from values to places along a panel's side, and the ticks beside them.
+//! Axes: from values to positions along a side of a panel, and their ticks.
 
 use config::Scale;
 
@@ -9,11 +9,11 @@ use crate::number::{log_label, tick_labels};
 pub(crate) enum Axis {
     /// Numbers between two ends.
     Numbers { low: f64, high: f64, log: bool },
-    /// Categories, each with a slot of the same size; values are their positions from 0.
+    /// Categories in slots of the same size; values are indices from 0.
     Slots(Vec<String>),
 }
 
-/// A place on an axis with a label; minor ticks have none.
+/// A labelled value on an axis.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tick {
     pub value: f64,
@@ -21,7 +21,7 @@ pub(crate) struct Tick {
 }
 
 impl Axis {
-    /// An axis that shows all of the numbers: a fixed range, or theirs with a little room at the ends.
+    /// An axis over a fixed range, or over the range of the values with a share of room at both ends.
     pub fn over(values: impl Iterator<Item = f64>, scale: Scale, range: Option<[f64; 2]>, room: f64) -> Self {
         let log = scale == Scale::Log;
         if let Some([low, high]) = range {
@@ -49,9 +49,9 @@ impl Axis {
         Axis::Numbers { low: low - pad, high: high + pad, log }
     }
 
-    /// Share of the side at which a value lies, 0 at the low end; outside of 0 to 1 when it is off the axis.
+    /// Position of a value as a share of the side: 0 at the low end, and outside 0 to 1 where the axis does not reach.
     ///
-    /// On a logarithmic axis values that are not positive lie at the low end.
+    /// On a logarithmic axis, values that are not positive lie at the low end.
     pub fn at(&self, value: f64) -> f64 {
         match self {
             Axis::Numbers { low, high, log: false } => (value - low) / (high - low),
@@ -65,7 +65,7 @@ impl Axis {
         }
     }
 
-    /// Ticks with labels, at most about `most` of them on an axis of numbers.
+    /// Ticks with labels: every category, or about `most` numbers.
     pub fn ticks(&self, most: usize) -> Vec<Tick> {
         match self {
             Axis::Slots(slots) => {
@@ -76,7 +76,24 @@ impl Axis {
         }
     }
 
-    /// Whether values are positions of categories.
+    /// A linear axis that starts or ends at zero where its values almost do; a `fixed` one stays as it is.
+    pub fn from_zero(self, fixed: bool) -> Self {
+        match self {
+            Axis::Numbers { high, low, log: false } if !fixed => {
+                let pad = (high - low) * 0.06;
+                let low = if low >= -pad { 0.0 } else { low };
+                let high = if high <= pad { 0.0 } else { high };
+                if low == high {
+                    Axis::Numbers { low: 0.0, high: 1.0, log: false }
+                } else {
+                    Axis::Numbers { low, high, log: false }
+                }
+            }
+            axis => axis,
+        }
+    }
+
+    /// Whether values are indices of categories.
     pub fn is_slots(&self) -> bool {
         matches!(self, Axis::Slots(_))
     }
@@ -94,7 +111,7 @@ fn linear(low: f64, high: f64, most: usize) -> Vec<Tick> {
     values.iter().zip(tick_labels(&values)).map(|(value, label)| Tick { value: *value, label }).collect()
 }
 
-/// The finest of a few sets of round numbers that stays within `most`; failing all, every second, third, .. decade.
+/// Ticks from the finest of a few sets of round numbers that has at most `most`, or else every second, third, .. decade.
 fn logarithmic(low: f64, high: f64, most: usize) -> Vec<Tick> {
     const SETS: [&[f64]; 5] = [
         &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
@@ -143,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn places_run_from_end_to_end() {
+    fn positions_run_from_end_to_end() {
         let axis = Axis::Numbers { low: 1.0, high: 100.0, log: true };
         assert_eq!((axis.at(1.0), axis.at(10.0), axis.at(100.0), axis.at(-3.0)), (0.0, 0.5, 1.0, 0.0));
         assert_eq!(Axis::Slots(vec!["a".into(), "b".into()]).at(1.0), 0.75);

@@ -1,47 +1,42 @@
-//! From a table to the marks of a figure: filters, facets, series and the positions of categories.
+//! From tables to the marks of a figure: filters, panels, series and the indices of categories.
 
 use std::collections::HashSet;
 
-use config::{Figure, FigureKind, OneOrMany, Scale, nearest};
+use config::{Figure, OneOrMany, Scale, nearest};
 use serde_json::Value as Json;
-use tables::{Kind, Table, Value};
+use tables::{Kind as ColumnKind, Table, Value};
 
-use crate::error::Error;
+use crate::{
+    Tables,
+    error::Error,
+    kinds::{self, Kind},
+    levels::{Levels, absent, did_you_mean, json_keys, key, named},
+};
 
-/// One row of the table (or of the overlay) as the figure sees it.
+/// One row of a table as the figure uses it.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
-    /// Position in [`Selection::facets`]; `None` is drawn in every panel.
+    /// Index into [`Selection::facets`]; `None` is drawn in every panel.
     pub facet: Option<usize>,
-    /// Position in [`Selection::rows`].
+    /// Index into [`Selection::rows`]; `None` is drawn in every row of panels.
     pub row: Option<usize>,
-    /// Position in [`Selection::series`]; `None` is an overlay without that column.
+    /// Index into [`Selection::series`]; `None` for an overlay without that column.
     pub series: Option<usize>,
-    /// Number, or position of the category.
+    /// Number, or index of the category.
     pub x: f64,
-    /// Number, or position of the category; NaN for histograms.
+    /// Number, or index of the category; NaN without such a column, as for the other coordinates.
     pub y: f64,
-    /// Colour of a heat map, strength of an arc; NaN for other kinds.
-    pub value: f64,
-    /// Third coordinate of a point in space; NaN for other kinds.
+    /// Third coordinate.
     pub z: f64,
-    /// Position among the two sides of arcs.
+    /// Colour of a cell, or width of an arc.
+    pub value: f64,
+    /// Side of an arc, 0 or 1.
     pub side: usize,
-    /// From the overlay.
+    /// Whether the row comes from the overlay.
     pub overlay: bool,
 }
 
-/// The values of a column that the figure treats as categories.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Levels {
-    /// How each reads.
-    pub labels: Vec<String>,
-    keys: Vec<String>,
-    /// Whether the column holds numbers.
-    pub numbers: bool,
-}
-
-/// A straight line in space.
+/// A line segment in three dimensions, with the panel that it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
     pub facet: Option<usize>,
@@ -54,268 +49,368 @@ pub(crate) struct Link {
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     pub marks: Vec<Mark>,
-    /// Categories of the horizontal axis; `None` where it is numbers.
+    /// Categories of the horizontal axis; `None` where it holds numbers.
     pub x: Option<Levels>,
     /// Categories of the vertical axis.
     pub y: Option<Levels>,
     pub series: Levels,
     pub facets: Levels,
     pub rows: Levels,
+    pub sides: Levels,
+    pub links: Vec<Link>,
     pub x_label: String,
     pub y_label: String,
-    pub value_label: String,
     pub z_label: String,
-    pub sides: Levels,
-    /// Straight lines in space, with the panel that they belong to.
-    pub links: Vec<Link>,
+    pub value_label: String,
     pub series_label: String,
     /// What a reader should know about the drawing, in sentences.
     pub notes: Vec<String>,
 }
 
-/// Text under which a value is the same wherever it stands: `3` for 3, 3.0 and "3".
-fn key(value: &Value) -> Option<String> {
-    match value {
-        Value::Missing => None,
-        Value::Float(v) if v.is_nan() => None,
-        Value::Float(v) if v.fract() == 0.0 && v.abs() < 1e15 => Some(format!("{}", *v as i64)),
-        value => Some(value.to_string()),
+/// The axis that a column is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    X,
+    Y,
+}
+
+/// A column that may hold categories.
+pub(crate) struct Column<'a> {
+    pub side: Side,
+    /// Whether it holds text.
+    pub text: bool,
+    /// Whether the figure states the order of its values.
+    pub ordered: bool,
+    pub scale: Scale,
+    pub range: Option<[f64; 2]>,
+    name: &'a str,
+    source: &'a Source<'a>,
+}
+
+impl Column<'_> {
+    /// Number of different values in the rows that stay.
+    pub fn distinct(&self) -> Result<usize, tables::Error> {
+        let kept = self.source.kept(self.name)?;
+        Ok(kept.filter_map(|v| key(&v)).collect::<HashSet<String>>().len())
     }
 }
 
-fn json_keys(json: &Json) -> Vec<String> {
-    match json {
-        Json::String(text) => vec![text.clone()],
-        Json::Bool(true) => vec!["true".into(), "yes".into()],
-        Json::Bool(false) => vec!["false".into(), "no".into()],
-        Json::Number(n) => n
-            .as_i64()
-            .map(Value::Int)
-            .or_else(|| n.as_f64().map(Value::Float))
-            .and_then(|v| key(&v))
-            .into_iter()
-            .collect(),
-        _ => Vec::new(),
-    }
+/// A table and which of its rows stay.
+struct Source<'a> {
+    table: &'a Table,
+    overlay: bool,
+    keep: Vec<bool>,
 }
 
-fn named(figure: &Figure, raw: &str) -> Option<String> {
-    figure.names.as_ref()?.0.iter().find(|(name, _)| name == raw).map(|(_, words)| words.clone())
-}
-
-fn column_label(figure: &Figure, table: &Table, column: &str) -> Result<String, tables::Error> {
-    if let Some(words) = named(figure, column) {
-        return Ok(words);
+impl Source<'_> {
+    /// The values of a column in the rows that stay.
+    fn kept(&self, column: &str) -> Result<impl Iterator<Item = Value>, tables::Error> {
+        let cells = self.table.values(column)?;
+        Ok(cells.into_iter().zip(&self.keep).filter(|(_, keep)| **keep).map(|(cell, _)| cell))
     }
-    let unit = &table.schema().get(column)?.unit;
-    let words = column.replace('_', " ");
-    Ok(if unit.is_empty() { words } else { format!("{words} ({unit})") })
 }
 
 /// Picks the rows and turns the columns into numbers.
 ///
 /// `strict` is off for a run that is still going: values that have not come yet are then no mistake.
-pub(crate) fn select(
-    figure: &Figure,
-    table: &Table,
-    overlay: Option<&Table>,
-    links: Option<&Table>,
+pub(crate) fn select(figure: &Figure, tables: Tables<'_>, strict: bool) -> Result<Selection, Error> {
+    figure.check().map_err(|problem| Error::Figure { figure: figure.id.clone(), problem })?;
+    let mut selector = Selector::new(figure, tables, strict);
+    selector.check_columns()?;
+    selector.filter()?;
+    let levels = selector.levels()?;
+    let mut marks = Vec::new();
+    for source in &selector.sources {
+        selector.marks(source, &levels, &mut marks)?;
+    }
+    if !marks.iter().any(|m| !m.overlay) {
+        return Err(selector.empty());
+    }
+    selector.finish(levels, marks, tables.links)
+}
+
+/// The categories of every column that can have them.
+struct AllLevels {
+    series: Levels,
+    facets: Levels,
+    rows: Levels,
+    sides: Levels,
+    x: Option<Levels>,
+    y: Option<Levels>,
+}
+
+struct Selector<'a> {
+    figure: &'a Figure,
+    kind: &'static dyn Kind,
+    /// The table of the figure, and that of its overlay.
+    sources: Vec<Source<'a>>,
     strict: bool,
-) -> Result<Selection, Error> {
-    let fail = |what: String| Error::Figure { figure: figure.id.clone(), what };
-    let read = |source: tables::Error| Error::FigureTable { figure: figure.id.clone(), source: Box::new(source) };
-    check_keys(figure)?;
+    notes: Vec<String>,
+}
 
-    let mut notes = Vec::new();
-    let sources: Vec<(&Table, bool)> = std::iter::once((table, false)).chain(overlay.map(|t| (t, true))).collect();
-    let used: Vec<&String> = [Some(&figure.x), figure.y.as_ref(), figure.value.as_ref(), figure.series.as_ref()]
-        .into_iter()
-        .chain([figure.facet.as_ref(), figure.facet_row.as_ref(), figure.z.as_ref(), figure.side.as_ref()])
-        .flatten()
-        .collect();
-    for column in &used {
-        table.schema().position(column).map_err(read)?;
+impl<'a> Selector<'a> {
+    fn new(figure: &'a Figure, tables: Tables<'a>, strict: bool) -> Self {
+        let source = |table: &'a Table, overlay| Source { table, overlay, keep: vec![true; table.len()] };
+        let overlay = tables.overlay.map(|table| source(table, true));
+        let sources = std::iter::once(source(tables.table, false)).chain(overlay).collect();
+        Self { figure, kind: kinds::of(figure.kind), sources, strict, notes: Vec::new() }
     }
-    for (column, _) in figure.order.iter().flat_map(|o| &o.0) {
-        if !used.contains(&column) {
-            let hint = did_you_mean(nearest(column, used.iter().map(|c| c.as_str())));
-            return Err(fail(format!("`order` names column `{column}`, which the figure does not use{hint}")));
+
+    fn table(&self) -> &'a Table {
+        self.sources[0].table
+    }
+
+    fn mistake(&self, problem: String) -> Error {
+        Error::Figure { figure: self.figure.id.clone(), problem }
+    }
+
+    fn missing(&self, problem: String) -> Error {
+        Error::Empty { figure: self.figure.id.clone(), problem }
+    }
+
+    fn read(&self, source: tables::Error) -> Error {
+        Error::Table { figure: self.figure.id.clone(), source: Box::new(source) }
+    }
+
+    /// Every column that the figure names is there, and `order` names only those.
+    fn check_columns(&self) -> Result<(), Error> {
+        let Figure { x, y, z, value, series, side, facet, facet_row, order, .. } = self.figure;
+        let optional = [y, value, series, facet, facet_row, z, side];
+        let used: Vec<&String> = std::iter::once(x).chain(optional.into_iter().flatten()).collect();
+        for column in &used {
+            self.table().schema().position(column).map_err(|e| self.read(e))?;
         }
+        for (column, _) in order.iter().flat_map(|o| &o.0) {
+            if !used.contains(&column) {
+                let hint = did_you_mean(nearest(column, used.iter().map(|c| c.as_str())));
+                let problem = format!("`order` names column `{column}`, which the figure does not use{hint}");
+                return Err(self.mistake(problem));
+            }
+        }
+        Ok(())
     }
 
-    // `where`: rows that stay, per source
-    let mut keep: Vec<Vec<bool>> = sources.iter().map(|(t, _)| vec![true; t.len()]).collect();
-    for (column, wanted) in figure.filter.iter().flat_map(|f| &f.0) {
-        table.schema().position(column).map_err(read)?;
-        let (wanted, unwanted): (Vec<&Json>, bool) = match wanted {
-            OneOrMany::Many(many) => (many.iter().collect(), false),
-            OneOrMany::But(but) => (but.not.iter().collect(), true),
-            OneOrMany::One(one) => (vec![one], false),
-        };
-        let mut there: Vec<String> = Vec::new();
-        for ((source, _), keep) in sources.iter().zip(&mut keep) {
-            if !source.schema().has(column) {
-                continue;
+    /// Applies `where`.
+    fn filter(&mut self) -> Result<(), Error> {
+        let figure = self.figure;
+        for (column, wanted) in figure.filter.iter().flat_map(|f| &f.0) {
+            self.table().schema().position(column).map_err(|e| self.read(e))?;
+            let (wanted, unwanted): (Vec<&Json>, bool) = match wanted {
+                OneOrMany::Many(many) => (many.iter().collect(), false),
+                OneOrMany::But(but) => (but.not.iter().collect(), true),
+                OneOrMany::One(one) => (vec![one], false),
+            };
+            let present = self.filter_column(column, &wanted, unwanted)?;
+            for value in wanted.iter().filter(|_| !unwanted) {
+                if !json_keys(value).iter().any(|k| present.contains(k)) {
+                    let problem = absent(column, value, &present, "where", self.table());
+                    if self.strict {
+                        return Err(self.missing(problem));
+                    }
+                    self.notes.push(format!("Not there yet: {problem}."));
+                }
             }
-            for (cell, keep) in source.values(column).map_err(read)?.iter().zip(keep) {
+        }
+        Ok(())
+    }
+
+    /// Keeps the rows of a column with one of the values, or with none of them; returns all values of the column.
+    fn filter_column(&mut self, column: &str, wanted: &[&Json], unwanted: bool) -> Result<Vec<String>, Error> {
+        let mut present: Vec<String> = Vec::new();
+        let figure = self.figure;
+        for source in self.sources.iter_mut().filter(|source| source.table.schema().has(column)) {
+            let cells = source.table.values(column);
+            let cells = cells.map_err(|e| Error::Table { figure: figure.id.clone(), source: Box::new(e) })?;
+            for (cell, keep) in cells.iter().zip(&mut source.keep) {
                 let cell = key(cell);
                 let listed = cell.as_ref().is_some_and(|c| wanted.iter().any(|w| json_keys(w).contains(c)));
                 *keep &= listed != unwanted;
                 if let Some(cell) = cell
-                    && !there.contains(&cell)
+                    && !present.contains(&cell)
                 {
-                    there.push(cell);
+                    present.push(cell);
                 }
             }
         }
-        for value in wanted.iter().filter(|_| !unwanted) {
-            if !json_keys(value).iter().any(|k| there.contains(k)) {
-                let what = absent(column, value, &there, "where", table);
-                if strict {
-                    return Err(Error::Empty { figure: figure.id.clone(), what });
-                }
-                notes.push(format!("Not there yet: {what}."));
-            }
-        }
+        Ok(present)
     }
 
-    let levels = |column: &Option<String>, notes: &mut Vec<String>| match column {
-        Some(column) => levels(figure, column, &sources, &keep, strict, notes),
-        None => Ok(Levels::default()),
-    };
-    let series = levels(&figure.series, &mut notes)?;
-    let facets = levels(&figure.facet, &mut notes)?;
-    let rows = levels(&figure.facet_row, &mut notes)?;
-    let sides = levels(&figure.side, &mut notes)?;
-    if sides.keys.len() > 2 {
-        let what = format!(
-            "`side` has room for two values, but column `{}` has {}",
-            figure.side.as_deref().unwrap_or(""),
-            sides.keys.len()
-        );
-        return Err(fail(what));
-    }
-    let places = figure.kind == FigureKind::Arcs;
-    let x = match is_slots(figure, table, &figure.x, figure.x_scale, figure.x_range, &keep[0]).map_err(read)? {
-        true if places => Some(both(figure, table, &keep[0]).map_err(read)?),
-        true => Some(levels(&Some(figure.x.clone()), &mut notes)?),
-        false => None,
-    };
-    let y = match &figure.y {
-        Some(_) if places => x.clone(),
-        Some(y)
-            if is_slots(figure, table, y, figure.y_scale, figure.y_range, &keep[0]).map_err(read)?
-                && matches!(figure.kind, FigureKind::HeatMap | FigureKind::Scatter) =>
-        {
-            Some(levels(&figure.y, &mut notes)?)
+    fn levels(&mut self) -> Result<AllLevels, Error> {
+        let figure = self.figure;
+        let series = self.levels_of(figure.series.as_ref())?;
+        let facets = self.levels_of(figure.facet.as_ref())?;
+        let rows = self.levels_of(figure.facet_row.as_ref())?;
+        let sides = self.levels_of(figure.side.as_ref())?;
+        if sides.len() > 2 {
+            let column = figure.side.as_deref().unwrap_or_default();
+            let problem = format!("`side` has room for two values, but column `{column}` has {}", sides.len());
+            return Err(self.mistake(problem));
         }
-        _ => None,
-    };
+        let x = match self.is_categorical(Side::X, &figure.x)? {
+            true if self.kind.shares_categories() => Some(self.shared_levels().map_err(|e| self.read(e))?),
+            true => Some(self.levels_of(Some(&figure.x))?),
+            false => None,
+        };
+        let y = match &figure.y {
+            Some(_) if self.kind.shares_categories() => x.clone(),
+            Some(column) if self.is_categorical(Side::Y, column)? => Some(self.levels_of(Some(column))?),
+            Some(_) | None => None,
+        };
+        Ok(AllLevels { series, facets, rows, sides, x, y })
+    }
 
-    let mut marks = Vec::new();
-    for ((source, is_overlay), keep) in sources.iter().zip(&keep) {
-        let positions = |column: &Option<String>, levels: &Levels| {
-            let Some(column) = column else { return Ok(vec![Some(Some(0)); source.len()]) };
-            if *is_overlay && !source.schema().has(column) {
-                return Ok(vec![Some(None); source.len()]);
+    fn is_categorical(&self, side: Side, name: &str) -> Result<bool, Error> {
+        let figure = self.figure;
+        let (scale, range) = match side {
+            Side::X => (figure.x_scale, figure.x_range),
+            Side::Y => (figure.y_scale, figure.y_range),
+        };
+        let ordered = figure.order.as_ref().is_some_and(|o| o.0.iter().any(|(c, _)| c == name));
+        let kind = self.table().schema().get(name).map_err(|e| self.read(e))?.kind;
+        let text = kind == ColumnKind::Text;
+        let column = Column { side, text, ordered, scale, range, name, source: &self.sources[0] };
+        self.kind.is_categorical(&column).map_err(|e| self.read(e))
+    }
+
+    /// The values of a column in both tables; values of `order` that are not there are an error or a note.
+    fn levels_of(&mut self, column: Option<&String>) -> Result<Levels, Error> {
+        let Some(column) = column else { return Ok(Levels::default()) };
+        let mut cells = Vec::new();
+        for source in self.sources.iter().filter(|source| source.table.schema().has(column)) {
+            cells.extend(source.kept(column).map_err(|e| self.read(e))?);
+        }
+        let (levels, absent) = Levels::of(self.figure, column, cells.into_iter(), self.table());
+        for value in absent {
+            if levels.len() == 0 || (value.typo && self.strict) {
+                return Err(self.missing(value.problem));
             }
-            Ok(source.values(column)?.iter().map(|v| levels.position(v).map(Some)).collect::<Vec<_>>())
-        };
-        let coordinates = |column: &str, levels: &Option<Levels>| match levels {
-            Some(levels) => {
-                Ok(source.values(column)?.iter().map(|v| levels.position(v).map_or(f64::NAN, |i| i as f64)).collect())
-            }
-            None => source.floats(column),
-        };
-        let place = |e| match is_overlay {
-            true => fail(format!("its overlay: {e}")),
-            false => read(e),
-        };
-        let none = vec![f64::NAN; source.len()];
-        let facet = positions(&figure.facet, &facets).map_err(place)?;
-        let row = positions(&figure.facet_row, &rows).map_err(place)?;
-        let line = positions(&figure.series, &series).map_err(place)?;
-        let xs = coordinates(&figure.x, &x).map_err(place)?;
-        let ys = match &figure.y {
-            Some(column) => coordinates(column, &y).map_err(place)?,
-            None => none.clone(),
-        };
-        let floats = |column: &Option<String>| match column {
-            Some(column) => source.floats(column).map_err(place),
-            None => Ok(none.clone()),
-        };
-        let (values, zs) = (floats(&figure.value)?, floats(&figure.z)?);
-        let side = positions(&figure.side, &sides).map_err(place)?;
-        for i in (0..source.len()).filter(|i| keep[*i]) {
-            if let (Some(facet), Some(row), Some(series)) = (facet[i], row[i], line[i])
-                && !xs[i].is_nan()
-                && (y.is_none() || !ys[i].is_nan())
+            self.notes.push(format!("Not drawn: {}.", value.problem));
+        }
+        Ok(levels)
+    }
+
+    /// The values of both columns of axes, for axes that share their categories.
+    fn shared_levels(&self) -> Result<Levels, tables::Error> {
+        let x = self.figure.x.as_str();
+        let y = self.figure.y.as_deref().unwrap_or(x);
+        let cells = self.sources[0].kept(x)?.chain(self.sources[0].kept(y)?);
+        Ok(Levels::union(self.figure, [x, y], cells))
+    }
+
+    /// The rows of one table as marks.
+    fn marks(&self, source: &Source<'_>, levels: &AllLevels, marks: &mut Vec<Mark>) -> Result<(), Error> {
+        let (figure, overlay) = (self.figure, source.overlay);
+        let fail = |e| if overlay { self.mistake(format!("its overlay: {e}")) } else { self.read(e) };
+        let group = |column: &Option<String>, levels| groups(source, column.as_deref(), levels).map_err(fail);
+        let number = |column: &Option<String>, levels| numbers(source, column.as_deref(), levels).map_err(fail);
+        let facet = group(&figure.facet, &levels.facets)?;
+        let row = group(&figure.facet_row, &levels.rows)?;
+        let series = group(&figure.series, &levels.series)?;
+        let x = numbers(source, Some(&figure.x), levels.x.as_ref()).map_err(fail)?;
+        let y = number(&figure.y, levels.y.as_ref())?;
+        let (value, z) = (number(&figure.value, None)?, number(&figure.z, None)?);
+        let side = group(&figure.side, &levels.sides)?;
+        for i in (0..source.table.len()).filter(|i| source.keep[*i]) {
+            if let (Group::In(facet), Group::In(row), Group::In(series)) = (facet[i], row[i], series[i])
+                && !x[i].is_nan()
+                && (levels.y.is_none() || !y[i].is_nan())
             {
-                let overlay = *is_overlay;
-                let side = side[i].flatten().unwrap_or(0);
-                marks.push(Mark { facet, row, series, x: xs[i], y: ys[i], value: values[i], z: zs[i], side, overlay });
+                let side = if let Group::In(Some(side)) = side[i] { side } else { 0 };
+                marks.push(Mark { facet, row, series, x: x[i], y: y[i], z: z[i], value: value[i], side, overlay });
             }
         }
+        Ok(())
     }
-    if !marks.iter().any(|m| !m.overlay) {
-        let rows = table.len();
-        let name = &table.schema().name;
-        let what = match rows {
+
+    fn empty(&self) -> Error {
+        let name = &self.table().schema().name;
+        self.missing(match self.table().len() {
             0 => format!("table `{name}` has no rows"),
-            _ => format!("none of the {rows} rows of table `{name}` meets all of `where` and `order`"),
-        };
-        return Err(Error::Empty { figure: figure.id.clone(), what });
+            rows => format!("none of the {rows} rows of table `{name}` meets all of `where` and `order`"),
+        })
     }
 
-    let label = |given: &Option<String>, column: Option<&String>| match (given, column) {
-        (Some(given), _) => Ok(given.clone()),
-        (None, Some(column)) => column_label(figure, table, column).map_err(read),
-        (None, None) => Ok(String::new()),
-    };
-    let counts = figure.kind == FigureKind::Histogram && figure.y_label.is_none();
-    Ok(Selection {
-        x_label: label(&figure.x_label, Some(&figure.x))?,
-        y_label: if counts { "count".into() } else { label(&figure.y_label, figure.y.as_ref())? },
-        value_label: label(&figure.value_label, figure.value.as_ref())?,
-        z_label: label(&None, figure.z.as_ref())?,
-        links: match links {
-            Some(table) => segments(figure, table, &facets, &rows).map_err(read)?,
-            None => Vec::new(),
-        },
-        sides,
-        series_label: label(&None, figure.series.as_ref())?,
-        marks,
-        x,
-        y,
-        series,
-        facets: facets.titled(&label(&None, figure.facet.as_ref())?),
-        rows: rows.titled(&label(&None, figure.facet_row.as_ref())?),
-        notes,
-    })
-}
-
-/// The places of arcs: all that look or are looked at, in the order of an `order` for the horizontal axis, or as they come.
-fn both(figure: &Figure, table: &Table, keep: &[bool]) -> Result<Levels, tables::Error> {
-    let mut keys: Vec<String> = Vec::new();
-    let order = figure.order.iter().flat_map(|o| &o.0).find(|(column, _)| *column == figure.x);
-    keys.extend(
-        order.iter().flat_map(|(_, places)| places.iter().filter_map(|place| json_keys(place).into_iter().next())),
-    );
-    for column in [Some(&figure.x), figure.y.as_ref()].into_iter().flatten() {
-        for (cell, _) in table.values(column)?.iter().zip(keep).filter(|(_, keep)| **keep) {
-            if let Some(key) = key(cell)
-                && !keys.contains(&key)
-            {
-                keys.push(key);
-            }
+    /// The label that the figure states, or that of the column.
+    fn label(&self, stated: Option<&String>, column: Option<&String>) -> Result<String, Error> {
+        match (stated, column) {
+            (Some(stated), _) => Ok(stated.clone()),
+            (None, Some(column)) => column_label(self.figure, self.table(), column).map_err(|e| self.read(e)),
+            (None, None) => Ok(String::new()),
         }
     }
-    let labels = keys.iter().map(|key| named(figure, key).unwrap_or_else(|| key.clone())).collect();
-    Ok(Levels { labels, keys, numbers: false })
+
+    fn finish(self, levels: AllLevels, marks: Vec<Mark>, links: Option<&Table>) -> Result<Selection, Error> {
+        let figure = self.figure;
+        let y_label = match (&figure.y_label, &figure.y) {
+            (None, None) => self.kind.y_label().into(),
+            (stated, column) => self.label(stated.as_ref(), column.as_ref())?,
+        };
+        let links = match links {
+            Some(table) => segments(figure, table, &levels).map_err(|e| self.read(e))?,
+            None => Vec::new(),
+        };
+        Ok(Selection {
+            marks,
+            links,
+            x_label: self.label(figure.x_label.as_ref(), Some(&figure.x))?,
+            y_label,
+            z_label: self.label(None, figure.z.as_ref())?,
+            value_label: self.label(figure.value_label.as_ref(), figure.value.as_ref())?,
+            series_label: self.label(None, figure.series.as_ref())?,
+            facets: levels.facets.titled(&self.label(None, figure.facet.as_ref())?),
+            rows: levels.rows.titled(&self.label(None, figure.facet_row.as_ref())?),
+            x: levels.x,
+            y: levels.y,
+            series: levels.series,
+            sides: levels.sides,
+            notes: self.notes,
+        })
+    }
 }
 
-/// The lines of a scatter in space, with the panels that the figure has.
-fn segments(figure: &Figure, table: &Table, facets: &Levels, rows: &Levels) -> Result<Vec<Link>, tables::Error> {
+/// Where a row belongs among the values of a column.
+#[derive(Clone, Copy)]
+enum Group {
+    /// At an index, or everywhere.
+    In(Option<usize>),
+    /// Nowhere: the figure leaves out its value.
+    Out,
+}
+
+/// Where the rows belong; everywhere in an overlay without the column.
+fn groups(source: &Source<'_>, column: Option<&str>, levels: &Levels) -> Result<Vec<Group>, tables::Error> {
+    let Some(column) = column else { return Ok(vec![Group::In(Some(0)); source.table.len()]) };
+    if source.overlay && !source.table.schema().has(column) {
+        return Ok(vec![Group::In(None); source.table.len()]);
+    }
+    let index = |value: &Value| levels.index(value).map_or(Group::Out, |i| Group::In(Some(i)));
+    Ok(source.table.values(column)?.iter().map(index).collect())
+}
+
+/// The numbers of a column, or the indices of its categories; NaN where there are none.
+fn numbers(source: &Source<'_>, column: Option<&str>, levels: Option<&Levels>) -> Result<Vec<f64>, tables::Error> {
+    match (column, levels) {
+        (None, _) => Ok(vec![f64::NAN; source.table.len()]),
+        (Some(column), None) => source.table.floats(column),
+        (Some(column), Some(levels)) => {
+            let index = |value: &Value| levels.index(value).map_or(f64::NAN, |i| i as f64);
+            Ok(source.table.values(column)?.iter().map(index).collect())
+        }
+    }
+}
+
+/// The name of a column with its unit.
+fn column_label(figure: &Figure, table: &Table, column: &str) -> Result<String, tables::Error> {
+    if let Some(label) = named(figure, column) {
+        return Ok(label);
+    }
+    let unit = &table.schema().get(column)?.unit;
+    let label = column.replace('_', " ");
+    Ok(if unit.is_empty() { label } else { format!("{label} ({unit})") })
+}
+
+/// The line segments in the panels that the figure has.
+fn segments(figure: &Figure, table: &Table, levels: &AllLevels) -> Result<Vec<Link>, tables::Error> {
     let end = |end: &str| -> Result<Vec<[f64; 3]>, tables::Error> {
         let axis = |axis: &str| table.floats(&format!("{axis}_{end}"));
         let (x, y, z) = (axis("x")?, axis("y")?, axis("z")?);
@@ -323,189 +418,12 @@ fn segments(figure: &Figure, table: &Table, facets: &Levels, rows: &Levels) -> R
     };
     let panel = |column: &Option<String>, levels: &Levels| -> Result<Vec<Option<usize>>, tables::Error> {
         match column {
-            Some(column) => Ok(table.values(column)?.iter().map(|value| levels.position(value)).collect()),
+            Some(column) => Ok(table.values(column)?.iter().map(|value| levels.index(value)).collect()),
             None => Ok(vec![Some(0); table.len()]),
         }
     };
     let (from, to) = (end("from")?, end("to")?);
-    let (facet, row) = (panel(&figure.facet, facets)?, panel(&figure.facet_row, rows)?);
-    let there = (0..table.len()).filter(|i| facet[*i].is_some() && row[*i].is_some());
-    Ok(there.map(|i| Link { facet: facet[i], row: row[i], from: from[i], to: to[i] }).collect())
-}
-
-/// Which keys a kind of figure needs, and which would say nothing.
-fn check_keys(figure: &Figure) -> Result<(), Error> {
-    let (kind, needs, allows): (_, &[&str], &[&str]) = match figure.kind {
-        FigureKind::Line => ("a line figure", &["y"], &["series", "overlay"]),
-        FigureKind::Scatter => ("a scatter figure", &["y"], &["series", "overlay"]),
-        FigureKind::Scatter3d => ("a scatter in space", &["y", "z"], &["series", "links", "view"]),
-        FigureKind::Arcs => ("an arc figure", &["y", "value"], &["series", "side"]),
-        FigureKind::Bar => ("a bar figure", &["y"], &["series", "overlay"]),
-        FigureKind::HeatMap => ("a heat map", &["y", "value"], &["overlay"]),
-        FigureKind::Histogram => ("a histogram", &[], &["series", "bins", "overlay"]),
-    };
-    let keys = [
-        ("y", figure.y.is_some()),
-        ("z", figure.z.is_some()),
-        ("value", figure.value.is_some()),
-        ("series", figure.series.is_some()),
-        ("side", figure.side.is_some()),
-        ("links", figure.links.is_some()),
-        ("view", figure.view.is_some()),
-        ("bins", figure.bins.is_some()),
-        ("overlay", figure.overlay.is_some()),
-    ];
-    let fail = |what: String| Err(Error::Figure { figure: figure.id.clone(), what });
-    for (key, there) in keys {
-        if !there && needs.contains(&key) {
-            return fail(format!("{kind} needs the key `{key}`"));
-        }
-        if there && !needs.contains(&key) && !allows.contains(&key) {
-            return fail(format!("{kind} has no use for the key `{key}`"));
-        }
-    }
-    if figure.value_centre.is_some() && (figure.value_range.is_some() || figure.value_scale == Scale::Log) {
-        return fail("`value_centre` decides the range by itself, and on a linear scale: leave `value_range` and `value_scale` out".to_owned());
-    }
-    for (key, range, scale) in [
-        ("x_range", figure.x_range, figure.x_scale),
-        ("y_range", figure.y_range, figure.y_scale),
-        ("value_range", figure.value_range, figure.value_scale),
-    ] {
-        let Some([low, high]) = range else { continue };
-        if !(low < high && low.is_finite() && high.is_finite()) {
-            return fail(format!("`{key}` must rise from its first to its second number"));
-        }
-        if scale == Scale::Log && low <= 0.0 {
-            return fail(format!("`{key}` must be positive on a logarithmic scale"));
-        }
-    }
-    Ok(())
-}
-
-/// Text and ordered columns are categories; so are the bars' columns, and the few numbers of a heat map's side.
-fn is_slots(
-    figure: &Figure,
-    table: &Table,
-    column: &str,
-    scale: Scale,
-    range: Option<[f64; 2]>,
-    keep: &[bool],
-) -> Result<bool, tables::Error> {
-    let ordered = figure.order.as_ref().is_some_and(|o| o.0.iter().any(|(c, _)| c == column));
-    let text = table.schema().get(column)?.kind == Kind::Text;
-    Ok(match figure.kind {
-        FigureKind::Histogram | FigureKind::Scatter3d => false,
-        FigureKind::Arcs => column == figure.x,
-        FigureKind::Bar => column == figure.x,
-        FigureKind::Line => (text || ordered) && column == figure.x,
-        FigureKind::Scatter => text || ordered,
-        FigureKind::HeatMap => {
-            let few = || -> Result<bool, tables::Error> {
-                let cells = table.values(column)?;
-                let kept = cells.iter().zip(keep).filter(|(_, k)| **k);
-                let distinct: HashSet<String> = kept.filter_map(|(v, _)| key(v)).collect();
-                Ok(distinct.len() <= 16)
-            };
-            text || ordered || (scale == Scale::Linear && range.is_none() && few()?)
-        }
-    })
-}
-
-fn levels(
-    figure: &Figure,
-    column: &str,
-    sources: &[(&Table, bool)],
-    keep: &[Vec<bool>],
-    strict: bool,
-    notes: &mut Vec<String>,
-) -> Result<Levels, Error> {
-    let read = |source: tables::Error| Error::FigureTable { figure: figure.id.clone(), source: Box::new(source) };
-    let fail = |what: String| Error::Empty { figure: figure.id.clone(), what };
-    let mut found: Vec<(String, f64)> = Vec::new();
-    let mut seen = HashSet::new();
-    for ((source, _), keep) in sources.iter().zip(keep) {
-        if !source.schema().has(column) {
-            continue;
-        }
-        for (value, _) in source.values(column).map_err(read)?.iter().zip(keep).filter(|(_, k)| **k) {
-            if let Some(k) = key(value)
-                && seen.insert(k.clone())
-            {
-                found.push((k, value.as_f64().unwrap_or(f64::NAN)));
-            }
-        }
-    }
-    let numbers = !found.is_empty() && found.iter().all(|(_, v)| !v.is_nan());
-    if numbers {
-        found.sort_by(|a, b| a.1.total_cmp(&b.1));
-    }
-    let mut keys: Vec<String> = found.into_iter().map(|(k, _)| k).collect();
-    let order = figure.order.iter().flat_map(|o| &o.0).find(|(c, _)| c == column);
-    if let Some((_, order)) = order {
-        let mut chosen = Vec::new();
-        let mut absent_values = Vec::new();
-        for value in order {
-            let wanted = json_keys(value);
-            match keys.iter().find(|k| wanted.contains(k)) {
-                Some(k) => chosen.push(k.clone()),
-                None => absent_values.push(value),
-            }
-        }
-        let left: Vec<&String> = keys.iter().filter(|k| !chosen.contains(k)).collect();
-        for value in absent_values {
-            let word = json_keys(value).into_iter().next().unwrap_or_default();
-            let typo = nearest(&word, left.iter().map(|k| k.as_str())).is_some();
-            let what = absent(column, value, &keys, "order", sources[0].0);
-            if chosen.is_empty() || (typo && strict) {
-                return Err(fail(what));
-            }
-            notes.push(format!("Not drawn: {what}."));
-        }
-        keys = chosen;
-    }
-    let label = |k: &String| named(figure, k).unwrap_or_else(|| k.clone());
-    Ok(Levels { labels: keys.iter().map(label).collect(), keys, numbers })
-}
-
-impl Levels {
-    fn position(&self, value: &Value) -> Option<usize> {
-        let k = key(value)?;
-        self.keys.iter().position(|other| *other == k)
-    }
-
-    /// For panels: a bare number says little, `seed = 3` more.
-    fn titled(mut self, column: &str) -> Self {
-        if self.numbers {
-            for (label, key) in self.labels.iter_mut().zip(&self.keys) {
-                if label == key {
-                    *label = format!("{column} = {label}");
-                }
-            }
-        }
-        self
-    }
-}
-
-fn did_you_mean(nearest: Option<String>) -> String {
-    nearest.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default()
-}
-
-/// `order names aux, which no row of table t has in column method; did you mean ..; there is ..`.
-fn absent(column: &str, value: &Json, there: &[String], place: &str, table: &Table) -> String {
-    let word = json_keys(value).into_iter().next().unwrap_or_else(|| value.to_string());
-    let hint = did_you_mean(nearest(&word, there.iter().map(String::as_str)));
-    let number = word.parse::<f64>().ok();
-    let mut shown: Vec<&String> = there.iter().collect();
-    if let Some(number) = number {
-        let gap = |text: &String| text.parse::<f64>().map_or(f64::INFINITY, |v| (v - number).abs());
-        shown.sort_by(|a, b| gap(a).total_cmp(&gap(b)));
-    }
-    let mut list: Vec<String> = shown.iter().take(8).map(|v| format!("`{v}`")).collect();
-    if there.len() > 8 {
-        list.push(format!("{} more", there.len() - 8));
-    }
-    let list = if list.is_empty() { "nothing".to_string() } else { list.join(", ") };
-    let name = &table.schema().name;
-    format!("`{place}` asks for `{column}: {word}`, which no row of table `{name}` has{hint}; there is {list}")
+    let (facet, row) = (panel(&figure.facet, &levels.facets)?, panel(&figure.facet_row, &levels.rows)?);
+    let shown = (0..table.len()).filter(|i| facet[*i].is_some() && row[*i].is_some());
+    Ok(shown.map(|i| Link { facet: facet[i], row: row[i], from: from[i], to: to[i] }).collect())
 }

@@ -1,15 +1,18 @@
-//! `index.html`, one page over all results that needs nothing but itself, and `index.json`, the same for machines.
+//! `index.html`, one page over all results that needs no other file, and `index.json` with the same for programs.
+
+mod json;
 
 use std::path::Path;
 
-use serde_json::{Value as Json, json};
+use config::Figure;
+use figures::number::{human, signed};
 use tables::{Kind, Schema, Table, Value};
 
+use self::json::json;
 use crate::{
     error::Error,
-    number::{human, signed},
     report::{PREVIEW, cell, facts, heading, shown},
-    run::{Row, Run, runs},
+    run::{ClaimRow, Run, runs},
 };
 
 /// Formats onto the end of a string.
@@ -17,7 +20,7 @@ macro_rules! put {
     ($out:expr, $($part:tt)*) => { $out.push_str(&format!($($part)*)) };
 }
 
-/// As `put`, with a line break.
+/// Like `put`, with a line break.
 macro_rules! putln {
     ($out:expr, $($part:tt)*) => {{
         put!($out, $($part)*);
@@ -26,13 +29,13 @@ macro_rules! putln {
 }
 
 const STYLE: &str = include_str!("page.css");
-/// Lets a reader turn what is in space; a page without such a figure does not carry it.
-const TURN: &str = include_str!("turn.js");
+/// Lets a reader rotate a `scatter_3d`; a page without such a figure does not contain it.
+const ROTATE: &str = include_str!("rotate.js");
 
-/// Writes `index.html` and `index.json` over every finished run below the root; gives the number of runs.
+/// Writes `index.html` and `index.json` over every finished run below the root; returns the number of runs.
 ///
 /// # Errors
-/// When a run cannot be read, one of its pictures is missing, or the files cannot be written.
+/// When a run or a picture cannot be read, or the files cannot be written.
 pub fn index(root: &Path) -> Result<usize, Error> {
     let runs = runs(root)?;
     storage::write_atomic(&root.join("index.html"), html(&runs)?.as_bytes())?;
@@ -42,7 +45,7 @@ pub fn index(root: &Path) -> Result<usize, Error> {
     Ok(runs.len())
 }
 
-/// Text that HTML takes literally, in elements and in quoted attributes.
+/// Escapes text for elements and quoted attributes.
 fn esc(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -58,7 +61,7 @@ fn esc(text: &str) -> String {
     out
 }
 
-/// As [`esc`], with words between backticks set as code.
+/// Like [`esc`], with text between backticks set as code.
 fn prose(text: &str) -> String {
     let escaped = esc(text);
     let parts: Vec<&str> = escaped.split('`').collect();
@@ -69,19 +72,19 @@ fn prose(text: &str) -> String {
     parts.iter().enumerate().map(set).collect()
 }
 
-/// An id made of what every URL allows.
+/// An id made of characters that every URL allows.
 fn anchor(parts: &[&str]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     parts.join("-").chars().map(plain).collect()
 }
 
 fn run_anchor(run: &Run) -> String {
-    anchor(&["run", if run.place.is_empty() { "here" } else { &run.place }])
+    anchor(&["run", if run.path.is_empty() { "here" } else { &run.path }])
 }
 
 /// A link to a file of a run, relative to the page.
 fn link(run: &Run, file: &str) -> String {
-    let path = if run.place.is_empty() { file.to_string() } else { format!("{}/{file}", run.place) };
+    let path = if run.path.is_empty() { file.to_string() } else { format!("{}/{file}", run.path) };
     let mut url = String::new();
     for byte in path.bytes() {
         match byte {
@@ -92,8 +95,9 @@ fn link(run: &Run, file: &str) -> String {
     url
 }
 
-fn many(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+/// A number with its noun.
+fn many(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 fn html(runs: &[Run]) -> Result<String, Error> {
@@ -118,10 +122,10 @@ fn html(runs: &[Run]) -> Result<String, Error> {
         }
         out.push_str("</section>\n");
     }
-    out.push_str("<footer><p>Made by machine from the tables beside this page; <a href=\"index.json\">index.json</a> says the same to machines.</p></footer>\n");
+    out.push_str("<footer><p>Generated from the tables beside this page. <a href=\"index.json\">index.json</a> holds the same for programs.</p></footer>\n");
     out.push_str("</main>\n</div>\n");
     if out.contains("<metadata>") {
-        putln!(out, "<script>\n{TURN}</script>");
+        putln!(out, "<script>\n{ROTATE}</script>");
     }
     out.push_str("</body>\n</html>\n");
     Ok(out)
@@ -134,8 +138,8 @@ fn contents(out: &mut String, papers: &[(&str, Vec<&Run>)]) {
         for run in list {
             let profile =
                 if run.config.profile == "cpu" { String::new() } else { format!(" ({})", run.config.profile) };
-            let words = esc(&format!("{}{profile}", run.config.experiment));
-            put!(out, "<li><a href=\"#{}\">{words}</a>", run_anchor(run));
+            let label = esc(&format!("{}{profile}", run.config.experiment));
+            put!(out, "<li><a href=\"#{}\">{label}</a>", run_anchor(run));
             if !run.config.body.figures.is_empty() {
                 out.push_str("<ul class=\"figs\">");
                 for figure in &run.config.body.figures {
@@ -160,7 +164,7 @@ fn header(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Error> {
             rehearsals += 1;
             continue;
         }
-        for holds in run.verdicts()?.iter().filter_map(|row| row.holds) {
+        for holds in run.claim_rows()?.iter().filter_map(|row| row.holds) {
             decided += 1;
             held += usize::from(holds);
         }
@@ -179,9 +183,9 @@ fn header(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Error> {
     if rehearsals > 0 {
         putln!(
             out,
-            "<p class=\"loud\">REHEARSAL: {} below {} random weights and two steps of everything. The numbers mean nothing.</p>",
+            "<p class=\"loud\">REHEARSAL: {} below {} random weights and two training steps. The numbers mean nothing.</p>",
             many(rehearsals, "run"),
-            if rehearsals == 1 { "is" } else { "are" }
+            if rehearsals == 1 { "has" } else { "have" }
         );
     }
     out.push_str("</header>\n");
@@ -194,7 +198,7 @@ fn scoreboard(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Erro
     for (paper, list) in papers {
         let mut rows = String::new();
         for run in list {
-            for row in run.verdicts()? {
+            for row in run.claim_rows()? {
                 score(&mut rows, run, &row);
             }
         }
@@ -217,8 +221,8 @@ fn scoreboard(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Erro
     Ok(())
 }
 
-fn score(out: &mut String, run: &Run, row: &Row) {
-    let (sign, word) = row.verdict();
+fn score(out: &mut String, run: &Run, row: &ClaimRow) {
+    let (sign, verdict) = row.verdict();
     let class = match row.holds {
         Some(true) => "yes",
         Some(false) => "no",
@@ -226,20 +230,20 @@ fn score(out: &mut String, run: &Run, row: &Row) {
     };
     let (class, verdict) = match run.is_rehearsal() {
         true => ("none", "✱ rehearsal".to_string()),
-        false => (class, format!("{sign} {word}")),
+        false => (class, format!("{sign} {verdict}")),
     };
     let unit = if row.unit.is_empty() { String::new() } else { format!(" {}", row.unit) };
     let number = |v: Option<f64>| v.map(|v| format!("{}{}", human(v), esc(&unit))).unwrap_or_default();
     let gap = row.measured.zip(row.published).map(|(m, p)| signed(m - p)).unwrap_or_default();
-    let mut place = format!("<a href=\"#{}\">{}</a>", run_anchor(run), esc(&run.config.experiment));
+    let mut origin = format!("<a href=\"#{}\">{}</a>", run_anchor(run), esc(&run.config.experiment));
     if run.config.profile != "cpu" {
-        put!(place, " ({})", esc(&run.config.profile));
+        put!(origin, " ({})", esc(&run.config.profile));
     }
     if !row.artefact.is_empty() {
-        put!(place, " · {}", esc(&row.artefact));
+        put!(origin, " · {}", esc(&row.artefact));
     }
     if row.n > 1 {
-        put!(place, " · over {} points", row.n);
+        put!(origin, " · over {} points", row.n);
     }
     let measured = match row.measured {
         Some(_) => number(row.measured),
@@ -247,10 +251,10 @@ fn score(out: &mut String, run: &Run, row: &Row) {
     };
     put!(
         out,
-        "<tr><td class=\"verdict {class}\">{verdict}</td><td class=\"claim\">{}<span class=\"where\">{place}</span></td>\
+        "<tr><td class=\"verdict {class}\">{verdict}</td><td class=\"claim\">{}<span class=\"where\">{origin}</span></td>\
          <td class=\"n\" data-label=\"measured\">{measured}</td><td class=\"threshold\" data-label=\"threshold\">{}</td>\
          <td class=\"n\"{}>{}</td><td class=\"n\"{}>{gap}</td><td class=\"source\"{}>{}</td></tr>\n",
-        prose(&row.claim),
+        prose(&row.statement),
         esc(&row.threshold.replace(">=", "≥").replace("<=", "≤")),
         label("published", row.published.is_some()),
         number(row.published),
@@ -260,9 +264,9 @@ fn score(out: &mut String, run: &Run, row: &Row) {
     );
 }
 
-/// For narrow screens, where each cell stands on a line of its own.
-fn label(word: &str, filled: bool) -> String {
-    if filled { format!(" data-label=\"{word}\"") } else { String::new() }
+/// The label of a filled cell on narrow screens, where each cell has its own line.
+fn label(text: &str, filled: bool) -> String {
+    if filled { format!(" data-label=\"{text}\"") } else { String::new() }
 }
 
 fn section(out: &mut String, run: &Run) -> Result<(), Error> {
@@ -270,7 +274,9 @@ fn section(out: &mut String, run: &Run) -> Result<(), Error> {
     putln!(out, "<section id=\"{}\">\n<h3>{}</h3>", run_anchor(run), esc(&body.title));
     putln!(out, "<p class=\"meta\">{}</p>", esc(&facts(run).join(" · ")));
     if run.is_rehearsal() {
-        out.push_str("<p class=\"loud\">REHEARSAL: random weights, two steps of everything. The numbers below mean nothing.</p>\n");
+        out.push_str(
+            "<p class=\"loud\">REHEARSAL: random weights and two training steps. The numbers below mean nothing.</p>\n",
+        );
     }
     for part in body.summary.split("\n\n").map(str::trim).filter(|p| !p.is_empty()) {
         putln!(out, "<p>{}</p>", prose(part));
@@ -283,30 +289,7 @@ fn section(out: &mut String, run: &Run) -> Result<(), Error> {
         out.push_str("</ul>\n");
     }
     for figure in &body.figures {
-        let file = run.folder.join(format!("{}.svg", figure.id));
-        let id = anchor(&[&run_anchor(run), &figure.id]);
-        putln!(out, "<figure id=\"{id}\">");
-        let mut notes = String::new();
-        if file.exists() {
-            let svg = storage::read_text(&file)?;
-            let alt = format!("{}. {}", figure.title, figure.caption);
-            putln!(out, "<div class=\"plot\">{}</div>", inline(&svg, &alt));
-            // what the drawing wants said is part of the picture, escaped there
-            if let Some((_, rest)) = svg.split_once("<desc>") {
-                notes = rest.split_once("</desc>").map_or("", |(notes, _)| notes).to_string();
-            }
-        } else {
-            putln!(out, "<p class=\"note\">{} is not drawn.</p>", esc(&figure.title));
-        }
-        let links: Vec<String> =
-            figure.files().iter().map(|f| format!("<a href=\"{}\">{}</a>", link(run, f), esc(f))).collect();
-        putln!(
-            out,
-            "<figcaption><strong>{}</strong> {} {notes} <span class=\"files\">{}</span></figcaption>\n</figure>",
-            esc(&figure.artefact),
-            prose(figure.caption.trim()),
-            links.join(" · ")
-        );
+        picture(out, run, figure)?;
     }
     if let Some(published) = run.published.as_ref().filter(|t| !t.is_empty()) {
         out.push_str("<h4>Published next to ours</h4>\n");
@@ -333,7 +316,36 @@ fn section(out: &mut String, run: &Run) -> Result<(), Error> {
     Ok(())
 }
 
-/// An SVG document as part of the page: no namespace, a name for screen readers, and as wide as it may be.
+/// A figure with its caption, the notes of its drawing and links to its files.
+fn picture(out: &mut String, run: &Run, figure: &Figure) -> Result<(), Error> {
+    let file = run.folder.join(format!("{}.svg", figure.id));
+    let id = anchor(&[&run_anchor(run), &figure.id]);
+    putln!(out, "<figure id=\"{id}\">");
+    let mut notes = String::new();
+    if file.exists() {
+        let svg = storage::read_text(&file)?;
+        let alt = format!("{}. {}", figure.title, figure.caption);
+        putln!(out, "<div class=\"plot\">{}</div>", inline(&svg, &alt));
+        // the notes are part of the picture, where they are escaped
+        if let Some((_, rest)) = svg.split_once("<desc>") {
+            notes = rest.split_once("</desc>").map_or("", |(notes, _)| notes).to_string();
+        }
+    } else {
+        putln!(out, "<p class=\"note\">{} is not drawn.</p>", esc(&figure.title));
+    }
+    let links: Vec<String> =
+        figure.files().iter().map(|f| format!("<a href=\"{}\">{}</a>", link(run, f), esc(f))).collect();
+    putln!(
+        out,
+        "<figcaption><strong>{}</strong> {} {notes} <span class=\"files\">{}</span></figcaption>\n</figure>",
+        esc(&figure.artefact),
+        prose(figure.caption.trim()),
+        links.join(" · ")
+    );
+    Ok(())
+}
+
+/// An SVG document as an element of the page: without namespace, with a label for screen readers and limits of width.
 fn inline(svg: &str, alt: &str) -> String {
     let width = svg
         .split_once("<svg width=\"")
@@ -349,8 +361,8 @@ fn inline(svg: &str, alt: &str) -> String {
 }
 
 fn beside(out: &mut String, published: &Table) -> Result<(), Error> {
-    let keep = ["artefact", "says", "ours", "published", "difference", "unit", "source", "provenance"];
-    let titles = ["Rests on", "What", "Ours", "Published", "Difference", "Unit", "Source", "How known"];
+    let keep = ["artefact", "statement", "ours", "published", "difference", "unit", "source", "provenance"];
+    let titles = ["Rests on", "Statement", "Ours", "Published", "Difference", "Unit", "Source", "Provenance"];
     let numeric = |name: &str| matches!(name, "ours" | "published" | "difference");
     out.push_str("<div class=\"scroll\"><table>\n<thead><tr>");
     for (name, title) in keep.iter().zip(titles) {
@@ -406,71 +418,4 @@ fn preview(out: &mut String, run: &Run, schema: &Schema, rows: usize) -> Result<
     }
     out.push_str("</tbody>\n</table></div>\n");
     Ok(())
-}
-
-fn json(runs: &[Run]) -> Result<Json, Error> {
-    let (mut artefacts, mut claims, mut list) = (Vec::new(), Vec::new(), Vec::new());
-    let number = |v: Option<f64>| v.filter(|v| v.is_finite()).map_or(Json::Null, Json::from);
-    for run in runs {
-        let config = &run.config;
-        let run_id = run.manifest.as_ref().map(|m| m.run_id.clone()).unwrap_or_default();
-        for artefact in &config.body.artefacts {
-            let mut files: Vec<String> = Vec::new();
-            for figure in config.body.figures.iter().filter(|f| f.artefact == artefact.id) {
-                for file in figure.files() {
-                    let path = if run.place.is_empty() { file.clone() } else { format!("{}/{file}", run.place) };
-                    if run.folder.join(&file).exists() && !files.contains(&path) {
-                        files.push(path);
-                    }
-                }
-            }
-            if files.is_empty() {
-                // an artefact without a figure rests on the tables
-                let own = run.own_tables().map(|(s, _)| format!("{}.csv", s.name));
-                let published = run.published.iter().map(|_| "published.csv".to_string());
-                let place = |f: String| if run.place.is_empty() { f } else { format!("{}/{f}", run.place) };
-                files.extend(own.chain(published).map(place));
-            }
-            artefacts.push(json!({
-                "paper": config.paper,
-                "id": artefact.id,
-                "title": artefact.title,
-                "experiment": config.experiment,
-                "profile": config.profile,
-                "rehearsal": run.is_rehearsal(),
-                "files": files,
-                "run_id": run_id,
-            }));
-        }
-        for row in run.verdicts()? {
-            claims.push(json!({
-                "paper": config.paper,
-                "experiment": config.experiment,
-                "profile": config.profile,
-                "rehearsal": run.is_rehearsal(),
-                "id": row.id,
-                "artefact": row.artefact,
-                "claim": row.claim,
-                "measured": number(row.measured),
-                "published": number(row.published),
-                "threshold": row.threshold,
-                "holds": row.holds,
-                "n": row.n,
-                "unit": row.unit,
-                "source": row.source,
-                "run_id": run_id,
-            }));
-        }
-        list.push(json!({
-            "paper": config.paper,
-            "experiment": config.experiment,
-            "profile": config.profile,
-            "rehearsal": run.is_rehearsal(),
-            "title": config.body.title,
-            "folder": run.place,
-            "run_id": run_id,
-            "tables": run.tables.iter().map(|(s, rows)| json!({"name": s.name, "rows": rows})).collect::<Vec<_>>(),
-        }));
-    }
-    Ok(json!({"artefacts": artefacts, "claims": claims, "runs": list}))
 }

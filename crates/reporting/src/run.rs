@@ -1,4 +1,4 @@
-//! Run folders: what is in one, and which there are below a root.
+//! Run folders: the contents of one, and all those below a root.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,12 +16,12 @@ pub struct Run {
     /// The folder.
     pub folder: PathBuf,
     /// The folder relative to the results root, with `/`; empty where there is no root.
-    pub place: String,
-    /// The configuration: the manifest's, or for a run that is still going the resolved one.
+    pub path: String,
+    /// The configuration: that of the manifest, or the resolved one while the run is still going.
     pub config: Envelope,
-    /// The manifest; missing while the run is still going.
+    /// The manifest; `None` while the run is still going.
     pub manifest: Option<Manifest>,
-    /// Its tables with their numbers of rows.
+    /// The tables with their numbers of rows.
     pub tables: Vec<(Schema, usize)>,
     /// `claims.csv`, where there is one.
     pub claims: Option<Table>,
@@ -33,18 +33,18 @@ impl Run {
     /// Reads a folder with a manifest.
     ///
     /// # Errors
-    /// When there is none, or it or a table cannot be read.
+    /// When the folder has no manifest, or the manifest or a table cannot be read.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(MANIFEST);
         if !path.exists() {
-            let what = format!("there is no {MANIFEST}, so this is no finished run");
-            return Err(Error::Run { folder: folder.into(), what });
+            let problem = format!("there is no {MANIFEST}, so this is not a finished run");
+            return Err(Error::Run { folder: folder.into(), problem });
         }
         let manifest = read_manifest(folder)?;
         Self::with(folder, manifest.config.clone(), Some(manifest))
     }
 
-    /// Reads a folder of a run that may still be going, under a resolved configuration.
+    /// Reads the folder of a run that may still be going, under a resolved configuration.
     ///
     /// # Errors
     /// When a table cannot be read.
@@ -64,10 +64,10 @@ impl Run {
             false => Ok(None),
         };
         let (claims, published) = (standard("claims")?, standard("published")?);
-        Ok(Self { folder: folder.into(), place: String::new(), config, manifest, tables, claims, published })
+        Ok(Self { folder: folder.into(), path: String::new(), config, manifest, tables, claims, published })
     }
 
-    /// True when the numbers are without meaning.
+    /// Whether the run was a rehearsal, whose numbers mean nothing.
     pub fn is_rehearsal(&self) -> bool {
         self.manifest.as_ref().is_some_and(|m| m.rehearsal)
     }
@@ -77,16 +77,16 @@ impl Run {
         format!("{}/{}", self.config.paper, self.config.experiment)
     }
 
-    /// Tables that only this experiment has: not metrics, claims and published numbers.
+    /// The tables that only this experiment has: all but metrics, claims and published numbers.
     pub fn own_tables(&self) -> impl Iterator<Item = &(Schema, usize)> {
         self.tables.iter().filter(|(s, _)| !matches!(s.name.as_str(), "metrics" | "claims" | "published"))
     }
 
-    /// The scoreboard's rows.
+    /// The rows of `claims.csv`.
     ///
     /// # Errors
     /// When `claims.csv` lacks a column.
-    pub fn verdicts(&self) -> Result<Vec<Row>, Error> {
+    pub fn claim_rows(&self) -> Result<Vec<ClaimRow>, Error> {
         let Some(table) = &self.claims else { return Ok(Vec::new()) };
         let texts = |column: &str| -> Result<Vec<String>, Error> {
             Ok(table.texts(column)?.into_iter().map(Option::unwrap_or_default).collect())
@@ -94,15 +94,15 @@ impl Run {
         let floats = |column: &str| -> Result<Vec<Option<f64>>, Error> {
             Ok(table.floats(column)?.into_iter().map(|v| (!v.is_nan()).then_some(v)).collect())
         };
-        let (id, artefact, claim) = (texts("id")?, texts("artefact")?, texts("claim")?);
+        let (id, artefact, statement) = (texts("id")?, texts("artefact")?, texts("claim")?);
         let (threshold, holds, unit, source) = (texts("threshold")?, texts("holds")?, texts("unit")?, texts("source")?);
         let (measured, published) = (floats("measured")?, floats("published")?);
         let n = table.ints("n")?;
         Ok((0..table.len())
-            .map(|i| Row {
+            .map(|i| ClaimRow {
                 id: id[i].clone(),
                 artefact: artefact[i].clone(),
-                claim: claim[i].clone(),
+                statement: statement[i].clone(),
                 measured: measured[i],
                 published: published[i],
                 threshold: threshold[i].clone(),
@@ -119,33 +119,33 @@ impl Run {
     }
 }
 
-/// One claim as `claims.csv` has it.
+/// One row of `claims.csv`.
 #[derive(Clone, Debug)]
-pub struct Row {
-    /// Short name.
+pub struct ClaimRow {
+    /// Id of the claim.
     pub id: String,
-    /// Checklist id of the table or figure it rests on.
+    /// Checklist id of the table or figure that it rests on.
     pub artefact: String,
-    /// The claim in words.
-    pub claim: String,
-    /// What came out.
+    /// The claim as a sentence.
+    pub statement: String,
+    /// The measured value; `None` where nothing was measured.
     pub measured: Option<f64>,
     /// The paper's value.
     pub published: Option<f64>,
-    /// What the measured value must meet.
+    /// The condition on the measured value, such as `>= 0.9`.
     pub threshold: String,
-    /// Whether it does; `None` where nothing was measured.
+    /// Whether the measured value meets it; `None` where nothing was measured.
     pub holds: Option<bool>,
-    /// Points of the sweep behind it.
+    /// Number of points of the sweep that the value summarises.
     pub n: i64,
     /// Unit of both values.
     pub unit: String,
-    /// Where the claim stands.
+    /// Section, table or figure of the paper that makes the claim.
     pub source: String,
 }
 
-impl Row {
-    /// A sign and a word: never colour alone.
+impl ClaimRow {
+    /// A sign and a label, so that nothing depends on colour alone.
     pub fn verdict(&self) -> (&'static str, &'static str) {
         match self.holds {
             Some(true) => ("✔", "holds"),
@@ -161,12 +161,12 @@ pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
     Ok(config::yaml::from_str(&text, &path.display().to_string())?)
 }
 
-/// All finished runs below a root, by paper, what they need, name and profile.
+/// All finished runs below a root, ordered by paper, dependency, name and profile.
 ///
-/// Hidden folders, `artifacts` and the `points` of sweeps are left out.
+/// Hidden folders, `artifacts`, `models` and the `points` of sweeps are skipped.
 ///
 /// # Errors
-/// When a folder cannot be listed or a run not be read.
+/// When a folder cannot be listed or a run cannot be read.
 pub fn runs(root: &Path) -> Result<Vec<Run>, Error> {
     let mut found = Vec::new();
     walk(root, root, &mut found)?;
@@ -177,7 +177,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Run>) -> Result<(), Error> {
     if folder.join(MANIFEST).exists() {
         let mut run = Run::open(folder)?;
         let parts = folder.strip_prefix(root).unwrap_or(folder).components();
-        run.place = parts.map(|p| p.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
+        run.path = parts.map(|p| p.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
         found.push(run);
     }
     let fail = |source| Error::Folder { folder: folder.into(), source };
@@ -193,7 +193,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Run>) -> Result<(), Error> {
     inner.iter().try_for_each(|folder| walk(root, folder, found))
 }
 
-/// By paper; within one, what is needed first; then by name and profile.
+/// By paper; within a paper, what others need comes first; then by name and profile.
 fn in_order(runs: Vec<Run>) -> Vec<Run> {
     let needs: BTreeMap<String, Vec<String>> = runs.iter().map(|r| (r.name(), r.config.body.needs.clone())).collect();
     let depths: BTreeMap<String, usize> =
@@ -203,12 +203,12 @@ fn in_order(runs: Vec<Run>) -> Vec<Run> {
     runs.sort_by_cached_key(|r| {
         let name = r.name();
         let depth = depths.get(&name).copied().unwrap_or(0);
-        (r.config.paper.clone(), depth, name, profile(&r.config.profile), r.place.clone())
+        (r.config.paper.clone(), depth, name, profile(&r.config.profile), r.path.clone())
     });
     runs
 }
 
-/// Length of the longest chain of needs, cut off at `left` so that a cycle ends.
+/// Length of the longest chain of needs, at most `left`, so that a cycle ends.
 fn depth(name: &str, needs: &BTreeMap<String, Vec<String>>, left: usize) -> usize {
     if left == 0 {
         return 0;

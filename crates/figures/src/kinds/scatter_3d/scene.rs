@@ -1,17 +1,17 @@
-//! Points in space on paper: a box seen from one side, the same scale along all three axes, far points first.
+//! Projection of a box of points onto the page, with the same scale along all three axes.
 
 use crate::canvas::Rect;
 
-/// From where the box is seen when a figure does not say: round the third axis, and up, in degrees.
-pub(crate) const VIEW: [f64; 2] = [-60.0, 22.0];
-/// Room for the axes' names around the box, in pixels.
+/// Default view in degrees: azimuth around the third axis, and elevation.
+pub(super) const VIEW: [f64; 2] = [-60.0, 22.0];
+/// Room for the names of the axes around the box, in pixels.
 const MARGIN: f64 = 24.0;
 
 type Point = [f64; 3];
 
-/// A box round some points, on its place on paper.
+/// A box around points, projected into a panel.
 #[derive(Clone, Debug)]
-pub(crate) struct Scene {
+pub(super) struct Scene {
     low: Point,
     high: Point,
     sines: [f64; 4],
@@ -21,8 +21,8 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// The box round all points, as large as fits into `r`.
-    pub fn new(points: impl Iterator<Item = Point>, view: [f64; 2], r: Rect) -> Self {
+    /// The box around all points, as large as fits into `r`.
+    pub(super) fn new(points: impl Iterator<Item = Point>, view: [f64; 2], r: Rect) -> Self {
         let (mut low, mut high) = ([f64::INFINITY; 3], [f64::NEG_INFINITY; 3]);
         for point in points.filter(|point| point.iter().all(|x| x.is_finite())) {
             for k in 0..3 {
@@ -58,26 +58,26 @@ impl Scene {
         std::array::from_fn(|k| if i >> k & 1 == 1 { self.high[k] } else { self.low[k] })
     }
 
-    /// Right and up, in the units of the data.
+    /// Rightwards and upwards coordinates in the units of the data.
     fn flat(&self, [x, y, z]: Point) -> (f64, f64) {
         let [sin_a, cos_a, sin_e, cos_e] = self.sines;
         (cos_a * y - sin_a * x, cos_e * z - sin_e * (cos_a * x + sin_a * y))
     }
 
-    /// How near to the viewer.
-    pub fn depth(&self, [x, y, z]: Point) -> f64 {
+    /// Closeness to the viewer.
+    pub(super) fn depth(&self, [x, y, z]: Point) -> f64 {
         let [sin_a, cos_a, sin_e, cos_e] = self.sines;
         cos_e * (cos_a * x + sin_a * y) + sin_e * z
     }
 
-    /// Its place on paper.
-    pub fn at(&self, point: Point) -> (f64, f64) {
+    /// Position on the page.
+    pub(super) fn at(&self, point: Point) -> (f64, f64) {
         let (x, y) = self.flat(point);
         (self.shift.0 + (x - self.middle.0) * self.scale, self.shift.1 - (y - self.middle.1) * self.scale)
     }
 
     /// The edges of the box that no point can hide: those away from its nearest corner.
-    pub fn edges(&self) -> Vec<[(f64, f64); 2]> {
+    pub(super) fn edges(&self) -> Vec<[(f64, f64); 2]> {
         let nearest =
             (0..8).fold(0, |best, i| if self.depth(self.corner(i)) > self.depth(self.corner(best)) { i } else { best });
         let pairs = (0..8usize).flat_map(|i| (0..3).map(move |k| (i, i | 1 << k))).filter(|(i, j)| i != j);
@@ -87,15 +87,15 @@ impl Scene {
             .collect()
     }
 
-    /// Where the name of an axis stands: beside the middle of its edge, outside of the box.
-    pub fn name_at(&self, axis: usize) -> (f64, f64) {
+    /// Position of the name of an axis: beside the middle of its edge, outside the box.
+    pub(super) fn name_at(&self, axis: usize) -> (f64, f64) {
         let ends = |i: usize| (self.at(self.corner(i)), self.at(self.corner(i | 1 << axis)));
         let middle = |i: usize| {
             let (a, b) = ends(i);
             ((a.0 + b.0) / 2.0, (a.1 + b.1) / 2.0)
         };
         let along = (0..8usize).filter(|i| i >> axis & 1 == 0);
-        // the third axis stands at the left, the others lie at the bottom, each on the side where it is the outline
+        // the third axis is named at the left, the others at the bottom, each on an edge of the outline
         let edge = match axis {
             2 => along.min_by(|a, b| middle(*a).0.total_cmp(&middle(*b).0)),
             _ => along.max_by(|a, b| middle(*a).1.total_cmp(&middle(*b).1)),
@@ -122,7 +122,7 @@ mod tests {
         }
         assert_eq!(scene.edges().len(), 9);
         assert!((0..3).all(|axis| R.contains(scene.name_at(axis))));
-        // up in the data is up on paper, and points nearer to the viewer have more depth
+        // up in the data is up on the page, and points nearer to the viewer have more depth
         assert!(scene.at([0.0, 0.0, 4.0]).1 < scene.at([0.0, 0.0, 0.0]).1);
         let front = Scene::new([[0.0; 3], [1.0; 3]].into_iter(), [0.0, 0.0], R);
         assert!(front.depth([1.0, 0.0, 0.0]) > front.depth([0.0, 0.0, 0.0]));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn one_point_and_none_are_drawn_too() {
+    fn one_point_and_no_point_still_have_a_box() {
         for points in [vec![], vec![[2.0; 3]], vec![[f64::NAN; 3]]] {
             let scene = Scene::new(points.into_iter(), VIEW, R);
             assert!(scene.at([0.0; 3]).0.is_finite());

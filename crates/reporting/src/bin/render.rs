@@ -1,6 +1,6 @@
-//! `render`: draws run folders, joins sweeps, writes the page over all results and prints the scoreboard.
+//! `render`: draws run folders, joins sweeps, writes the page over all results, and prints the scoreboard.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints for its user")]
 
 use std::{
     path::{Path, PathBuf},
@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use config::Envelope;
-use figures::PointFolder;
+use reporting::{Options, PointFolder};
 
-/// Draws what the experiments measured; measures nothing itself.
+/// Draws and reports what the experiments measured.
 #[derive(Parser)]
 #[command(
     version,
@@ -28,20 +28,23 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Draw the figures of one run folder (SVG and PNG) and write its report.md.
+    /// Draw the figures of one run folder and write its report.md.
     Experiment {
         /// The run folder.
         #[arg(long)]
         folder: PathBuf,
-        /// Resolved configuration whose titles, claims, published numbers and figures are current.
+        /// Resolved configuration whose titles, claims, published numbers and figures replace those of the run.
         #[arg(long)]
         config: Option<PathBuf>,
-        /// Folder of the configuration file, where overlay files are looked for.
+        /// Folder of the configuration file, where overlays and published tables are looked for.
         #[arg(long)]
         configs_dir: Option<PathBuf>,
-        /// Leave out figures whose rows are not there; accept a run that is still going.
+        /// Leave out figures whose rows are missing; accept a run that is still going.
         #[arg(long)]
         partial: bool,
+        /// Write a PNG file beside every SVG file.
+        #[arg(long)]
+        png: bool,
     },
     /// Write index.html and index.json over every finished run below a folder.
     Index {
@@ -49,7 +52,7 @@ enum Command {
         #[arg(long)]
         root: PathBuf,
     },
-    /// Make one run folder of the points of a sweep.
+    /// Join the points of a sweep into one run folder.
     Join {
         /// Resolved configuration of the sweep.
         #[arg(long)]
@@ -57,7 +60,7 @@ enum Command {
         /// The folder to write.
         #[arg(long)]
         out: PathBuf,
-        /// A finished point; once for each.
+        /// A finished point; repeat for each.
         #[arg(long = "point", value_name = "ID=FOLDER", value_parser = point, required = true)]
         points: Vec<PointFolder>,
         /// Hash of the sources, for the manifest.
@@ -80,7 +83,7 @@ fn point(text: &str) -> Result<PointFolder, String> {
         Some((id, folder)) if !id.is_empty() && !folder.is_empty() => {
             Ok(PointFolder { id: id.into(), folder: folder.into() })
         }
-        _ => Err("wanted ID=FOLDER".into()),
+        _ => Err("expected ID=FOLDER".into()),
     }
 }
 
@@ -90,24 +93,25 @@ fn load(path: &Path) -> Result<Envelope> {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Experiment { folder, config, configs_dir, partial } => {
+        Command::Experiment { folder, config, configs_dir, partial, png } => {
             let config = config.as_deref().map(load).transpose()?;
             if !folder.is_dir() {
                 bail!("there is no folder {}", folder.display());
             }
-            for line in figures::experiment(&folder, config, configs_dir.as_deref(), partial)? {
+            let options = Options { config, configs: configs_dir, partial, png };
+            for line in reporting::experiment(&folder, &options)? {
                 eprintln!("{line}");
             }
         }
         Command::Index { root } => {
-            let pages = figures::index(&root)?;
-            eprintln!("{} runs in {}", pages, root.join("index.html").display());
+            let runs = reporting::index(&root)?;
+            eprintln!("{} runs in {}", runs, root.join("index.html").display());
         }
         Command::Join { config, out, points, code_hash } => {
-            figures::join(&load(&config)?, &out, &points, code_hash.as_deref())?;
+            reporting::join(&load(&config)?, &out, &points, code_hash.as_deref())?;
         }
         Command::Scoreboard { root, only } => {
-            let text = figures::scoreboard(&root, &only).context("no scoreboard")?;
+            let text = reporting::scoreboard(&root, &only).context("cannot print the scoreboard")?;
             print!("{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! One run folder out of the points of a sweep: tables joined, claims decided over all points.
+//! One run folder from the points of a sweep: tables are joined, and claims are evaluated over all points.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,14 +24,15 @@ pub struct PointFolder {
     pub folder: PathBuf,
 }
 
-/// Joins the points' tables into `out`, with the swept keys as leading columns, decides claims over all points,
-/// and writes the manifest last.
+/// Joins the tables of the points into `out`, with the swept keys as leading columns.
 ///
-/// A key's column is named by the last part of its path, or by the whole path where that would be ambiguous.
-/// Point values are read from the points' own manifests, so the folder names carry no meaning.
+/// Claims are evaluated over all points, and the manifest is written last.
+///
+/// The column of a key has the last part of its path as its name, or the whole path where that would be ambiguous.
+/// The values of the keys come from the manifests of the points, so the names of the folders carry no meaning.
 ///
 /// # Errors
-/// When there are no points, one is not finished or is of another experiment, or their tables differ in columns.
+/// When there are no points, a point is not finished or belongs to another experiment, or tables differ in columns.
 pub fn join(config: &Envelope, out: &Path, points: &[PointFolder], code_hash: Option<&str>) -> Result<(), Error> {
     if points.is_empty() {
         return Err(Error::Join("there are no points".into()));
@@ -55,7 +56,7 @@ pub fn join(config: &Envelope, out: &Path, points: &[PointFolder], code_hash: Op
         .map(|config| paths.iter().map(|path| lookup(config, path).cloned().unwrap_or(Json::Null)).collect())
         .collect();
 
-    // every point's tables, in the order of the first point
+    // the tables of every point, in the order of the first point
     let first = read_index(&points[0].folder)?;
     let names: Vec<&str> = first.iter().map(|(s, _)| s.name.as_str()).collect();
     let mut read: Vec<Vec<Table>> = Vec::new();
@@ -63,8 +64,8 @@ pub fn join(config: &Envelope, out: &Path, points: &[PointFolder], code_hash: Op
         let index = read_index(&point.folder)?;
         let own = |name: &str| !matches!(name, "claims" | "published");
         if let Some((extra, _)) = index.iter().find(|(s, _)| !names.contains(&s.name.as_str())) {
-            let what = format!("point {} has a table `{}` that point {} lacks", point.id, extra.name, points[0].id);
-            return Err(Error::Join(what));
+            let problem = format!("point {} has a table `{}` that point {} lacks", point.id, extra.name, points[0].id);
+            return Err(Error::Join(problem));
         }
         let tables = names.iter().filter(|n| own(n)).map(|n| Table::read(&point.folder, n));
         read.push(tables.collect::<Result<_, _>>()?);
@@ -145,7 +146,7 @@ fn manifest(
     }
 }
 
-/// Paths of the swept keys: those of the sweep, or without one all in which the points' configurations differ.
+/// Paths of the swept keys; without a sweep, all paths in which the configurations of the points differ.
 fn swept(sweep: Option<&Sweep>, configs: &[Json]) -> Vec<String> {
     let mut paths: Vec<String> = Vec::new();
     let mut add = |path: &str| {

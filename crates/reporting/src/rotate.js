@@ -1,4 +1,4 @@
-// Turns scatters in space: drag with a pointer, or the arrow keys. What is printed is the picture below, as it was drawn.
+// Rotates the points of a scatter_3d: drag with a pointer or use the arrow keys. Print shows the picture below, as it was drawn.
 "use strict";
 for (const data of document.querySelectorAll(".plot svg metadata")) {
   const svg = data.closest("svg");
@@ -8,16 +8,16 @@ for (const data of document.querySelectorAll(".plot svg metadata")) {
   const canvas = document.createElement("canvas");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "The same points; drag or use the arrow keys to turn them.");
-  canvas.className = "turn";
+  canvas.setAttribute("aria-label", "The same points; drag or use the arrow keys to rotate them.");
+  canvas.className = "rotate";
   const hint = document.createElement("p");
-  hint.className = "note turn-hint";
-  hint.textContent = "Drag, or use the arrow keys, to turn; double-click for the first view.";
+  hint.className = "note rotate-hint";
+  hint.textContent = "Drag or use the arrow keys to rotate; double-click to reset the view.";
   plot.style.position = "relative";
   plot.append(canvas);
   plot.after(hint);
   let [azimuth, elevation] = scene.view;
-  let turned = false;
+  let rotated = false;
 
   const corners = [0, 1, 2, 3, 4, 5, 6, 7];
   const boxes = scene.panels.map((panel) => {
@@ -43,7 +43,7 @@ for (const data of document.querySelectorAll(".plot svg metadata")) {
     canvas.style.height = `${place.height}px`;
     canvas.width = place.width * sharp;
     canvas.height = place.height * sharp;
-    if (!turned) return;
+    if (!rotated) return;
     const pen = canvas.getContext("2d");
     const zoom = (place.width / width) * sharp;
     pen.scale(zoom, zoom);
@@ -55,7 +55,7 @@ for (const data of document.querySelectorAll(".plot svg metadata")) {
       const [left, top, w, h] = panel.rect;
       const [low, high] = boxes[index];
       const corner = (i) => [0, 1, 2].map((k) => ((i >> k) & 1 ? high[k] : low[k]));
-      // as large as the box is from its widest side, so that it does not breathe while it turns
+      // as large as the box is from its widest side, so that its size does not change while it rotates
       const radius = Math.hypot(...high.map((x, k) => x - low[k])) / 2;
       const middle = flat(high.map((x, k) => (x + low[k]) / 2));
       const scale = (Math.min(w, h) / 2 - 14) / radius;
@@ -104,8 +104,8 @@ for (const data of document.querySelectorAll(".plot svg metadata")) {
     });
   }
 
-  function turn(right, up) {
-    turned = true;
+  function rotate(right, up) {
+    rotated = true;
     azimuth -= right;
     elevation = Math.max(-90, Math.min(90, elevation + up));
     draw();
@@ -117,20 +117,20 @@ for (const data of document.querySelectorAll(".plot svg metadata")) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!from) return;
-    turn((event.clientX - from[0]) * 0.5, (event.clientY - from[1]) * 0.5);
+    rotate((event.clientX - from[0]) * 0.5, (event.clientY - from[1]) * 0.5);
     from = [event.clientX, event.clientY];
   });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { from = null; });
   canvas.addEventListener("dblclick", () => {
     [azimuth, elevation] = scene.view;
-    turned = false;
+    rotated = false;
     draw();
   });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-6, 0], ArrowRight: [6, 0], ArrowUp: [0, -6], ArrowDown: [0, 6] }[event.key];
     if (!step) return;
     event.preventDefault();
-    turn(...step);
+    rotate(...step);
   });
   window.addEventListener("resize", draw);
   draw();

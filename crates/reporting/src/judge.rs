@@ -1,4 +1,4 @@
-//! `claims.csv` and `published.csv` from metrics: the same for single runs and joined sweeps.
+//! `claims.csv` and `published.csv` from metrics, for single runs and joined sweeps alike.
 
 use config::{
     Body,
@@ -8,14 +8,14 @@ use tables::{Table, Value, standard};
 
 use crate::error::Error;
 
-/// Both tables, under the configuration's claims and published numbers.
+/// Both tables, under the claims and published numbers of a configuration.
 pub(crate) fn judge(body: &Body, points: &[Vec<Metric>]) -> Result<(Table, Table), Error> {
     let claims = standard::claims_table(&evaluate(&body.claims, points)?)?;
     let published = standard::published_table(&compare(&body.published, points)?)?;
     Ok((claims, published))
 }
 
-/// The metrics of each point out of `metrics.csv`, whose leading columns are the swept keys.
+/// The metrics of each point from `metrics.csv`, whose leading columns are the swept keys.
 pub(crate) fn points_of(metrics: &Table) -> Result<Vec<Vec<Metric>>, Error> {
     let keys: Vec<Vec<Value>> = metrics
         .schema()
