@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use config::claims::Holds;
+
 use crate::{
     error::Error,
     number::human,
@@ -23,6 +25,7 @@ pub fn scoreboard(root: &Path, only: &[String]) -> Result<String, Error> {
     }
     let mut text = String::new();
     let (mut held, mut decided, mut open, mut rehearsed) = (0, 0, 0, 0);
+    let (mut not_asked, mut wrong) = (0, 0);
     for run in chosen {
         let rows = run.verdicts()?;
         let note = if run.is_rehearsal() { "  REHEARSAL: numbers without meaning" } else { "" };
@@ -42,12 +45,17 @@ pub fn scoreboard(root: &Path, only: &[String]) -> Result<String, Error> {
                 line.push_str(&format!(", over {} points", row.n));
             }
             text.push_str(&format!("{line}\n      {}\n", row.claim));
-            match (run.is_rehearsal(), row.holds) {
+            if row.outcome == Holds::Error {
+                text.push_str(&format!("      {}\n", row.note));
+            }
+            match (run.is_rehearsal(), row.outcome) {
                 (true, _) => rehearsed += 1,
-                (false, None) => open += 1,
-                (false, Some(holds)) => {
+                (false, Holds::Open) => open += 1,
+                (false, Holds::NotAsked) => not_asked += 1,
+                (false, Holds::Error) => wrong += 1,
+                (false, Holds::Yes | Holds::No) => {
                     decided += 1;
-                    held += usize::from(holds);
+                    held += usize::from(row.outcome == Holds::Yes);
                 }
             }
         }
@@ -55,6 +63,12 @@ pub fn scoreboard(root: &Path, only: &[String]) -> Result<String, Error> {
     text.push_str(&format!("\n{held} of {decided} claims hold"));
     if open > 0 {
         text.push_str(&format!(", {open} not measured"));
+    }
+    if not_asked > 0 {
+        text.push_str(&format!(", {not_asked} not asked of this size"));
+    }
+    if wrong > 0 {
+        text.push_str(&format!(", {wrong} with an error"));
     }
     if rehearsed > 0 {
         text.push_str(&format!(", {rehearsed} only rehearsed"));

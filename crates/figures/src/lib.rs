@@ -13,7 +13,6 @@ mod canvas;
 mod error;
 mod experiment;
 mod join;
-mod judge;
 pub mod number;
 mod page;
 mod palette;

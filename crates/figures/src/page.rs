@@ -349,7 +349,7 @@ fn inline(svg: &str, alt: &str) -> String {
 }
 
 fn beside(out: &mut String, published: &Table) -> Result<(), Error> {
-    let keep = ["artefact", "says", "ours", "published", "difference", "unit", "source", "provenance"];
+    let keep = ["artefact", "statement", "ours", "published", "difference", "unit", "source", "provenance"];
     let titles = ["Rests on", "What", "Ours", "Published", "Difference", "Unit", "Source", "How known"];
     let numeric = |name: &str| matches!(name, "ours" | "published" | "difference");
     out.push_str("<div class=\"scroll\"><table>\n<thead><tr>");
@@ -375,7 +375,7 @@ fn beside(out: &mut String, published: &Table) -> Result<(), Error> {
 }
 
 fn preview(out: &mut String, run: &Run, schema: &Schema, rows: usize) -> Result<(), Error> {
-    let file = format!("{}.csv", schema.name);
+    let file = tables::files(&schema.name, rows).swap_remove(0);
     let table = Table::read(&run.folder, &schema.name)?;
     let some = shown(table.len());
     let first = if some < table.len() { format!(", the first {PREVIEW} of them here") } else { String::new() };
@@ -426,7 +426,7 @@ fn json(runs: &[Run]) -> Result<Json, Error> {
             }
             if files.is_empty() {
                 // an artefact without a figure rests on the tables
-                let own = run.own_tables().map(|(s, _)| format!("{}.csv", s.name));
+                let own = run.own_tables().flat_map(|(s, rows)| tables::files(&s.name, *rows));
                 let published = run.published.iter().map(|_| "published.csv".to_string());
                 let place = |f: String| if run.place.is_empty() { f } else { format!("{}/{f}", run.place) };
                 files.extend(own.chain(published).map(place));

@@ -172,7 +172,7 @@ pub(crate) fn report(run: &Run, drawn: &[(Figure, Vec<String>)]) -> Result<Strin
             if schema.about.is_empty() { String::new() } else { format!("Each row is {}.\n", md(&schema.about)) };
         let first =
             if shown(*rows) < *rows { format!(", of which these are the first {PREVIEW}") } else { String::new() };
-        text.push_str(&format!("{about}{rows} rows{first}: [{file}.csv]({file}.csv).\n\n"));
+        text.push_str(&format!("{about}{rows} rows{first}: {}.\n\n", links(file, *rows)));
         text.push_str(&preview(schema, &Table::read(&run.folder, file)?)?);
     }
     let standard = run.tables.iter().filter(|(s, _)| s.name == "metrics");
@@ -192,9 +192,14 @@ pub(crate) fn report(run: &Run, drawn: &[(Figure, Vec<String>)]) -> Result<Strin
     Ok(text)
 }
 
+/// Links to the files of a table.
+fn links(table: &str, rows: usize) -> String {
+    tables::files(table, rows).iter().map(|file| format!("[{file}]({file})")).collect::<Vec<_>>().join(" · ")
+}
+
 fn preview_all(published: &Table) -> Result<String, Error> {
     let schema = published.schema();
-    let keep = ["artefact", "says", "ours", "published", "difference", "unit", "source", "provenance"];
+    let keep = ["artefact", "statement", "ours", "published", "difference", "unit", "source", "provenance"];
     let head: Vec<_> =
         keep.iter().map(|c| (c.to_string(), schema.get(c).is_ok_and(|c| c.kind != Kind::Text))).collect();
     let columns = keep.iter().map(|c| published.values(c)).collect::<Result<Vec<_>, _>>()?;

@@ -165,7 +165,8 @@ pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
             None => rows_now.push(new),
         }
     }
-    Ok(Table::from_rows(schema.clone(), rows_now)?.write(folder)?)
+    Table::from_rows(schema.clone(), rows_now)?.write(folder)?;
+    Ok(path)
 }
 
 /// With so many decimals.
