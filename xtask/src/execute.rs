@@ -190,7 +190,8 @@ impl<'a> Queue<'a> {
             Kind::Join(points) => points.iter().map(|(id, point)| (id.clone(), self.run_ids[*point].clone())).collect(),
         };
         let device = (task.selected && self.options.device != Device::Auto).then(|| self.options.device.to_string());
-        let expected = Expected { root: &self.workspace.root, task, code: &self.codes[&task.id.paper], needs, points, device };
+        let expected =
+            Expected { root: &self.workspace.root, task, code: &self.codes[&task.id.paper], needs, points, device };
         let mut found = state::examine(&expected, &self.records(task));
         for (name, need) in &task.needs {
             if is_stale(*need) {

@@ -23,6 +23,7 @@ mod state;
 mod ci;
 mod clean;
 mod list;
+mod metrics;
 mod new;
 mod render;
 mod reproduce;

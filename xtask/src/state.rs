@@ -492,7 +492,8 @@ mod tests {
         }
 
         fn reasons(&self) -> Vec<Reason> {
-            let expected = Expected { root: &self.workspace.root,
+            let expected = Expected {
+                root: &self.workspace.root,
                 task: &self.task,
                 code: &self.code,
                 needs: self.needs.clone(),

@@ -1,4 +1,5 @@
-//! `cargo xtask status`: what is up to date, per experiment and profile; builds and runs nothing.
+//! `cargo xtask status`: shows which results are up to date, and checks the metrics that claims name. It builds and runs
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +7,7 @@ use anyhow::Result;
 use config::{Catalogue, ExperimentId, Profile};
 
 use crate::code::{self, CodeHash};
+use crate::metrics::{self, Check};
 use crate::places::Workspace;
 use crate::plan::{Kind, Plan, Request, Task};
 use crate::state::{self, Expected, Found, Reason, Records};
@@ -36,7 +38,7 @@ pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
     let ids = catalogue.select(&args.words)?;
     let width = ids.iter().map(|id| id.to_string().len()).max().unwrap_or(0);
     let mut codes = BTreeMap::new();
-    let mut mistakes = Vec::new();
+    let (mut mistakes, mut unknown, mut not_checked) = (Vec::new(), Vec::new(), Vec::new());
     println!("{:width$}  {:9}  state", "experiment", "profile");
     for id in &ids {
         for profile in catalogue.profiles(id) {
@@ -53,7 +55,19 @@ pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
                 }
             };
             println!("{id:width$}  {profile:9}  {line}", id = id.to_string(), profile = profile.to_string());
+            // a configuration that cannot be loaded has been reported above
+            let Ok(envelope) = catalogue.load(id, profile, &[]) else { continue };
+            match metrics::check(workspace, id, profile, &envelope)? {
+                Check::NotChecked => not_checked.push(format!("{id} ({profile})")),
+                Check::Checked(problems) => unknown.extend(problems),
+            }
         }
+    }
+    if !unknown.is_empty() {
+        println!("\nmetrics that no finished run reports:\n  {}", unknown.join("\n  "));
+    }
+    if !not_checked.is_empty() {
+        println!("\nmetrics not checked, because no run has finished: {}", not_checked.join(", "));
     }
     if mistakes.is_empty() {
         return Ok(0);
@@ -62,7 +76,7 @@ pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
     Ok(1)
 }
 
-/// How one experiment stands in one profile.
+/// The state of one experiment in one profile.
 fn lines(
     workspace: &Workspace,
     catalogue: &Catalogue,

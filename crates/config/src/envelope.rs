@@ -1,8 +1,7 @@
-//! What every experiment's file says, whatever the paper: the envelope around its `params`.
+//! The keys that every experiment's file has, around the `params` of its own.
 //!
-//! These are plain types; what is done with them stands in the modules after this one.
-//! A file `configs/<paper>/<experiment>.yaml` holds one [`Envelope`] without the keys that the path already says
-//! (`paper`, `experiment`, `profile`); [`crate::Catalogue::load`] fills those in.
+//! A file `configs/<paper>/<experiment>.yaml` holds one [`Envelope`] without the keys that follow from its path
+//! (`paper`, `experiment`, `profile`); [`crate::Catalogue::load`] adds those.
 
 use schemars::JsonSchema;
 use serde::de::Error as _;
@@ -12,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::figure::Figure;
 use crate::ordered::Ordered;
 
-/// A checked, resolved configuration: what the file, its overlays and the overrides amount to.
+/// A checked configuration, with overlays and overrides applied.
 ///
 /// Written out, it is one flat mapping: the three names from the path and then the keys of the [`Body`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,7 +22,7 @@ pub struct Envelope {
     pub experiment: String,
     /// `smoke`, `cpu`, `overnight` or `paper`.
     pub profile: String,
-    /// What the file itself says.
+    /// The keys of the file.
     #[serde(flatten)]
     pub body: Body,
 }
@@ -54,7 +53,7 @@ fn take_text(keys: &mut Map<String, Value>, key: &str) -> Result<String, String>
 pub struct Body {
     /// One line for headings.
     pub title: String,
-    /// What is measured and how, in a few sentences for the report.
+    /// The measurement and its method, in a few sentences for the report.
     #[serde(default)]
     pub summary: String,
     /// The paper's tables and figures that this experiment rebuilds.
@@ -65,7 +64,7 @@ pub struct Body {
     pub needs: Vec<String>,
     /// The one seed; every random stream is split from it by name.
     pub seed: u64,
-    /// What only this experiment knows.
+    /// Parameters of this experiment.
     #[schemars(with = "std::collections::BTreeMap<String, Value>")]
     pub params: Value,
     /// Several runs that differ in the listed keys, joined in one table.
@@ -74,10 +73,13 @@ pub struct Body {
     /// Published numbers to stand beside ours.
     #[serde(default)]
     pub published: Vec<Published>,
-    /// What should come out, with the threshold that decides.
+    /// Expected results, each with the threshold that decides.
     #[serde(default)]
     pub claims: Vec<Claim>,
-    /// What to draw from the tables.
+    /// The claims that are asked of a run of this size; the others are listed as not asked.
+    #[serde(default, skip_serializing_if = "ClaimsAsked::is_all")]
+    pub claims_asked: ClaimsAsked,
+    /// Figures to draw from the tables.
     #[serde(default)]
     pub figures: Vec<Figure>,
 }
@@ -88,7 +90,7 @@ pub struct Body {
 pub struct Artefact {
     /// Id from the paper's checklist, such as `M-F2`.
     pub id: String,
-    /// What it shows, in one line.
+    /// One line on its content.
     pub title: String,
 }
 
@@ -100,24 +102,24 @@ pub enum Sweep {
     Grid(Ordered<Vec<Value>>),
     /// Exactly these points.
     List(Vec<Ordered<Value>>),
-    /// Points drawn at random.
+    /// Points sampled at random.
     Random(RandomSweep),
 }
 
-/// A sweep of `count` points, each key drawn from its own distribution.
+/// A sweep of `count` points, each key sampled from its own distribution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomSweep {
     /// How many points.
     #[schemars(range(min = 1))]
     pub count: usize,
-    /// Seed of the draw, apart from the experiment's own.
+    /// Seed of the sampling, separate from the experiment's own.
     pub seed: u64,
     /// Key to distribution.
     pub keys: Ordered<Draw>,
 }
 
-/// Where a random sweep draws one key from.
+/// The distribution of one key in a random sweep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Draw {
@@ -139,7 +141,7 @@ pub struct Published {
     pub artefact: String,
     /// Name of the metric that the experiment reports.
     pub metric: String,
-    /// What it is, in words.
+    /// The quantity, in words.
     pub statement: String,
     /// The published value; left out where none could be found.
     #[serde(default)]
@@ -202,7 +204,7 @@ pub struct Claim {
     /// How several points of a sweep become one number; the side worst for the threshold when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Over>,
-    /// What the number must meet.
+    /// The threshold that the number must meet.
     pub threshold: Threshold,
     /// The paper's value of the same quantity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +215,37 @@ pub struct Claim {
     /// Where the claim and its published value stand.
     #[serde(default)]
     pub source: String,
+}
+
+/// The claims that a profile asks, by id. A small profile inherits all claims and asks only what its size can show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ClaimsAsked {
+    /// Every claim.
+    #[default]
+    All,
+    /// No claim.
+    None,
+    /// These claims.
+    Only(Vec<String>),
+    /// All claims but these.
+    Except(Vec<String>),
+}
+
+impl ClaimsAsked {
+    /// Whether the claim with this id is asked.
+    pub fn includes(&self, id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Only(ids) => ids.iter().any(|asked| asked == id),
+            Self::Except(ids) => ids.iter().all(|left_out| left_out != id),
+        }
+    }
+
+    fn is_all(&self) -> bool {
+        *self == Self::All
+    }
 }
 
 /// One number out of the points of a sweep.

@@ -65,9 +65,6 @@ pub enum Error {
     /// Experiments that need each other in a circle, one line per edge.
     #[error("`needs` goes round in a circle:\n  {}", .0.join("\n  "))]
     Cycle(Vec<String>),
-    /// Claims or published numbers about metrics that no run reports.
-    #[error("{}", .0.join("\n"))]
-    Claims(Vec<String>),
 }
 
 impl Error {

@@ -1,13 +1,13 @@
-//! What a configuration amounts to, as one string each for its numbers and for its pictures.
+//! A configuration as two strings: one for its numbers, one for its pictures.
 //!
-//! Whoever caches hashes these: other numbers mean a new run, other pictures only a new drawing.
+//! Caches hash both. A change of the first needs a new run; a change of the second only needs a new drawing.
 
 use serde_json::{Map, Value, json};
 
 use crate::envelope::Envelope;
 
 impl Envelope {
-    /// Canonical JSON of all that moves a number: paper, experiment, seed, needs, params and sweep.
+    /// Canonical JSON of every key that changes a number: paper, experiment, seed, needs, params and sweep.
     ///
     /// Keys of `params` are sorted; the sweep keeps its order, which is that of the joined table.
     pub fn identity(&self) -> String {
@@ -23,7 +23,7 @@ impl Envelope {
         identity.to_string()
     }
 
-    /// Canonical JSON of the rest: profile, words, published numbers, claims and figures.
+    /// Canonical JSON of the rest: profile, titles, published numbers, claims and figures.
     pub fn picture_identity(&self) -> String {
         let body = &self.body;
         let identity = json!({
@@ -33,6 +33,7 @@ impl Envelope {
             "artefacts": body.artefacts,
             "published": body.published,
             "claims": body.claims,
+            "claims_asked": body.claims_asked,
             "figures": body.figures,
         });
         identity.to_string()
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_moves_a_number_counts() {
+    fn only_keys_that_change_a_number_count() {
         let base = envelope("params: {a: 1, b: {c: 2, d: 3}}");
         let check = |text: &str, same_numbers: bool, same_pictures: bool| {
             let other = envelope(text);

@@ -1,4 +1,4 @@
-//! From a file to an [`Envelope`]: read, merged, overridden, checked, typed.
+//! Loads a file into an [`Envelope`]: reads, merges overlays, applies overrides, checks, and deserialises.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,13 +15,13 @@ use crate::profile::{ExperimentId, Profile};
 use crate::schema::schema as schema_of;
 use crate::semantics::{self, Known};
 
-/// Loads a configuration, or a resolved one, from anywhere.
+/// Loads a configuration file from any folder.
 ///
 /// `paper`, `experiment` and `profile` come from the file if it has them (resolved files do), or else from its path.
 /// Without a schema, `params` may be anything.
 ///
 /// # Errors
-/// All mistakes at once, with their places; or the file that cannot be read.
+/// When the file cannot be read; or with all mistakes at once, each with its line.
 pub fn load_file(path: &Path, schema: Option<&Value>, overrides: &[Override]) -> Result<Envelope, Error> {
     let mut parsed = read(path)?;
     let mut names = Names::from_path(path);
@@ -37,7 +37,7 @@ pub fn load_file(path: &Path, schema: Option<&Value>, overrides: &[Override]) ->
 /// The experiment's own parameters.
 ///
 /// # Errors
-/// When they do not fit `P`; after a check against its schema they do.
+/// When they do not fit `P`, which a check against its schema rules out.
 pub fn params<P: DeserializeOwned>(envelope: &Envelope) -> Result<P, Error> {
     let origin = || format!("params of {} ({})", envelope.id(), envelope.profile);
     P::deserialize(&envelope.body.params).map_err(|source| Error::Shape { origin: origin(), source })
@@ -52,7 +52,7 @@ impl Envelope {
     /// The same configuration with some keys changed.
     ///
     /// # Errors
-    /// All mistakes at once, with the words of the overrides.
+    /// With all mistakes at once, each with the text of its override.
     pub fn with(&self, overrides: &[Override], schema: &Value) -> Result<Envelope, Error> {
         let origin = format!("{} ({})", self.id(), self.profile);
         let value =
@@ -64,7 +64,7 @@ impl Envelope {
         resolve(parsed, &origin, names, &Rules { schema, overrides, known: None })
     }
 
-    /// One point of the sweep: the keys changed, the sweep gone.
+    /// One point of the sweep: its keys set, the sweep removed.
     ///
     /// # Errors
     /// As [`Envelope::with`].
@@ -75,14 +75,14 @@ impl Envelope {
     }
 }
 
-/// What a tree must hold to, and what goes over it.
+/// The schema and rules for a tree, and the overrides to apply.
 pub(crate) struct Rules<'a> {
     pub(crate) schema: &'a Value,
     pub(crate) overrides: &'a [Override],
     pub(crate) known: Option<Known<'a>>,
 }
 
-/// A tree to an envelope.
+/// Turns a tree into an envelope.
 pub(crate) fn resolve(parsed: Parsed, origin: &str, names: Names, rules: &Rules<'_>) -> Result<Envelope, Error> {
     let Parsed { node, mut mistakes } = parsed;
     let Some(mut tree) = node else { return Err(Error::mistakes(origin, mistakes)) };
@@ -97,7 +97,7 @@ pub(crate) fn resolve(parsed: Parsed, origin: &str, names: Names, rules: &Rules<
     Ok(Envelope { paper: names.paper, experiment: names.experiment, profile: names.profile, body })
 }
 
-/// The three names that a configuration has from its path.
+/// The three names that follow from the path of a configuration.
 pub(crate) struct Names {
     pub(crate) paper: String,
     pub(crate) experiment: String,
@@ -121,7 +121,7 @@ impl Names {
         }
     }
 
-    /// Takes the names that a resolved file has for itself.
+    /// Takes the names that a resolved file states.
     fn take(&mut self, tree: &mut Node) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         for (key, name) in
@@ -409,6 +409,11 @@ train.yaml: 3 mistakes
             &["train.yaml:13:68: claims.0.threshold.between: the first number must be the smaller one, found 2 and 1"],
         );
         more(&format!("{CLAIM}{}", &CLAIM[8..]), &["train.yaml:14:8: claims.1.id: `a` is there already"]);
+        more(&format!("{CLAIM}claims_asked: {{only: [a]}}\n"), &[]);
+        more(
+            &format!("{CLAIM}claims_asked: {{except: [ab]}}\n"),
+            &["train.yaml:14:25: claims_asked.except.0: there is no claim `ab`, did you mean `a`?"],
+        );
         more(FIGURE, &[]);
         more(&FIGURE.replace(", y: b", ""), &["train.yaml:13:3: figures.0: a figure of kind `line` needs `y`"]);
         more(
@@ -430,6 +435,15 @@ train.yaml: 3 mistakes
             &["train.yaml:13:8: figures.0.id: becomes a file name: letters, digits, `-` and `_` only"],
         );
         more("needs: [train]\n", &["train.yaml:12:9: needs.0: `train` is not of the form <paper>/<experiment>"]);
+    }
+
+    #[test]
+    fn an_overlay_inherits_claims_and_says_which_it_asks() {
+        let base = format!("{BASE}{CLAIM}claims_asked: {{only: [a]}}\n");
+        let smoke = "extends: train.yaml\nclaims_asked: none\n";
+        let envelope = load(&[("train.yaml", &base), ("train.smoke.yaml", smoke)], &[]).unwrap();
+        assert_eq!(envelope.body.claims.len(), 1);
+        assert_eq!(envelope.body.claims_asked, crate::ClaimsAsked::None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What a schema cannot say: names that must exist, ids that must differ, keys that go together, sweeps that have points.
+//! Rules that a schema cannot express: names that must exist, ids that must differ, keys that belong together.
 //!
-//! Works on the located tree, so these mistakes are told together with those of the schema.
+//! The rules work on the located tree, so their mistakes are reported together with those of the schema.
 
 use serde_json::{Number, Value};
 
@@ -12,20 +12,21 @@ use crate::located::{At, Content, Entry, Node, join};
 use crate::overlay::put;
 use crate::profile::{ExperimentId, is_name};
 
-/// The experiments that there are, and the one that is read.
+/// All experiments, and the one that is being loaded.
 #[derive(Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) own: &'a ExperimentId,
     pub(crate) all: &'a [ExperimentId],
 }
 
-/// What is wrong with the tree beyond its schema; `value` is what the schema left of it.
+/// The mistakes in the tree beyond its schema; `value` is the tree after the check against the schema.
 pub(crate) fn check(tree: &Node, value: &Value, schema: &Value, known: Option<Known<'_>>) -> Vec<Mistake> {
     let mut rules = Rules { tree, mistakes: Vec::new() };
     rules.needs(known);
     ["artefacts", "claims", "figures"].into_iter().for_each(|list| rules.ids(list));
     ["claims", "figures", "published"].into_iter().for_each(|list| rules.artefacts(list));
     rules.thresholds();
+    rules.claims_asked();
     rules.figures();
     rules.variants(schema);
     rules.sweep(value, schema);
@@ -82,7 +83,7 @@ impl<'t> Rules<'t> {
         }
     }
 
-    /// What a claim, figure or published number rests on is in the list of artefacts.
+    /// The artefact of a claim, figure or published number is in the list of artefacts.
     fn artefacts(&mut self, list: &str) {
         let ids: Vec<&str> = self.items("artefacts").filter_map(|(_, item)| item.get("id")?.text()).collect();
         for (path, item) in self.items(list) {
@@ -98,6 +99,24 @@ impl<'t> Rules<'t> {
         for (path, item) in self.items("claims") {
             if let Some(pair) = item.get("threshold").and_then(|threshold| threshold.get("between")) {
                 self.rising(pair, &join(&path, "threshold.between"), true);
+            }
+        }
+    }
+
+    /// The ids of `claims_asked` are those of claims; with `--set claims=[]` they mean nothing.
+    fn claims_asked(&mut self) {
+        let ids: Vec<&str> = self.items("claims").filter_map(|(_, item)| item.get("id")?.text()).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let entries = self.tree.get("claims_asked").map(Node::entries).unwrap_or_default();
+        // an overlay may have chosen another variant: only the last layer counts
+        let Some(asked) = entries.iter().max_by_key(|entry| entry.layer) else { return };
+        for (index, item) in asked.node.items().iter().enumerate() {
+            if let Some(id) = item.text().filter(|id| !ids.contains(id)) {
+                let guess = did_you_mean(id, ids.iter().copied());
+                let path = format!("claims_asked.{}.{index}", asked.key);
+                self.tell(&item.at, &path, format!("there is no claim `{id}`{guess}"));
             }
         }
     }

@@ -22,7 +22,6 @@ mod cli;
 mod device;
 mod machine;
 mod progress;
-mod results;
 mod run;
 mod seed;
 mod streams;

@@ -18,7 +18,7 @@ use storage::Lock;
 use tables::Table;
 
 use crate::progress::{self, Progress, Task};
-use crate::{Seed, machine, results, streams};
+use crate::{Seed, machine, streams};
 
 /// A run that was asked to stop and has saved what is needed to go on.
 #[derive(Clone, Copy, Debug)]
@@ -320,7 +320,9 @@ impl Run {
         Ok(Needed { folder: folder.clone(), manifest })
     }
 
-    /// Writes tables, metrics, verdicts and, last of all, the manifest; then forgets the checkpoints.
+    /// Writes tables, metrics and the manifest, removes the checkpoints, and then evaluates the claims.
+    ///
+    /// A claim on an unknown metric fails neither the run nor the other claims: it is an error in `claims.csv`.
     pub(crate) fn finish(self) -> Result<()> {
         let collected = std::mem::take(&mut *self.collected());
         for need in &self.config.body.needs {
@@ -328,16 +330,18 @@ impl Run {
                 bail!("the configuration needs `{need}`, but the experiment never read it");
             }
         }
-        let standard = results::standard(&self.config, &collected.metrics)?;
-        let tables: Vec<&Table> = collected.tables.iter().chain(&standard).collect();
+        let metrics = tables::standard::metrics_table(&collected.metrics)?;
+        let tables: Vec<&Table> = collected.tables.iter().chain([&metrics]).collect();
         let mut outputs = BTreeMap::new();
         // a folder without a manifest is an unfinished run, whatever lies in it
         let manifest_path = self.folder.join(MANIFEST);
         let before = previous_outputs(&manifest_path);
         remove(&manifest_path)?;
         for table in &tables {
-            let path = table.write(&self.folder)?;
-            outputs.insert(format!("{}.csv", table.schema().name), storage::hash_file(&path)?);
+            for path in table.write(&self.folder)? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                outputs.insert(name, storage::hash_file(&path)?);
+            }
         }
         let index: Vec<_> = tables.iter().map(|table| (table.schema(), table.len())).collect();
         tables::write_index(&self.folder, &index)?;
@@ -352,7 +356,7 @@ impl Run {
         let needs: Vec<String> = collected.needed.iter().map(|(name, id)| format!("{name} {id}")).collect();
         let everything = format!("{} {} {inputs:?} {needs:?}", self.identity(), self.code.hash);
         let run_id = storage::hash_bytes(everything.as_bytes())[..12].to_owned();
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             run_id,
             rehearsal: self.rehearsal,
             points: Vec::new(),
@@ -367,7 +371,14 @@ impl Run {
             config: self.config.clone(),
         };
         storage::write_atomic(&manifest_path, config::yaml::to_string(&manifest)?.as_bytes())?;
-        clear(&self.work)
+        clear(&self.work)?;
+        let folder = self.folder.display();
+        let problems = tables::evaluate(&self.folder, &mut manifest)
+            .with_context(|| format!("{folder}: the run is finished, but its claims could not be evaluated"))?;
+        for problem in problems {
+            tracing::warn!("{problem}: correct the configuration and draw again; the tables in {folder} are complete");
+        }
+        Ok(())
     }
 
     /// Notes how long an interrupted run has worked, for the manifest of the finished one.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use config::claims::Holds;
 use figures::number::human;
 
 use crate::{
@@ -52,37 +53,48 @@ fn lines(row: &ClaimRow) -> String {
     if row.n > 1 {
         line.push_str(&format!(", over {} points", row.n));
     }
-    format!("{line}\n      {}\n", row.statement)
+    line.push_str(&format!("\n      {}\n", row.statement));
+    if row.outcome == Holds::Error {
+        line.push_str(&format!("      {}\n", row.note));
+    }
+    line
 }
 
-/// Numbers of claims.
+/// Numbers of claims, by outcome.
 #[derive(Default)]
 struct Totals {
     held: usize,
     decided: usize,
     open: usize,
+    not_asked: usize,
+    wrong: usize,
     rehearsed: usize,
 }
 
 impl Totals {
     fn add(&mut self, run: &Run, row: &ClaimRow) {
-        match (run.is_rehearsal(), row.holds) {
+        match (run.is_rehearsal(), row.outcome) {
             (true, _) => self.rehearsed += 1,
-            (false, None) => self.open += 1,
-            (false, Some(holds)) => {
+            (false, Holds::Open) => self.open += 1,
+            (false, Holds::NotAsked) => self.not_asked += 1,
+            (false, Holds::Error) => self.wrong += 1,
+            (false, Holds::Yes | Holds::No) => {
                 self.decided += 1;
-                self.held += usize::from(holds);
+                self.held += usize::from(row.outcome == Holds::Yes);
             }
         }
     }
 
     fn in_words(&self) -> String {
         let mut text = format!("\n{} of {} claims hold", self.held, self.decided);
-        if self.open > 0 {
-            text.push_str(&format!(", {} not measured", self.open));
-        }
-        if self.rehearsed > 0 {
-            text.push_str(&format!(", {} only rehearsed", self.rehearsed));
+        let counts = [
+            (self.open, "not measured"),
+            (self.not_asked, "not asked of this size"),
+            (self.wrong, "with an error in the configuration"),
+            (self.rehearsed, "only rehearsed"),
+        ];
+        for (count, words) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            text.push_str(&format!(", {count} {words}"));
         }
         text.push('\n');
         text

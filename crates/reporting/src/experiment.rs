@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use config::{Envelope, Figure, MANIFEST};
-use tables::{Table, write_index};
+use tables::Table;
 
 use crate::{
     error::Error,
-    judge::{judge, points_of},
     report::report,
     run::{Run, read_manifest},
 };
@@ -151,35 +150,17 @@ fn refresh(folder: &Path, config: &Envelope) -> Result<(), Error> {
         let problem = "its numbers come from another configuration than the one given: run it again".into();
         return Err(Error::Run { folder: folder.into(), problem });
     }
-    if manifest.config.picture_identity() == config.picture_identity() {
+    let (old, new) = (&manifest.config.body, &config.body);
+    let same = (&old.claims, &old.claims_asked, &old.published) == (&new.claims, &new.claims_asked, &new.published);
+    let evaluated = manifest.outputs.contains_key("claims.csv");
+    if manifest.config.picture_identity() == config.picture_identity() && evaluated {
         return Ok(());
     }
-    let (old, new) = (&manifest.config.body, &config.body);
-    if old.claims != new.claims || old.published != new.published {
-        let metrics = Table::read(folder, "metrics")?;
-        let (claims, published) = judge(new, &points_of(&metrics)?)?;
-        let index = tables::read_index(folder)?;
-        let entries: Vec<_> = index
-            .iter()
-            .map(|(schema, rows)| match schema.name.as_str() {
-                "claims" => (claims.schema(), claims.len()),
-                "published" => (published.schema(), published.len()),
-                _ => (schema, *rows),
-            })
-            .collect();
-        for table in [&claims, &published] {
-            let path = table.write(folder)?;
-            let name = format!("{}.csv", table.schema().name);
-            if let Some(hash) = manifest.outputs.get_mut(&name) {
-                *hash = storage::hash_file(&path)?;
-            }
-        }
-        write_index(folder, &entries)?;
-        if let Some(hash) = manifest.outputs.get_mut(tables::INDEX) {
-            *hash = storage::hash_file(&folder.join(tables::INDEX))?;
-        }
-    }
     manifest.config = config.clone();
+    if !same || !evaluated {
+        tables::evaluate(folder, &mut manifest)?;
+        return Ok(());
+    }
     let yaml = config::yaml::to_string(&manifest)?;
     storage::write_atomic(&folder.join(MANIFEST), yaml.as_bytes())?;
     Ok(())

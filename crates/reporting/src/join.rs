@@ -5,15 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use config::{Envelope, MANIFEST, Manifest, Ordered, Point, Sweep, claims::Metric};
+use config::{Envelope, MANIFEST, Manifest, Ordered, Point, Sweep};
 use serde_json::Value as Json;
 use tables::{Schema, Table, Value, concat, read_index, write_index};
 
-use crate::{
-    error::Error,
-    judge::{judge, points_of},
-    run::read_manifest,
-};
+use crate::{error::Error, run::read_manifest};
 
 /// A finished point of a sweep.
 #[derive(Clone, Debug)]
@@ -24,7 +20,8 @@ pub struct PointFolder {
     pub folder: PathBuf,
 }
 
-/// Joins the tables of the points into `out`, with the swept keys as leading columns.
+/// Joins the points' tables into `out`, with the swept keys as leading columns, writes the manifest, and then evaluates
+/// claims over all points.
 ///
 /// Claims are evaluated over all points, and the manifest is written last.
 ///
@@ -83,25 +80,28 @@ pub fn join(config: &Envelope, out: &Path, points: &[PointFolder], code_hash: Op
             .collect();
         joined.push(concat(&parts)?);
     }
-    let metrics: Vec<Vec<Metric>> = read
-        .iter()
-        .flatten()
-        .filter(|t| t.schema().name == "metrics")
-        .map(|t| Ok(points_of(t)?.into_iter().flatten().collect()))
-        .collect::<Result<_, Error>>()?;
-    let (claims, published) = judge(&config.body, &metrics)?;
-    joined.extend([claims, published]);
+    if columns.iter().any(|column| column == "seed") {
+        let keys = columns.iter().map(String::as_str).filter(|column| *column != "seed");
+        let by: Vec<&str> = keys.chain(["metric", "unit"]).collect();
+        let metrics = joined.iter().find(|table| table.schema().name == "metrics");
+        let summary = metrics.map(|metrics| metrics.summarise(&by, "value")).transpose()?;
+        joined.extend(summary);
+    }
 
     let mut outputs = BTreeMap::new();
     for table in &joined {
-        let path = table.write(out)?;
-        outputs.insert(format!("{}.csv", table.schema().name), storage::hash_file(&path)?);
+        for path in table.write(out)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            outputs.insert(name, storage::hash_file(&path)?);
+        }
     }
     let entries: Vec<(&Schema, usize)> = joined.iter().map(|t| (t.schema(), t.len())).collect();
     write_index(out, &entries)?;
-    let manifest = manifest(config, points, &paths, &values, &manifests, outputs, code_hash);
+    let mut manifest = manifest(config, points, &paths, &values, &manifests, outputs, code_hash);
     let yaml = config::yaml::to_string(&manifest)?;
     storage::write_atomic(&out.join(MANIFEST), yaml.as_bytes())?;
+    // problems are in `claims.csv`, and the scoreboard shows them
+    tables::evaluate(out, &mut manifest)?;
     Ok(())
 }
 

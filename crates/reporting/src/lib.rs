@@ -57,7 +57,6 @@ mod board;
 mod error;
 mod experiment;
 mod join;
-mod judge;
 mod page;
 mod report;
 mod run;

@@ -387,7 +387,7 @@ fn beside(out: &mut String, published: &Table) -> Result<(), Error> {
 }
 
 fn preview(out: &mut String, run: &Run, schema: &Schema, rows: usize) -> Result<(), Error> {
-    let file = format!("{}.csv", schema.name);
+    let file = tables::files(&schema.name, rows).swap_remove(0);
     let table = Table::read(&run.folder, &schema.name)?;
     let some = shown(table.len());
     let first = if some < table.len() { format!(", the first {PREVIEW} of them here") } else { String::new() };

@@ -192,7 +192,7 @@ fn tables(run: &Run) -> Result<String, Error> {
             if schema.about.is_empty() { String::new() } else { format!("Each row is {}.\n", md(&schema.about)) };
         let first =
             if shown(*rows) < *rows { format!(", of which these are the first {PREVIEW}") } else { String::new() };
-        text.push_str(&format!("{about}{rows} rows{first}: [{file}.csv]({file}.csv).\n\n"));
+        text.push_str(&format!("{about}{rows} rows{first}: {}.\n\n", links(file, *rows)));
         text.push_str(&preview(schema, &Table::read(&run.folder, file)?)?);
     }
     for (schema, rows) in run.tables.iter().filter(|(s, _)| s.name == "metrics") {
@@ -200,6 +200,11 @@ fn tables(run: &Run) -> Result<String, Error> {
         text.push_str(&preview(schema, &Table::read(&run.folder, "metrics")?)?);
     }
     Ok(text)
+}
+
+/// Links to the files of a table.
+fn links(table: &str, rows: usize) -> String {
+    tables::files(table, rows).iter().map(|file| format!("[{file}]({file})")).collect::<Vec<_>>().join(" · ")
 }
 
 /// All published numbers beside ours.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use config::{Envelope, MANIFEST, Manifest};
+use config::{Envelope, MANIFEST, Manifest, claims::Holds};
 use tables::{Schema, Table, read_index};
 
 use crate::error::Error;
@@ -94,7 +94,8 @@ impl Run {
         let floats = |column: &str| -> Result<Vec<Option<f64>>, Error> {
             Ok(table.floats(column)?.into_iter().map(|v| (!v.is_nan()).then_some(v)).collect())
         };
-        let (id, artefact, statement) = (texts("id")?, texts("artefact")?, texts("claim")?);
+        let (id, artefact, statement) = (texts("id")?, texts("artefact")?, texts("statement")?);
+        let note = texts("note")?;
         let (threshold, holds, unit, source) = (texts("threshold")?, texts("holds")?, texts("unit")?, texts("source")?);
         let (measured, published) = (floats("measured")?, floats("published")?);
         let n = table.ints("n")?;
@@ -106,11 +107,13 @@ impl Run {
                 measured: measured[i],
                 published: published[i],
                 threshold: threshold[i].clone(),
+                outcome: Holds::from_name(&holds[i]).unwrap_or(Holds::Open),
                 holds: match holds[i].as_str() {
                     "yes" => Some(true),
                     "no" => Some(false),
                     _ => None,
                 },
+                note: note[i].clone(),
                 n: n[i].unwrap_or(0),
                 unit: unit[i].clone(),
                 source: source[i].clone(),
@@ -134,8 +137,10 @@ pub struct ClaimRow {
     pub published: Option<f64>,
     /// The condition on the measured value, such as `>= 0.9`.
     pub threshold: String,
-    /// Whether the measured value meets it; `None` where nothing was measured.
-    pub holds: Option<bool>,
+    /// The outcome.
+    pub outcome: Holds,
+    /// Why the claim was not evaluated.
+    pub note: String,
     /// Number of points of the sweep that the value summarises.
     pub n: i64,
     /// Unit of both values.
@@ -147,10 +152,12 @@ pub struct ClaimRow {
 impl ClaimRow {
     /// A sign and a label, so that nothing depends on colour alone.
     pub fn verdict(&self) -> (&'static str, &'static str) {
-        match self.holds {
-            Some(true) => ("✔", "holds"),
-            Some(false) => ("✘", "fails"),
-            None => ("○", "not measured"),
+        match self.outcome {
+            Holds::Yes => ("✔", "holds"),
+            Holds::No => ("✘", "fails"),
+            Holds::Open => ("○", "not measured"),
+            Holds::NotAsked => ("○", "not asked"),
+            Holds::Error => ("!", "error"),
         }
     }
 }

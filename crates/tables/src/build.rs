@@ -1,4 +1,4 @@
-//! Rows in, a checked table out.
+//! Builds a table from rows, with every cell checked.
 
 use polars::prelude::{DataFrame, IntoColumn, NamedFrom, Series};
 
@@ -9,7 +9,7 @@ use crate::{
     value::Value,
 };
 
-/// Collects rows for a [`Table`], checking each against the schema as it comes.
+/// Collects rows for a [`Table`] and checks each against the schema.
 #[derive(Clone, Debug)]
 pub struct Builder {
     schema: Schema,
@@ -25,7 +25,7 @@ enum Cells {
 }
 
 impl Builder {
-    /// A table without rows yet.
+    /// A builder without rows.
     pub fn new(schema: Schema) -> Self {
         let columns = schema
             .columns
@@ -87,12 +87,12 @@ impl Builder {
         Ok(())
     }
 
-    /// Rows so far.
+    /// Number of rows so far.
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether no row has come yet.
+    /// Whether there are no rows yet.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
@@ -100,7 +100,7 @@ impl Builder {
     /// The table.
     ///
     /// # Errors
-    /// When the schema itself is unfit: no columns, repeated or unusable names.
+    /// When the schema is invalid: no columns, or repeated or unusable names.
     pub fn finish(self) -> Result<Table, Error> {
         self.schema.check()?;
         let columns = self

@@ -1,20 +1,20 @@
-//! Golden tables: text and whole numbers exactly, numbers within a tolerance.
+//! Comparison with golden tables: text and whole numbers exactly, numbers within a tolerance.
 
 use std::fmt;
 
 use crate::{table::Table, value::Value};
 
-/// How far a number may be from the golden one: `absolute + relative · |golden|`.
+/// The largest allowed difference from the golden number: `absolute + relative · |golden|`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// Share of the golden value.
+    /// As a share of the golden value.
     pub relative: f64,
     /// In the column's unit.
     pub absolute: f64,
 }
 
 impl Tolerance {
-    /// Every bit.
+    /// No difference.
     pub const EXACT: Self = Self { relative: 0.0, absolute: 0.0 };
 }
 
@@ -25,13 +25,13 @@ pub struct Cell {
     pub row: usize,
     /// Column name.
     pub column: String,
-    /// What the golden table has.
+    /// The golden value.
     pub golden: Value,
-    /// What ours has.
+    /// Our value.
     pub ours: Value,
 }
 
-/// What differs between two tables.
+/// A difference between two tables.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Mismatch {
     /// The columns are not the same.
@@ -59,11 +59,11 @@ pub enum Mismatch {
     Cells {
         /// Name of the table.
         table: String,
-        /// How many.
+        /// Number of cells.
         count: usize,
         /// The first ten, row by row.
         first: Vec<Cell>,
-        /// The one with the largest difference, where both are numbers.
+        /// The cell with the largest difference, among those where both are numbers.
         largest: Option<Box<Cell>>,
     },
     /// A table could not be read.
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_said() {
+    fn messages_name_the_differences() {
         let golden = table(&[("x", 1, 1.0), ("y", 2, 2.0)]);
         let ours = table(&[("x", 1, 1.5), ("z", 3, 4.0)]);
         let says = compare(&golden, &ours, Tolerance::EXACT).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! CSV text (RFC 4180, `\n`) to columns and back.
+//! CSV (RFC 4180 with `\n`): writer and parser.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
     value::Value,
 };
 
-/// The file's text: a header and one line per row.
+/// A header and one line per row.
 pub(crate) fn write<'a>(header: impl Iterator<Item = &'a str>, columns: &[Vec<Option<String>>]) -> String {
     let mut text = String::new();
     push_line(&mut text, header);
@@ -35,13 +35,13 @@ fn push_line<'a>(text: &mut String, cells: impl Iterator<Item = &'a str>) {
         }
     }
     if text.len() == start {
-        // a single missing cell: an empty line would be no row at all to most readers
+        // a single missing cell: most readers skip an empty line
         text.push_str("\"\"");
     }
     text.push('\n');
 }
 
-/// Records with the line each starts on.
+/// Records, each with the line that it starts on.
 fn records(path: &Path, text: &str) -> Result<Vec<(usize, Vec<String>)>, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut records = Vec::new();
@@ -90,7 +90,7 @@ fn records(path: &Path, text: &str) -> Result<Vec<(usize, Vec<String>)>, Error> 
     Ok(records)
 }
 
-/// Header and rows, all of the header's width.
+/// Header and rows; every row has as many cells as the header.
 #[allow(clippy::type_complexity)]
 fn split(path: &Path, text: &str) -> Result<(Vec<String>, Vec<(usize, Vec<String>)>), Error> {
     let csv = |line: usize, what: String| Error::Csv { path: path.into(), line, what };
@@ -104,7 +104,7 @@ fn split(path: &Path, text: &str) -> Result<(Vec<String>, Vec<(usize, Vec<String
     Ok((header, rows))
 }
 
-/// Reads text under a known schema.
+/// Parses text under a known schema.
 pub(crate) fn parse(path: &Path, text: &str, schema: Schema) -> Result<Table, Error> {
     let csv = |line: usize, what: String| Error::Csv { path: path.into(), line, what };
     let (header, rows) = split(path, text)?;
@@ -127,7 +127,7 @@ pub(crate) fn parse(path: &Path, text: &str, schema: Schema) -> Result<Table, Er
     builder.finish()
 }
 
-/// Reads text and takes the narrowest kind that fits each column.
+/// Parses text; each column gets the narrowest kind that fits.
 pub(crate) fn infer(path: &Path, text: &str, name: &str) -> Result<Table, Error> {
     let (header, rows) = split(path, text)?;
     let mut schema = Schema::new(name, "");

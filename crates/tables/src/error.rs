@@ -1,4 +1,4 @@
-//! What can go wrong with a table, always naming the table and where it matters the file, line and column.
+//! Errors of tables. Each names the table, and the file, line and column where there are any.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,23 @@ pub enum Error {
     /// Reading or writing a file failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// The frame library refused.
+    /// A manifest cannot be written as YAML.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// A file of an earlier table of the same name cannot be removed.
+    #[error("cannot remove {}: {source}", .path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+    /// An operation of polars failed.
     #[error("table `{table}`: {source}")]
     Frame {
         /// Name of the table.
         table: String,
-        /// What polars said.
+        /// The error of polars.
         source: Box<polars::error::PolarsError>,
     },
     /// A column that the table does not have.
@@ -65,10 +76,10 @@ pub enum Error {
         column: String,
         /// The cell.
         value: String,
-        /// What the schema says.
+        /// The kind that the schema declares.
         wanted: Kind,
     },
-    /// A column read as a kind that it is not.
+    /// A column read as another kind than its own.
     #[error("table `{table}`: column `{column}` is {}, asked for as {}", .found.in_words(), .wanted.in_words())]
     ColumnKind {
         /// Name of the table.
@@ -85,7 +96,7 @@ pub enum Error {
     BadSchema {
         /// Name of the table.
         table: String,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// A malformed CSV file.
@@ -95,7 +106,7 @@ pub enum Error {
         path: PathBuf,
         /// Line from 1.
         line: usize,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// A malformed `tables.json`.
@@ -103,17 +114,17 @@ pub enum Error {
     Index {
         /// The file.
         path: PathBuf,
-        /// What the JSON parser said.
+        /// The error of the JSON parser.
         source: serde_json::Error,
     },
-    /// Tables that were to be joined differ in their columns.
+    /// Tables of a sweep that cannot be joined, because their columns differ.
     #[error("table `{table}` of point {point} cannot be joined: {what}")]
     Join {
         /// Name of the table.
         table: String,
         /// Number of the point from 0.
         point: usize,
-        /// What differs.
+        /// The difference.
         what: String,
     },
 }

@@ -1,4 +1,4 @@
-//! `tables.json`: what the tables of a run folder hold.
+//! `tables.json`: the schemas, row counts and files of the tables in a run folder.
 
 use std::path::Path;
 
@@ -18,7 +18,27 @@ pub const INDEX: &str = "tables.json";
 struct Entry {
     about: String,
     rows: usize,
+    /// Left out for a table that is only a CSV file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    files: Vec<String>,
     columns: Vec<ColumnEntry>,
+}
+
+/// A table with more rows is written as Parquet too.
+const PARQUET_BESIDE: usize = 10_000;
+/// A table with more rows is written as Parquet only.
+const PARQUET_ONLY: usize = 100_000;
+
+/// The names of the files that a table with so many rows is written to.
+///
+/// A table is a CSV file. Above 10,000 rows there is a Parquet file beside it; above 100,000 rows there is only the latter.
+pub fn files(table: &str, rows: usize) -> Vec<String> {
+    let (csv, parquet) = (format!("{table}.csv"), format!("{table}.parquet"));
+    match rows {
+        0..=PARQUET_BESIDE => vec![csv],
+        _ if rows <= PARQUET_ONLY => vec![csv, parquet],
+        _ => vec![parquet],
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -30,7 +50,7 @@ struct ColumnEntry {
     about: String,
 }
 
-/// Writes `tables.json` into a run folder: schema and number of rows of each table, in the order given.
+/// Writes `tables.json` into a run folder: schema, number of rows and files of each table, in the order given.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -45,7 +65,11 @@ pub fn write_index(folder: &Path, tables: &[(&Schema, usize)]) -> Result<(), Err
             unit: c.unit.clone(),
             about: c.about.clone(),
         });
-        let entry = Entry { about: schema.about.clone(), rows: *rows, columns: columns.collect() };
+        let mut files = files(&schema.name, *rows);
+        if *rows <= PARQUET_BESIDE {
+            files.clear();
+        }
+        let entry = Entry { about: schema.about.clone(), rows: *rows, files, columns: columns.collect() };
         index.insert(schema.name.clone(), serde_json::to_value(entry).map_err(fail)?);
     }
     let mut text = serde_json::to_string_pretty(&Json::Object(index)).map_err(fail)?;

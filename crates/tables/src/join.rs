@@ -1,4 +1,6 @@
-//! The tables of a sweep's points as one, with the swept keys as leading columns.
+//! Joins the tables of a sweep's points into one, with the swept keys as leading columns.
+
+use polars::prelude::{Column, DataFrame, DataType, PlSmallStr, PolarsResult, Scalar};
 
 use crate::{
     error::Error,
@@ -7,11 +9,10 @@ use crate::{
     value::Value,
 };
 
-/// Joins one table per point, each with its keys, which become the leading columns.
+/// Joins one table per point. The keys of the points become the leading columns.
 ///
 /// All points must have the same keys and the same columns.
-/// A key that the table already has as a column, with the key's value in every row, is not repeated:
-/// the column moves to the front.
+/// Where the table already has a column of a key's name, with the key's value in every row, that column moves to the front.
 ///
 /// # Errors
 /// When there are no points, keys or columns differ between them, or a column contradicts a key of the same name.
@@ -34,7 +35,10 @@ pub fn concat(points: &[(Vec<(String, Value)>, Table)]) -> Result<Table, Error> 
     let rest: Vec<_> = first.schema().columns.iter().filter(|c| first_keys.iter().all(|(k, _)| *k != c.name)).collect();
     schema.columns.extend(rest.iter().map(|c| (*c).clone()));
 
-    let mut rows = Vec::new();
+    schema.check()?;
+
+    let polars = |source| Error::Frame { table: name.clone(), source: Box::new(source) };
+    let mut joined: Option<DataFrame> = None;
     for (number, (keys, table)) in points.iter().enumerate() {
         if !keys.iter().map(|(k, _)| k).eq(first_keys.iter().map(|(k, _)| k)) {
             return Err(fail(number, "its swept keys differ from those of point 0".into()));
@@ -52,13 +56,39 @@ pub fn concat(points: &[(Vec<(String, Value)>, Table)]) -> Result<Table, Error> 
                 return Err(fail(number, what));
             }
         }
-        let columns = rest.iter().map(|c| table.values(&c.name)).collect::<Result<Vec<_>, _>>()?;
-        for row in 0..table.len() {
-            let keys = keys.iter().zip(&schema.columns).map(|((_, v), c)| cast(v, c.kind));
-            rows.push(keys.chain(columns.iter().map(|c| c[row].clone())).collect());
+        let mut columns = Vec::new();
+        for ((key, value), column) in keys.iter().zip(&schema.columns) {
+            columns.push(match table.frame().column(key) {
+                Ok(cells) => cells.clone(),
+                Err(_) => repeated(key, &cast(value, column.kind), column.kind, table.len()),
+            });
+        }
+        let rest = rest.iter().map(|column| table.frame().column(&column.name).cloned());
+        columns.extend(rest.collect::<PolarsResult<Vec<_>>>().map_err(polars)?);
+        let frame = DataFrame::new(table.len(), columns).map_err(polars)?;
+        match &mut joined {
+            Some(joined) => joined.vstack_mut(&frame).map(|_| ()).map_err(polars)?,
+            None => joined = Some(frame),
         }
     }
-    Table::from_rows(schema, rows)
+    Ok(Table::from_parts(schema, joined.unwrap_or_default()))
+}
+
+/// A column with one value in every row.
+fn repeated(name: &str, value: &Value, kind: Kind, rows: usize) -> Column {
+    let kind = match kind {
+        Kind::Text => DataType::String,
+        Kind::Int => DataType::Int64,
+        Kind::Float => DataType::Float64,
+    };
+    let scalar = match value {
+        Value::Text(text) if !text.is_empty() => Scalar::from(PlSmallStr::from(text.as_str())),
+        Value::Int(number) if kind == DataType::Float64 => Scalar::from(*number as f64),
+        Value::Int(number) => Scalar::from(*number),
+        Value::Float(number) => Scalar::from(*number),
+        Value::Text(_) | Value::Missing => return Column::full_null(name.into(), rows, &kind),
+    };
+    Column::new_scalar(name.into(), scalar, rows)
 }
 
 fn same(a: &Value, b: &Value) -> bool {
@@ -108,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_that_says_the_same_is_not_repeated() {
+    fn a_column_with_the_values_of_a_key_is_not_repeated() {
         let keys = |step: i64| vec![("step".to_string(), Value::from(step))];
         let joined = concat(&[(keys(0), point(&[(0, 2.5)])), (keys(7), point(&[(7, 1.0)]))]).unwrap();
         assert_eq!(joined.to_csv().unwrap(), "step,loss\n0,2.5\n7,1.0\n");

@@ -1,39 +1,56 @@
-//! Measurements as long tables: one row per measurement, every column declared with its kind, unit and meaning.
+//! Measurements as tables: one row per measurement, and a declared kind, unit and meaning for every column.
 //!
-//! An experiment declares a [`Schema`], pushes rows through a [`Builder`] and writes a [`Table`] as CSV.
-//! The folder's `tables.json` ([`write_index`]) keeps the schemas, so that a reader gets the same kinds back.
-//! CSV is written and parsed here rather than by polars, so that its bytes depend on the values alone and
-//! its errors name file, line and column; frames and Parquet are polars'.
+//! An experiment declares a [`Schema`], pushes rows through a [`Builder`] and gets a [`Table`], which is a polars frame
+//! under that schema.
+//! Filters, distinct values, joins of sweeps ([`concat`]) and summaries over seeds ([`Table::summarise`]) are operations
+//! of polars.
+//! [`Table::write`] writes CSV, and Parquet for large tables. The folder's `tables.json` ([`write_index`]) keeps the
+//! schemas, so that [`Table::read`] returns the same kinds.
+//! The CSV writer and parser are in this crate: the bytes depend on the values alone, and errors name file, line and
+//! column.
 //!
 //! ```
-//! use tables::{Builder, Schema, row};
+//! use tables::{Builder, Schema, Table, row, write_index};
 //!
-//! let schema = Schema::new("accuracy", "one row per method and step")
+//! let schema = Schema::new("accuracy", "one row per method and seed")
 //!     .text("method", "how the model was trained")
-//!     .int("step", "optimiser step")
+//!     .int("seed", "seed of the run")
 //!     .float("exact", "share of answers with every digit right", "fraction");
 //! let mut builder = Builder::new(schema);
-//! builder.push(row!["icot", 500, 0.25])?;
+//! builder.push(row!["icot", 1, 0.25])?;
+//! builder.push(row!["icot", 2, 0.75])?;
 //! let table = builder.finish()?;
-//! assert_eq!(table.floats("exact")?, [0.25]);
-//! # Ok::<(), tables::Error>(())
+//!
+//! let folder = tempfile::tempdir()?;
+//! table.write(folder.path())?;
+//! write_index(folder.path(), &[(table.schema(), table.len())])?;
+//! let table = Table::read(folder.path(), "accuracy")?;
+//! assert_eq!(table.floats("exact")?, [0.25, 0.75]);
+//!
+//! let means = table.summarise(&["method"], "exact")?;
+//! assert_eq!(means.floats("mean")?, [0.5]);
+//! assert_eq!(means.ints("n")?, [Some(2)]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod build;
 mod compare;
 mod csv;
 mod error;
+mod evaluate;
 mod index;
 mod join;
 mod schema;
 pub mod standard;
+mod summary;
 mod table;
 mod value;
 
 pub use build::Builder;
 pub use compare::{Cell, Mismatch, Tolerance, compare};
 pub use error::Error;
-pub use index::{INDEX, read_index, write_index};
+pub use evaluate::evaluate;
+pub use index::{INDEX, files, read_index, write_index};
 pub use join::concat;
 pub use schema::{Column, Kind, Schema};
 pub use table::Table;

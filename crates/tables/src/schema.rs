@@ -1,4 +1,4 @@
-//! What a table's columns are: name, kind, meaning and unit.
+//! The columns of a table: name, kind, meaning and unit.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Words.
+    /// Text.
     Text,
     /// Whole numbers.
     Int,
@@ -20,7 +20,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// For messages: `text`, `a whole number`, `a number`.
+    /// As in messages: `text`, `a whole number`, `a number`.
     pub fn in_words(self) -> &'static str {
         match self {
             Kind::Text => "text",
@@ -37,7 +37,7 @@ pub struct Column {
     pub name: String,
     /// Kind of its values.
     pub kind: Kind,
-    /// What it holds, in words.
+    /// Its content, in words.
     pub about: String,
     /// Unit, such as `nats` or `fraction`; empty for text and counts.
     pub unit: String,
@@ -46,21 +46,21 @@ pub struct Column {
 /// Name, meaning and columns of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
-    /// Name; the file is `<name>.csv`.
+    /// Name of the table, and stem of its files.
     pub name: String,
-    /// What one row is.
+    /// The content of one row, in words.
     pub about: String,
     /// Columns in the order of the file.
     pub columns: Vec<Column>,
 }
 
 impl Schema {
-    /// A schema without columns yet.
+    /// A schema without columns.
     pub fn new(name: impl Into<String>, about: impl Into<String>) -> Self {
         Self { name: name.into(), about: about.into(), columns: Vec::new() }
     }
 
-    /// Adds a column of words.
+    /// Adds a column of text.
     pub fn text(self, name: impl Into<String>, about: impl Into<String>) -> Self {
         self.column(name, Kind::Text, about, "")
     }
@@ -87,10 +87,10 @@ impl Schema {
         self
     }
 
-    /// Position of a column.
+    /// Index of a column.
     ///
     /// # Errors
-    /// When there is none of that name, with the nearest one.
+    /// When there is no column of that name; the message has the nearest one.
     pub fn position(&self, column: &str) -> Result<usize, Error> {
         self.columns.iter().position(|c| c.name == column).ok_or_else(|| Error::NoColumn {
             table: self.name.clone(),
@@ -103,7 +103,7 @@ impl Schema {
     /// A column by name.
     ///
     /// # Errors
-    /// When there is none of that name, with the nearest one.
+    /// When there is no column of that name; the message has the nearest one.
     pub fn get(&self, column: &str) -> Result<&Column, Error> {
         Ok(&self.columns[self.position(column)?])
     }
@@ -113,7 +113,7 @@ impl Schema {
         self.columns.iter().any(|c| c.name == column)
     }
 
-    /// Checks that the names can be a file and a header.
+    /// Checks that the names can be a file name and a header.
     ///
     /// # Errors
     /// For an empty or repeated name, one with a path separator, or no columns at all.

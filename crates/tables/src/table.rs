@@ -1,15 +1,18 @@
-//! A frame that knows its schema.
+//! A polars frame with a schema.
 
 use std::path::{Path, PathBuf};
 
 use config::nearest;
-use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray, ParquetWriter};
+use polars::prelude::{
+    BooleanChunked, ChunkCompareEq, ChunkFull, Column, DataFrame, DataType, NewChunkedArray, ParquetReader,
+    ParquetWriter, PolarsResult, SerReader,
+};
 
 use crate::{
     build::Builder,
     csv,
     error::Error,
-    index::read_index,
+    index::{files, read_index},
     schema::{Kind, Schema},
     value::Value,
 };
@@ -22,7 +25,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Puts a frame under the schema that it was built from.
+    /// A frame that fits the schema.
     pub(crate) fn from_parts(schema: Schema, frame: DataFrame) -> Self {
         Self { schema, frame }
     }
@@ -30,7 +33,7 @@ impl Table {
     /// A table from whole rows.
     ///
     /// # Errors
-    /// When a row or the schema does not fit; see [`Builder`].
+    /// When a row does not fit the schema, or the schema is invalid; see [`Builder`].
     pub fn from_rows(schema: Schema, rows: impl IntoIterator<Item = Vec<Value>>) -> Result<Self, Error> {
         let mut builder = Builder::new(schema);
         for row in rows {
@@ -39,13 +42,13 @@ impl Table {
         builder.finish()
     }
 
-    /// Its columns.
+    /// The schema.
     pub fn schema(&self) -> &Schema {
         &self.schema
     }
 
-    /// Its rows as a polars frame: `str`, `i64` and `f64` columns, missing cells null.
-    pub fn frame(&self) -> &DataFrame {
+    /// The rows: `str`, `i64` and `f64` columns, missing cells null.
+    pub(crate) fn frame(&self) -> &DataFrame {
         &self.frame
     }
 
@@ -105,12 +108,7 @@ impl Table {
     pub fn values(&self, column: &str) -> Result<Vec<Value>, Error> {
         let kind = self.schema.get(column)?.kind;
         let cells = self.frame.column(column).map_err(|e| self.frame_error(e))?;
-        let values = match kind {
-            Kind::Text => cells.str().map(|c| c.iter().map(Value::from).collect()),
-            Kind::Int => cells.i64().map(|c| c.iter().map(Value::from).collect()),
-            Kind::Float => cells.f64().map(|c| c.iter().map(Value::from).collect()),
-        };
-        values.map_err(|e| self.frame_error(e))
+        values(cells, kind).map_err(|e| self.frame_error(e))
     }
 
     /// One cell.
@@ -121,13 +119,14 @@ impl Table {
         Ok(self.values(column)?.into_iter().nth(row).unwrap_or(Value::Missing))
     }
 
-    /// The values of a column, each once, in the order of their first row; missing cells left out.
+    /// The distinct values of a column, in the order of their first row, without missing cells.
     ///
     /// # Errors
     /// When there is no such column.
     pub fn distinct(&self, column: &str) -> Result<Vec<Value>, Error> {
-        let mut seen = std::collections::HashSet::new();
-        Ok(self.values(column)?.into_iter().filter(|v| *v != Value::Missing && seen.insert(v.to_string())).collect())
+        let kind = self.schema.get(column)?.kind;
+        let distinct = || values(&self.frame.column(column)?.drop_nulls().unique_stable()?, kind);
+        distinct().map_err(|e| self.frame_error(e))
     }
 
     /// The rows in which the column has one of the values; `1` and `1.0` are the same number.
@@ -135,12 +134,17 @@ impl Table {
     /// # Errors
     /// When there is no such column.
     pub fn filter(&self, column: &str, wanted: &[Value]) -> Result<Table, Error> {
-        let same = |a: &Value, b: &Value| match (a.as_f64(), b.as_f64()) {
-            (Some(a), Some(b)) => a == b || (a.is_nan() && b.is_nan()),
-            _ => a == b,
+        self.schema.get(column)?;
+        let filtered = || {
+            let cells = self.frame.column(column)?;
+            let mut mask = BooleanChunked::full("mask".into(), false, self.len());
+            for value in wanted {
+                mask = &mask | &equal(cells, value)?;
+            }
+            self.frame.filter(&mask)
         };
-        let mask: Vec<bool> = self.values(column)?.iter().map(|v| wanted.iter().any(|w| same(v, w))).collect();
-        self.keep(&mask)
+        let frame = filtered().map_err(|e| self.frame_error(e))?;
+        Ok(Table { schema: self.schema.clone(), frame })
     }
 
     /// The rows marked `true`.
@@ -153,44 +157,53 @@ impl Table {
         Ok(Table { schema: self.schema.clone(), frame })
     }
 
-    /// Writes `<name>.csv` into the folder, atomically, and gives its path.
+    /// Writes the table into the folder, atomically, and returns the paths of its [`files`].
     ///
-    /// The bytes depend on the values alone: floats in the shortest form that reads back to the same number,
-    /// missing cells empty, lines ended by `\n`.
+    /// The bytes of the CSV file depend on the values alone: floats in the shortest form that reads back to the same
+    /// number, missing cells empty, lines ended by `\n`.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<PathBuf, Error> {
-        let path = folder.join(format!("{}.csv", self.schema.name));
-        storage::write_atomic(&path, self.to_csv()?.as_bytes())?;
-        Ok(path)
+    /// When a file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+        let name = &self.schema.name;
+        let files = files(name, self.len());
+        let mut paths = Vec::new();
+        for file in [format!("{name}.csv"), format!("{name}.parquet")] {
+            let path = folder.join(&file);
+            if files.contains(&file) {
+                let bytes = if file.ends_with(".csv") { self.to_csv()?.into_bytes() } else { self.to_parquet()? };
+                storage::write_atomic(&path, &bytes)?;
+                paths.push(path);
+            } else if path.exists() {
+                // a file of an earlier, smaller or larger table of this name
+                std::fs::remove_file(&path).map_err(|source| Error::Remove { path, source })?;
+            }
+        }
+        Ok(paths)
     }
 
-    /// The text that [`Table::write`] writes.
+    /// The text of the CSV file.
     ///
     /// # Errors
-    /// When the frame does not fit its schema, which only a broken invariant brings about.
+    /// When the frame does not fit its schema, which would be a bug of this crate.
     pub fn to_csv(&self) -> Result<String, Error> {
         let columns = self.schema.columns.iter().map(|c| self.texts(&c.name)).collect::<Result<Vec<_>, _>>()?;
         Ok(csv::write(self.schema.columns.iter().map(|c| c.name.as_str()), &columns))
     }
 
-    /// Writes `<name>.parquet` into the folder, atomically, and gives its path.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_parquet(&self, folder: &Path) -> Result<PathBuf, Error> {
-        let path = folder.join(format!("{}.parquet", self.schema.name));
+    fn to_parquet(&self) -> Result<Vec<u8>, Error> {
+        let mut frame = self.frame.clone();
+        // row groups follow chunks, and the bytes must not depend on how the table was joined
+        frame.rechunk_mut();
         let mut bytes = Vec::new();
-        ParquetWriter::new(&mut bytes).finish(&mut self.frame.clone()).map_err(|e| self.frame_error(e))?;
-        storage::write_atomic(&path, &bytes)?;
-        Ok(path)
+        ParquetWriter::new(&mut bytes).finish(&mut frame).map_err(|e| self.frame_error(e))?;
+        Ok(bytes)
     }
 
-    /// Reads `<name>.csv` of a run folder with the schema that its `tables.json` keeps.
+    /// Reads a table of a run folder, from either of its files, with the schema that `tables.json` keeps.
     ///
     /// # Errors
-    /// When the folder has no such table (with the nearest name), or file and schema do not fit.
+    /// When the folder has no such table (the message has the nearest name), or the file does not fit the schema.
     pub fn read(folder: &Path, name: &str) -> Result<Table, Error> {
         let index = read_index(folder)?;
         let names: Vec<String> = index.iter().map(|(schema, _)| schema.name.clone()).collect();
@@ -201,7 +214,16 @@ impl Table {
             nearest: nearest(name, names.iter().map(String::as_str)),
             tables: names,
         })?;
-        Self::read_csv_as(&folder.join(format!("{name}.csv")), schema)
+        let (csv, parquet) = (folder.join(format!("{name}.csv")), folder.join(format!("{name}.parquet")));
+        if csv.exists() || !parquet.exists() {
+            return Self::read_csv_as(&csv, schema);
+        }
+        let bytes = std::io::Cursor::new(storage::read(&parquet)?);
+        let table = |frame| Table { schema, frame };
+        ParquetReader::new(bytes)
+            .finish()
+            .map(table)
+            .map_err(|source| Error::Frame { table: name.into(), source: Box::new(source) })
     }
 
     /// Reads a CSV file under a known schema.
@@ -231,12 +253,30 @@ impl Table {
     }
 }
 
+/// The cells of a column.
+fn values(cells: &Column, kind: Kind) -> PolarsResult<Vec<Value>> {
+    Ok(match kind {
+        Kind::Text => cells.str()?.iter().map(Value::from).collect(),
+        Kind::Int => cells.i64()?.iter().map(Value::from).collect(),
+        Kind::Float => cells.f64()?.iter().map(Value::from).collect(),
+    })
+}
+
+/// Marks the cells with a value; numbers are compared by value, and NaN equals NaN.
+fn equal(cells: &Column, value: &Value) -> PolarsResult<BooleanChunked> {
+    let text = *cells.dtype() == DataType::String;
+    Ok(match (value, value.as_f64()) {
+        (Value::Missing, _) => cells.is_null(),
+        (Value::Text(wanted), _) if text => cells.str()?.equal_missing(wanted.as_str()),
+        (_, Some(wanted)) if !text => cells.cast(&DataType::Float64)?.f64()?.equal_missing(wanted),
+        _ => BooleanChunked::full("mask".into(), false, cells.len()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use polars::prelude::{ParquetReader, SerReader};
-
     use super::*;
-    use crate::{row, write_index};
+    use crate::{Tolerance, compare, row, write_index};
 
     fn table() -> Table {
         let schema =
@@ -258,7 +298,7 @@ mod tests {
     fn csv_round_trip_is_exact_and_deterministic() {
         let folder = tempfile::tempdir().unwrap();
         let ours = table();
-        let path = ours.write(folder.path()).unwrap();
+        let path = ours.write(folder.path()).unwrap().remove(0);
         let first = std::fs::read(&path).unwrap();
         assert_eq!(
             String::from_utf8(first.clone()).unwrap(),
@@ -304,17 +344,43 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let schema = Schema::new("m", "").int("x", "");
         let table = Table::from_rows(schema, [row![None::<i64>], row![2], row![None::<i64>]]).unwrap();
-        let path = table.write(folder.path()).unwrap();
+        let path = table.write(folder.path()).unwrap().remove(0);
         let back = Table::read_csv(&path).unwrap();
         assert_eq!(back.ints("x").unwrap(), [None, Some(2), None]);
     }
 
     #[test]
-    fn parquet_reads_back() {
+    fn large_tables_are_parquet_too_and_larger_ones_parquet_only() {
         let folder = tempfile::tempdir().unwrap();
-        let path = table().write_parquet(folder.path()).unwrap();
-        let frame = ParquetReader::new(std::fs::File::open(path).unwrap()).finish().unwrap();
-        assert_eq!((frame.height(), frame.width()), (5, 3));
+        let schema = Schema::new("t", "rows").text("method", "how").int("step", "when").float("loss", "", "nats");
+        for (rows, wanted) in [
+            (10_000, &["t.csv"][..]),
+            (10_001, &["t.csv", "t.parquet"]),
+            (100_000, &["t.csv", "t.parquet"]),
+            (100_001, &["t.parquet"]),
+            (2, &["t.csv"]),
+        ] {
+            let cells = (0..rows).map(|i| row![None::<&str>, i, if i == 1 { f64::NAN } else { i as f64 / 3.0 }]);
+            let ours = Table::from_rows(schema.clone(), cells).unwrap();
+            let paths = ours.write(folder.path()).unwrap();
+            write_index(folder.path(), &[(ours.schema(), ours.len())]).unwrap();
+            let mut found: Vec<String> = std::fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+                .filter(|name| name != crate::INDEX)
+                .collect();
+            found.sort();
+            assert_eq!(found, wanted, "{rows} rows");
+            assert_eq!(paths.len(), wanted.len());
+            assert_eq!(files("t", ours.len()), wanted);
+            let back = Table::read(folder.path(), "t").unwrap();
+            assert_eq!(compare(&ours, &back, Tolerance::EXACT), Ok(()));
+            if let Some(parquet) = paths.iter().find(|path| path.extension().is_some_and(|e| e == "parquet")) {
+                let first = std::fs::read(parquet).unwrap();
+                ours.write(folder.path()).unwrap();
+                assert!(first == std::fs::read(parquet).unwrap(), "the same table gives the same bytes");
+            }
+        }
     }
 
     #[test]
@@ -322,11 +388,15 @@ mod tests {
         let table = table();
         assert_eq!(table.filter("step", &[Value::Float(500.0), Value::Int(0)]).unwrap().len(), 2);
         assert_eq!(table.filter("method", &["sft".into()]).unwrap().len(), 2);
+        assert_eq!(table.filter("method", &[Value::Missing, 1.into()]).unwrap().len(), 2);
+        assert_eq!(table.filter("loss", &[f64::NAN.into(), "sft".into()]).unwrap().len(), 1);
+        assert_eq!(table.filter("step", &[Value::Missing]).unwrap().len(), 1);
+        assert_eq!(table.distinct("step").unwrap(), [0, 500, 10_000, -1].map(Value::from));
         assert_eq!(table.distinct("method").unwrap().len(), 2);
     }
 
     #[test]
-    fn errors_name_the_place_and_the_nearest_name() {
+    fn errors_name_the_column_and_the_nearest_name() {
         let says = |e: Error| e.to_string();
         let table = table();
         assert!(says(table.floats("los").unwrap_err()).contains("did you mean `loss`?"));

@@ -5,7 +5,7 @@ use std::fmt;
 /// One cell of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Words; empty text counts as missing once it is in a table, because CSV cannot tell them apart.
+    /// Text. Empty text becomes missing in a table, because CSV cannot tell them apart.
     Text(String),
     /// A whole number.
     Int(i64),
@@ -16,7 +16,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The number, when it is one.
+    /// The number, if the cell is one.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::Int(v) => Some(*v as f64),
@@ -27,7 +27,7 @@ impl Value {
 }
 
 impl fmt::Display for Value {
-    /// As in the CSV file, without quotes: floats in the shortest form that reads back to the same number.
+    /// As in the CSV file but without quotes: floats in the shortest form that reads back to the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::Text(v) => f.write_str(v),
@@ -91,14 +91,14 @@ from_int!(i64, i32, u32, u16, u8);
 
 impl From<usize> for Value {
     /// # Panics
-    /// Above `i64::MAX`, which no count reaches.
+    /// Above `i64::MAX`.
     fn from(v: usize) -> Self {
         Value::Int(i64::try_from(v).expect("counts stay below 2^63"))
     }
 }
 
 impl From<u64> for Value {
-    /// Numbers above `i64::MAX` (seeds may be) become text.
+    /// Numbers above `i64::MAX`, such as some seeds, become text.
     fn from(v: u64) -> Self {
         i64::try_from(v).map_or_else(|_| Value::Text(v.to_string()), Value::Int)
     }

@@ -172,7 +172,8 @@ pub fn write(table: &Table, folder: &Path) -> Result<PathBuf> {
             None => rows_now.push(new),
         }
     }
-    Ok(Table::from_rows(schema.clone(), rows_now)?.write(folder)?)
+    Table::from_rows(schema.clone(), rows_now)?.write(folder)?;
+    Ok(path)
 }
 
 /// Rounds to this many decimals.

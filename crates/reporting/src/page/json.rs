@@ -58,7 +58,7 @@ fn files(run: &Run, artefact: &str) -> Vec<String> {
         }
     }
     if files.is_empty() {
-        let own = run.own_tables().map(|(s, _)| format!("{}.csv", s.name));
+        let own = run.own_tables().flat_map(|(s, rows)| tables::files(&s.name, *rows));
         let published = run.published.iter().map(|_| "published.csv".to_string());
         files.extend(own.chain(published).map(|file| path(&file)));
     }
