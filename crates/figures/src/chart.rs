@@ -15,7 +15,7 @@ use crate::{
     style::series_dash,
 };
 
-/// What a kind of figure needs to know to be laid out and drawn.
+/// Marks and scales, from which a kind of figure is laid out and drawn.
 pub(crate) struct Chart<'a> {
     pub figure: &'a Figure,
     pub kind: &'static dyn Kind,

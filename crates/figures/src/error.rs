@@ -8,7 +8,7 @@ pub enum Error {
     Figure {
         /// Id of the figure.
         figure: String,
-        /// What is wrong.
+        /// The mistake.
         problem: String,
     },
     /// A figure whose table does not have the rows or values that it asks for.
@@ -16,7 +16,7 @@ pub enum Error {
     Empty {
         /// Id of the figure.
         figure: String,
-        /// What is missing.
+        /// The missing rows or values.
         problem: String,
     },
     /// A table of a figure that cannot be used.

@@ -1,4 +1,4 @@
-//! What surrounds the marks of a panel: titles, grid, reference lines, axes and tick labels.
+//! The surroundings of the marks of a panel: titles, grid, reference lines, axes and tick labels.
 
 use crate::{
     canvas::{Canvas, Ink, Rect},

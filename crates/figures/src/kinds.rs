@@ -1,4 +1,4 @@
-//! What sets one kind of figure apart, one file for each.
+//! The kinds of figures, one file for each.
 //!
 //! A kind answers the questions of [`Kind`]; everything around the marks (panels, axes, legend) is shared.
 
@@ -80,7 +80,7 @@ pub(crate) trait Kind: Sync {
     /// Width and height of a panel, of which `across` stand side by side.
     fn panel_size(&self, chart: &Chart<'_>, across: usize) -> (f64, f64);
 
-    /// What surrounds the marks of a panel.
+    /// The frame around the marks of a panel.
     fn frame(&self) -> Frame {
         Frame::Open
     }

@@ -125,7 +125,7 @@ impl Picture<'_> {
         bitmap::png(&self.plot)
     }
 
-    /// What a reader should know about the drawing, in sentences: means, thinned points, values that are not there.
+    /// Sentences that a reader should know: means over rows, thinned points, values that are missing.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         self.plot.notes()

@@ -72,7 +72,7 @@ impl<'a> Plot<'a> {
         Self { chart, panels, title, legend, x_ticks, y_ticks, bar, x_label_at, y_label_at, size }
     }
 
-    /// What a reader should know about the drawing, in sentences.
+    /// Sentences about the drawing that a reader should know.
     pub fn notes(&self) -> &[String] {
         &self.chart.data.notes
     }

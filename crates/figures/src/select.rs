@@ -45,7 +45,7 @@ pub(crate) struct Link {
     pub to: [f64; 3],
 }
 
-/// What a figure draws.
+/// The rows and labels that a figure draws.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     pub marks: Vec<Mark>,
@@ -63,7 +63,7 @@ pub(crate) struct Selection {
     pub z_label: String,
     pub value_label: String,
     pub series_label: String,
-    /// What a reader should know about the drawing, in sentences.
+    /// Sentences about the drawing that a reader should know.
     pub notes: Vec<String>,
 }
 

@@ -22,7 +22,7 @@ pub enum Error {
     Run {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong.
+        /// The mistake.
         problem: String,
     },
     /// Points of a sweep that do not fit together.

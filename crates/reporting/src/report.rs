@@ -35,7 +35,7 @@ pub(crate) fn shown(rows: usize) -> usize {
     if rows <= SMALL { rows } else { PREVIEW }
 }
 
-/// What ran, where and for how long, in short phrases.
+/// The experiment, its profile, seed, machine and run time, as short phrases.
 pub(crate) fn facts(run: &Run) -> Vec<String> {
     let mut facts = vec![run.name(), format!("profile {}", run.config.profile)];
     if let Some(m) = &run.manifest {

@@ -89,7 +89,7 @@ fn base(axis: &Axis) -> f64 {
     }
 }
 
-/// What the bars of a panel share.
+/// Measures shared by the bars of a panel.
 struct Bars<'a> {
     chart: &'a Chart<'a>,
     r: Rect,
