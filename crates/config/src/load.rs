@@ -401,12 +401,12 @@ train.yaml: 3 mistakes
         more(
             &CLAIM.replace("at_least: 0.9", "at_lest: 0.9"),
             &[
-                "train.yaml:13:59: claims.0.threshold.at_lest: unknown variant, did you mean `at_least`? (expected one of `at_least: ..`, `at_most: ..`, `between: ..`)",
+                "train.yaml:13:69: claims.0.threshold.at_lest: unknown variant, did you mean `at_least`? (expected one of `at_least: ..`, `at_most: ..`, `between: ..`)",
             ],
         );
         more(
             &CLAIM.replace("at_least: 0.9", "between: [2, 1]"),
-            &["train.yaml:13:68: claims.0.threshold.between: the first number must be the smaller one, found 2 and 1"],
+            &["train.yaml:13:78: claims.0.threshold.between: the first number must be the smaller one, found 2 and 1"],
         );
         more(&format!("{CLAIM}{}", &CLAIM[8..]), &["train.yaml:14:8: claims.1.id: `a` is there already"]);
         more(&format!("{CLAIM}claims_asked: {{only: [a]}}\n"), &[]);

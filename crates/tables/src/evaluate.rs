@@ -75,7 +75,7 @@ mod tests {
             format!("{{id: {id}, artefact: a, statement: s, metric: {metric}, threshold: {{at_least: 0.6}}}}")
         };
         let text = format!(
-            "{{run_id: r, rehearsal: false, code: {{}}, machine: {{device: cpu, threads: 1, system: x}}, wall_seconds: 1, \
+            "{{run_id: r, rehearsal: false, code: {{version: x}}, machine: {{device: cpu, threads: 1, system: x}}, wall_seconds: 1, \
              config: {{paper: p, experiment: e, profile: cpu, title: t, seed: 1, params: {{}}, \
              claims: [{}, {}, {}], claims_asked: {{except: [later]}}}}}}",
             claim("worst", "acc"),

@@ -147,8 +147,8 @@ mod tests {
         let (means, low, high) =
             (table.floats("mean").unwrap(), table.floats("low").unwrap(), table.floats("high").unwrap());
         assert_eq!(means[..2], [3.0, 5.0]);
-        // 1, 2, 6: mean 3, variance (4 + 1 + 9) / 2 = 7, half width 4.302653 * sqrt(7 / 3) = 6.572406
-        assert!((low[0] + 3.572_406).abs() < 1e-5 && (high[0] - 9.572_406).abs() < 1e-5, "{low:?} {high:?}");
+        // 1, 2, 6: mean 3, variance (4 + 1 + 9) / 2 = 7, half width 4.302653 * sqrt(7 / 3) = 6.572410
+        assert!((low[0] + 3.572_410).abs() < 1e-5 && (high[0] - 9.572_410).abs() < 1e-5, "{low:?} {high:?}");
         assert!(low[1].is_nan() && high[1].is_nan(), "one seed has no interval");
         assert!(means[2].is_nan());
         assert_eq!(table.schema().get("mean").unwrap().unit, "nats");
