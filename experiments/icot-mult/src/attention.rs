@@ -7,8 +7,8 @@
 //! - the entropy of each head's attention, in nats;
 //! - a causal check: the fall of a digit's logit when one entry of the last block's pattern is set to zero.
 //!
-//! Tables: `attention` (mean patterns), `pairs`, `retrieval`, `entropy`, `cuts`, `arcs` (the attention tree of one answer
-//! digit).
+//! Tables: `attention` (mean patterns), `pairs`, `retrieval`, `entropy`, `cuts`, `arcs` (the attention tree of one
+//! answer digit).
 
 use std::collections::BTreeSet;
 
@@ -37,8 +37,8 @@ pub struct Params {
     /// Number of validation problems.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// Index k of the answer digit c_k whose attention tree is drawn and cut. Null selects c2, as in the paper, or c1 for
-    /// two-digit operands.
+    /// Index k of the answer digit c_k whose attention tree is drawn and cut. Null selects c2, as in the paper, or c1
+    /// for two-digit operands.
     pub digit: Option<usize>,
     /// Smallest mean attention weight (a fraction) at which a key position counts as attended to.
     #[schemars(range(min = 0, max = 1))]
@@ -138,9 +138,12 @@ impl Tables {
         };
         Self {
             labels,
-            attention: Builder::new(entry("attention", "the mean attention probability from one query position to one key position")),
+            attention: Builder::new(entry(
+                "attention",
+                "the mean attention from one query position to one key position",
+            )),
             pairs: Builder::new(
-                head("pairs", "the pair of operand digits that a first-block head attends to most from one query position")
+                head("pairs", "the two operand digits that a first-block head attends to most from one query")
                     .text("query", "label of the query position")
                     .int("a", "digit index in the first operand, 0 is the units digit")
                     .int("b", "digit index in the second operand, 0 is the units digit")
@@ -149,7 +152,7 @@ impl Tables {
             retrieval: Builder::new(
                 Schema::new(
                     "retrieval",
-                    "the operand-digit pairs of one answer digit that the last block can retrieve when it predicts that digit",
+                    "the pairs of operand digits that the last block can retrieve to predict one answer digit",
                 )
                 .text("method", "training method")
                 .text("digit", "answer digit, c0 is the units digit")
@@ -165,17 +168,15 @@ impl Tables {
             cuts: Builder::new(
                 entry(
                     "cuts",
-                    "an intervention that zeroes one entry of the last block's attention pattern and renormalises the row",
+                    "an intervention that zeroes one entry of the last block's pattern and renormalises the row",
                 )
                 .text("digit", "answer digit predicted at the query position")
                 .float("fall", "mean decrease of the true digit's logit", ""),
             ),
-            arcs: Builder::new(
-                entry("arcs", "one edge of the attention tree of one answer digit").text(
-                    "step",
-                    "fetch: last block, from the predicting position; gather: first block, from the fetched positions",
-                ),
-            ),
+            arcs: Builder::new(entry("arcs", "one edge of the attention tree of one answer digit").text(
+                "step",
+                "fetch: last block, from the predicting position; gather: first block, from the fetched positions",
+            )),
         }
     }
 
@@ -234,8 +235,8 @@ impl Tables {
         Ok((probes::mean(&mass), probes::mean(&recalls)))
     }
 
-    /// Adds the keys that `position` attends to in the last block, and the keys that those attend to in the first block.
-    /// Rows are ordered by key.
+    /// Adds the keys that `position` attends to in the last block, and the keys that those attend to in the first
+    /// block. Rows are ordered by key.
     fn arcs(&mut self, method: Trained, position: usize, attention: &Attention, threshold: f64) -> Result<()> {
         let last = attention.mean.len() - 1;
         let attended = |layer: usize, query: usize| {

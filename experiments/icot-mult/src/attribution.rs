@@ -2,8 +2,8 @@
 //!
 //! For each answer digit c_k, the prompt contains the true digits before it. Let v be the token with the largest logit.
 //! One operand digit is then replaced by a random different digit, and the answer prefix is kept. The decrease of v's
-//! logit is averaged over problems. A reference without a model gives the frequency with which the true c_k changes under
-//! the same replacement.
+//! logit is averaged over problems. A reference without a model gives the frequency with which the true c_k changes
+//! under the same replacement.
 //!
 //! Tables: `delta` (model), `reference` (arithmetic alone), `correlation` (model against reference), and
 //! `published_delta` (n = 4, read off the paper's figure).
@@ -36,8 +36,8 @@ pub struct Params {
     /// Number of validation problems.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// The published matrices for n = 4, by training method, as decreases of the logit: rows a3 .. a0, b3 .. b0; columns
-    /// c0 .. c7. Empty by default.
+    /// The published matrices for n = 4, by training method, as decreases of the logit: rows a3 .. a0, b3 .. b0;
+    /// columns c0 .. c7. Empty by default.
     #[serde(default)]
     pub published_delta: BTreeMap<String, Vec<Vec<f64>>>,
 }
@@ -184,8 +184,8 @@ fn predicting_logits(
     Ok(model.forward(&tokens, &mut NoHook)?.narrow(1, length - 1, 1)?.squeeze(1)?.contiguous()?)
 }
 
-/// The frequency with which the true c_k changes over all replacements of one digit. One row of 2n cells for each operand
-/// digit, in the order of [`Digit::all`].
+/// The frequency with which the true c_k changes over all replacements of one digit. One row of 2n cells for each
+/// operand digit, in the order of [`Digit::all`].
 fn reference(problems: &[Problem], n: usize) -> Vec<f64> {
     let mut cells = Vec::new();
     for digit in Digit::all(n) {

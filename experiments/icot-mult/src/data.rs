@@ -1,7 +1,7 @@
 //! The text format of the problems, and baselines that predict without any arithmetic (arXiv 2510.00184, section 2).
 //!
-//! For each answer digit c_k over uniformly sampled problems: the mean and standard deviation of the running column sum,
-//! the mean absolute error of always predicting that mean, and the entropy of the digit in nats.
+//! For each answer digit c_k over uniformly sampled problems: the mean and standard deviation of the running column
+//! sum, the mean absolute error of always predicting that mean, and the entropy of the digit in nats.
 //!
 //! Tables: `lines` (whole examples as text), `sums` (statistics of the running sums and digits).
 

@@ -44,9 +44,9 @@ impl Scores {
 
 /// Scores a model on problems from which `removed` chain-of-thought tokens are removed.
 ///
-/// If tokens of the chain of thought remain, exact match comes from greedy decoding of these tokens and the answer, on the
-/// first `generated` problems. Without a chain of thought, greedy decoding is right exactly if all 2n teacher-forced
-/// arg-maxes are right, so no decoding is needed.
+/// If tokens of the chain of thought remain, exact match comes from greedy decoding of these tokens and the answer, on
+/// the first `generated` problems. Without a chain of thought, greedy decoding is right exactly if all 2n
+/// teacher-forced arg-maxes are right, so no decoding is needed.
 pub fn score(
     model: &Decoder,
     problems: &[Problem],

@@ -6,8 +6,9 @@
 //! - the output of each last-block MLP neuron, projected onto the digit embeddings;
 //! - the final residual stream at the position that predicts a middle digit, projected onto the digit unembeddings.
 //!
-//! Each function is fitted by least squares with Fourier modes of a few frequencies k, in cycles per ten digits. Controls
-//! are random functions, a linear ramp and the indicator of one digit. R² is the fraction of variance explained.
+//! Each function is fitted by least squares with Fourier modes of a few frequencies k, in cycles per ten digits.
+//! Controls are random functions, a linear ramp and the indicator of one digit. R² is the fraction of variance
+//! explained.
 //!
 //! Tables: `fits` (R² of each basis), `power` (share of variance at each frequency).
 
@@ -24,8 +25,8 @@ use tables::{Builder, Schema, row};
 use crate::params::Trained;
 use crate::subject::{Place, Subject, digit_rows, leave_open};
 
-/// The two sets of frequencies in the paper's table. The second has ten basis functions for ten points, so it fits any row
-/// exactly.
+/// The two sets of frequencies in the paper's table. The second has ten basis functions for ten points, so it fits any
+/// row exactly.
 const BASES: [(&str, &[usize]); 2] = [("k = 0, 1, 2, 5", &[0, 1, 2, 5]), ("k = 0 .. 5", &[0, 1, 2, 3, 4, 5])];
 
 /// Parameters of `fourier`.
@@ -38,8 +39,8 @@ pub struct Params {
     /// Number of validation problems for the final residual stream.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// Index k of the answer digit c_k at whose predicting position the stream is read. Null selects c2, as in the paper, or
-    /// c1 for two-digit operands.
+    /// Index k of the answer digit c_k at whose predicting position the stream is read. Null selects c2, as in the
+    /// paper, or c1 for two-digit operands.
     pub digit: Option<usize>,
     /// Number of random functions in the noise control.
     #[schemars(range(min = 1))]

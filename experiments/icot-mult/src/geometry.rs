@@ -2,8 +2,8 @@
 //!
 //! A first-block head that attends to two digits writes approximately mu + A[a] + B[b], with one vector per digit. The
 //! outputs then form one cluster per value of b, and every cluster has the same inner structure over a. In the final
-//! residual stream, the means of the predicted digits form a prism. Parity varies along one principal component, and the
-//! even and the odd digits form a pentagon each in the other two. Variances are reported as fractions explained.
+//! residual stream, the means of the predicted digits form a prism. Parity varies along one principal component, and
+//! the even and the odd digits form a pentagon each in the other two. Variances are reported as fractions explained.
 //!
 //! Tables: `minkowski` (points of the figure's four panels), `sums` (additivity of a head's outputs), `prism` (points),
 //! `prism_digits` (mean of each digit), `prism_edges`, `prism_fit`.
@@ -40,8 +40,8 @@ pub struct Params {
     /// Number of validation problems for the prism.
     #[schemars(range(min = 20))]
     pub problems: usize,
-    /// Index k of the answer digit c_k at whose predicting position both analyses read. Null selects c2, as in the paper, or
-    /// c1 for two-digit operands.
+    /// Index k of the answer digit c_k at whose predicting position both analyses read. Null selects c2, as in the
+    /// paper, or c1 for two-digit operands.
     pub digit: Option<usize>,
     /// Index of the first-block head, from 0. Null selects the head with the largest attention on two operand digits.
     pub head: Option<usize>,
@@ -76,8 +76,8 @@ struct ChosenHead {
     pair: Pair,
 }
 
-/// The first-block head with the largest mean attention on one digit of each operand, from the position that predicts the
-/// scene's digit; or the requested head.
+/// The first-block head with the largest mean attention on one digit of each operand, from the position that predicts
+/// the scene's digit; or the requested head.
 fn choose_head(scene: &Scene<'_>, problems: &[Problem], requested: Option<usize>) -> Result<ChosenHead> {
     let (n, heads) = (scene.subject.n(), scene.model.n_heads());
     anyhow::ensure!(
@@ -142,8 +142,8 @@ fn minkowski_schema() -> Schema {
             .text("method", "training method")
             .text(
                 "panel",
-                "a: all heads, at the position that predicts c0; b and c: one head, at the position that predicts a middle \
-                 digit; d: the points of c in the box around one cluster",
+                "a: all heads, at the position that predicts c0; b and c: one head, at the position that predicts a \
+                 middle digit; d: the points of c in the box around one cluster",
             )
             .text("coloured", "operand digit shown by colour")
             .int("digit", "value of that operand digit"),
@@ -345,8 +345,8 @@ fn boxed(points: MatrixRef<'_>, digits: &[usize]) -> Vec<usize> {
     (0..points.nrows()).filter(inside).collect()
 }
 
-/// Overlap of the top three principal directions at each value of a digit with those over all problems, averaged over the
-/// values. Values with fewer than ten problems are skipped.
+/// Overlap of the top three principal directions at each value of a digit with those over all problems, averaged over
+/// the values. Values with fewer than ten problems are skipped.
 fn nested(x: MatrixRef<'_>, all: &Pca, digits: &[usize]) -> Result<f64> {
     let mut scores = Vec::new();
     for digit in 0..10 {

@@ -1,11 +1,11 @@
 //! Linear probes for the running column sums in the residual stream (arXiv 2510.00184, figure 3).
 //!
-//! With s_k the k-th column sum, the probe for digit k predicts c_hat_k = s_k + floor(c_hat_{k-1} / 10) from the residual
-//! stream. It reads either the position that predicts c_k or the position where c_k is the input. The second task is
-//! easier, since c_hat_k mod 10 is known there. The baseline always predicts the mean of the fitting problems.
+//! With s_k the k-th column sum, the probe for digit k predicts c_hat_k = s_k + floor(c_hat_{k-1} / 10) from the
+//! residual stream. It reads either the position that predicts c_k or the position where c_k is the input. The second
+//! task is easier, since c_hat_k mod 10 is known there. The baseline always predicts the mean of the fitting problems.
 //!
-//! Tables: `probes` (error and R² of every probe), `points` (true and predicted sums of held-out problems), `errors` (the
-//! probes of the paper's figure beside the baseline).
+//! Tables: `probes` (error and R² of every probe), `points` (true and predicted sums of held-out problems), `errors`
+//! (the probes of the paper's figure beside the baseline).
 
 use std::ops::Range;
 
@@ -109,8 +109,8 @@ struct Tables {
 impl Tables {
     fn new() -> Self {
         // here `position` is not a token index but which of the two positions of a digit the probe reads
-        let position = "position that the probe reads: predicting (the position that predicts c_k) or input (the position \
-                        where c_k is the input)";
+        let position = "position that the probe reads: predicting (the position that predicts c_k) or input (the \
+                        position where c_k is the input)";
         let digit = "answer digit, c0 is the units digit";
         Self {
             probes: Builder::new(
@@ -124,15 +124,15 @@ impl Tables {
                     .float("r2", "R² on held-out problems", "fraction")
                     .float(
                         "mae_of_mean",
-                        "mean absolute error on held-out problems of always predicting the mean of the fitting problems",
+                        "mean absolute error on held-out problems of predicting the mean of the fitting problems",
                         "",
                     ),
             ),
             points: Builder::new(
                 Schema::new(
                     "points",
-                    "the true and the predicted running sum of one held-out problem, for the ridge probe of the last block \
-                     after attention",
+                    "the true and the predicted running sum of one held-out problem, for the ridge probe of the last \
+                     block after attention",
                 )
                 .text("method", "training method")
                 .text("digit", digit)
@@ -143,8 +143,8 @@ impl Tables {
             errors: Builder::new(
                 Schema::new(
                     "errors",
-                    "the error for one digit of the ridge probe of the last block after attention, or of always predicting \
-                     the mean",
+                    "the error for one digit of the ridge probe of the last block after attention, or of always \
+                     predicting the mean",
                 )
                 .text("method", "training method, or mean for the baseline that always predicts the mean")
                 .text("position", position)

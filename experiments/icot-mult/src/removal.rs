@@ -1,8 +1,8 @@
 //! Stepwise internalisation: the schedule that removes chain-of-thought tokens during training (arXiv 2405.14838,
 //! section 3).
 //!
-//! At step t, s(t) of the m tokens are removed. With removal smoothing, an example loses s(t) + o tokens, at most m, with
-//! P(o) proportional to exp(-lambda o).
+//! At step t, s(t) of the m tokens are removed. With removal smoothing, an example loses s(t) + o tokens, at most m,
+//! with P(o) proportional to exp(-lambda o).
 
 use std::collections::VecDeque;
 
@@ -97,7 +97,8 @@ impl Removal {
         self.icot.reset_optimizer && self.stage.gone.last().is_some_and(|gone| gone.step == step)
     }
 
-    /// The latest step at which the whole chain of thought is removed; 0 for methods that do not remove it step by step.
+    /// The latest step at which the whole chain of thought is removed; 0 for methods that do not remove it step by
+    /// step.
     pub fn all_gone(&self) -> u64 {
         match self.method {
             Method::Icot => self.icot.full_working_steps + self.cot_tokens as u64 * self.icot.steps_per_token,

@@ -74,8 +74,8 @@ impl Problem {
         lsd_first(self.a, self.digits).chain([Symbol::Times]).chain(lsd_first(self.b, self.digits)).collect()
     }
 
-    /// The chain of thought: shifted partial products `P_j = a b_j 10^j` with n + 1 + j digits, joined by `+`. Each but the
-    /// first and the last is followed by the running total in brackets, with as many digits.
+    /// The chain of thought: shifted partial products `P_j = a b_j 10^j` with n + 1 + j digits, joined by `+`. Each but
+    /// the first and the last is followed by the running total in brackets, with as many digits.
     #[must_use]
     pub fn chain_of_thought(&self) -> Vec<Symbol> {
         let n = self.digits;
@@ -105,7 +105,8 @@ impl Problem {
         terms + n.saturating_sub(1) + totals
     }
 
-    /// Running column sums `c_hat_k = sum_{i+j=k} a_i b_j + floor(c_hat_{k-1} / 10)`, k = 0..2n (arXiv 2510.00184, section 3).
+    /// Running column sums `c_hat_k = sum_{i+j=k} a_i b_j + floor(c_hat_{k-1} / 10)`, k = 0..2n (arXiv 2510.00184,
+    /// section 3).
     ///
     /// `c_hat_k mod 10` is the answer digit `c_k`.
     #[must_use]

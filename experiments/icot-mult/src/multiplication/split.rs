@@ -26,7 +26,8 @@ pub struct Split {
 pub enum SplitError {
     /// More distinct problems were requested than exist.
     #[error(
-        "{requested} distinct problems were requested (training, validation and test together), but {digits}-digit operands give only {available}"
+        "{requested} distinct problems were requested (training, validation and test together), \
+         but {digits}-digit operands give only {available}"
     )]
     TooMany {
         /// Requested problems in total.

@@ -137,7 +137,8 @@ impl Vocabulary {
         self.encode_answer(problem, removed, side, &answer)
     }
 
-    /// As [`Self::encode`], but with the given answer ids. A counterfactual operand can keep the original answer this way.
+    /// As [`Self::encode`], but with the given answer ids. A counterfactual operand can keep the original answer this
+    /// way.
     #[must_use]
     pub fn encode_answer(self, problem: &Problem, removed: usize, side: Side, answer: &[u32]) -> Example {
         let mut tokens: Vec<u32> = problem.operands().into_iter().map(|symbol| self.symbol(symbol)).collect();
