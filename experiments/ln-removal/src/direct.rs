@@ -1,7 +1,8 @@
-//! Direct logit attribution of attention heads against their direct effect (arXiv 2507.02559, section 5.1 and figure 5).
+//! Direct logit attribution of attention heads against their direct effect (arXiv 2507.02559, section 5.1 and figure
+//! 5).
 //!
-//! Let r be the final residual stream at one position, c the output of a head there, u the unembedding of the target and N
-//! the final norm. In logits:
+//! Let r be the final residual stream at one position, c the output of a head there, u the unembedding of the target
+//! and N the final norm. In logits:
 //!
 //! ```text
 //! DE  = N(r)·u - N(r - c)·u            the norm's statistics are recomputed without the head
@@ -9,8 +10,8 @@
 //! NMAE of a head = 100 · mean |DLA - DE| / mean |DE|, over sequences; pooled: over sequences and heads together
 //! ```
 //!
-//! Without norms N is affine, so the two are equal. There are two targets. `last_input` is the last input token, read at
-//! its own position, as in the published code. `next_token` is the same token, read at the position before it.
+//! Without norms N is affine, so the two are equal. There are two targets. `last_input` is the last input token, read
+//! at its own position, as in the published code. `next_token` is the same token, read at the position before it.
 //!
 //! Tables: `heads` (one head), `summary` (one model).
 
@@ -56,8 +57,8 @@ pub struct Params {
 const TARGETS: [(&str, usize); 2] = [("last_input", 1), ("next_token", 2)];
 
 /// Description of the column `target`.
-const TARGET: &str = "last_input: the last input token, at its own position; next_token: the same token, at the position \
-                      before it";
+const TARGET: &str = "last_input: the last input token, at its own position; next_token: the same token, at the \
+                      position before it";
 
 /// Effects of one model on one target, `[sequence][layer * n_heads + head]`, in logits.
 struct Effects {
@@ -103,14 +104,17 @@ impl Effects {
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let sequences = shared_sequences(run, &params.models, &params.text, params.sequences, params.length)?;
     let mut heads = Builder::new(
-        Schema::new("heads", "the error of direct logit attribution (DLA) of one attention head against its direct effect (DE)")
-            .text("model", "checkpoint")
-            .text("target", TARGET)
-            .int("layer", "block index, from 0")
-            .int("head", "head index in the block, from 0")
-            .float("nmae", "mean |DLA - DE| divided by mean |DE|, over sequences", "%")
-            .float("direct_effect", "mean |DE| over sequences", "logits")
-            .float("median_error", "median |DLA - DE| over sequences", "logits"),
+        Schema::new(
+            "heads",
+            "the error of direct logit attribution (DLA) of one attention head against its direct effect (DE)",
+        )
+        .text("model", "checkpoint")
+        .text("target", TARGET)
+        .int("layer", "block index, from 0")
+        .int("head", "head index in the block, from 0")
+        .float("nmae", "mean |DLA - DE| divided by mean |DE|, over sequences", "%")
+        .float("direct_effect", "mean |DE| over sequences", "logits")
+        .float("median_error", "median |DLA - DE| over sequences", "logits"),
     );
     let mut summary = Builder::new(
         Schema::new("summary", "the error of direct logit attribution (DLA) against direct effects (DE) of one model")
@@ -179,7 +183,8 @@ fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], batch: usize, nam
         // the output of each head, [rows, 2, heads, d], by layer
         let written = (0..layers)
             .map(|layer| {
-                let z = activations.get(sites[layer])?.transpose(1, 2)?.transpose(0, 1)?.contiguous()?; // [heads, rows, 2, e]
+                let z = activations.get(sites[layer])?; // [rows, 2, heads, e]
+                let z = z.transpose(1, 2)?.transpose(0, 1)?.contiguous()?; // [heads, rows, 2, e]
                 let shape = (heads, rows.len() * 2, config.d_head());
                 let each = z.reshape(shape)?.matmul(&outputs[layer])?; // [heads, rows * 2, d]
                 to_rows(&each.transpose(0, 1)?.contiguous()?.reshape((rows.len() * 2 * heads, d))?)

@@ -6,7 +6,8 @@
 //!
 //! Losses are in nats per token. Intervals are 95 % bootstrap intervals over sequences.
 //!
-//! Tables: `losses` (one model on one text, with tail percentiles), `unseen` (tokens that do not occur in the first text).
+//! Tables: `losses` (one model on one text, with tail percentiles), `unseen` (tokens that do not occur in the first
+//! text).
 //!
 //! [`shared_sequences`] and [`for_each_batch`] are the measurement loop of the other experiments too.
 
@@ -74,7 +75,8 @@ pub struct Compared {
 /// Cross-entropy above which the loss of a token counts as exploded, in nats.
 const EXPLODED: f64 = 50.;
 
-/// Reads `count` sequences of `length` tokens (fewer in a rehearsal), tokenised with the vocabulary that all models share.
+/// Reads `count` sequences of `length` tokens (fewer in a rehearsal), tokenised with the vocabulary that all models
+/// share.
 pub fn shared_sequences(
     run: &Run,
     models: &[Source],

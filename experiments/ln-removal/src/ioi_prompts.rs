@@ -1,8 +1,8 @@
 //! Prompts for indirect object identification, IOI (arXiv 2211.00593). A prompt names two people, then repeats one name
 //! (the subject, S). The correct continuation is the other name (the indirect object, IO).
 //!
-//! Prompts come in pairs that differ only in the repeated name and therefore in the answer. Each is the corrupted version
-//! of the other.
+//! Prompts come in pairs that differ only in the repeated name and therefore in the answer. Each is the corrupted
+//! version of the other.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -16,8 +16,8 @@ const PLACEHOLDERS: [&str; 5] = ["{first}", "{second}", "{subject}", "{place}", 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sentences {
-    /// The sentence with the placeholders {first} and {second} (the two names), {subject} (the repeated name), {place} and
-    /// {object}. It ends before the answer, without a space.
+    /// The sentence with the placeholders {first} and {second} (the two names), {subject} (the repeated name), {place}
+    /// and {object}. It ends before the answer, without a space.
     pub template: String,
     /// First names.
     #[schemars(length(min = 2))]
@@ -62,7 +62,10 @@ impl Prompt {
     #[must_use]
     pub fn text(&self, template: &str) -> String {
         let words = [&self.first, &self.second, self.subject(), &self.place, &self.object];
-        PLACEHOLDERS.iter().zip(words).fold(template.to_owned(), |text, (placeholder, word)| text.replace(placeholder, word))
+        PLACEHOLDERS
+            .iter()
+            .zip(words)
+            .fold(template.to_owned(), |text, (placeholder, word)| text.replace(placeholder, word))
     }
 }
 
@@ -86,8 +89,8 @@ pub enum Error {
 }
 
 impl Sentences {
-    /// Samples two names, a location and an object `samples` times. Each sample gives two pairs of prompts, one for each
-    /// order of the names. The two prompts of a pair differ in the repeated name.
+    /// Samples two names, a location and an object `samples` times. Each sample gives two pairs of prompts, one for
+    /// each order of the names. The two prompts of a pair differ in the repeated name.
     ///
     /// # Errors
     /// If the template lacks a placeholder for a name or ends with a space, or there are fewer than two distinct names.

@@ -5,8 +5,8 @@ use crate::ioi_prompts::Prompt;
 /// Gives the word of a prompt that has a certain role.
 type Role = fn(&Prompt) -> &str;
 
-/// A label for each token position, such as `2 and` or `5 name 2`: the role whose word is there in every prompt, otherwise
-/// the token if all prompts share it.
+/// A label for each token position, such as `2 and` or `5 name 2`: the role whose word is there in every prompt,
+/// otherwise the token if all prompts share it.
 ///
 /// `texts[i][p]` is the token at position p of prompt i, as text.
 pub fn labels(prompts: &[Prompt], texts: &[Vec<String>]) -> Vec<String> {

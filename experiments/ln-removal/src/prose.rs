@@ -212,14 +212,14 @@ fn list(rng: &mut impl Rng) -> String {
     let mut things = THINGS;
     things.shuffle(rng);
     let chosen: Vec<&str> = things[..rng.random_range(3..6)].iter().map(|(one, _)| *one).collect();
-    let who = one(&NAMES, rng);
+    let writer = one(&NAMES, rng);
     let numbered: Vec<String> = chosen.iter().enumerate().map(|(i, name)| format!("{}. {name}", i + 1)).collect();
-    format!("{who} wrote a list:\n{}\nAgain: {}.", numbered.join("\n"), chosen.join(", "))
+    format!("{writer} wrote a list:\n{}\nAgain: {}.", numbered.join("\n"), chosen.join(", "))
 }
 
 fn listing(rng: &mut impl Rng) -> String {
-    let who = people(rng.random_range(2..5), rng);
-    let rows = who.iter().map(|name| {
+    let names = people(rng.random_range(2..5), rng);
+    let rows = names.iter().map(|name| {
         let ((_, things), place) = (one(&THINGS, rng), one(&LOCATIONS, rng));
         format!("\n{name}\t{things}\t{}\t{place}", rng.random_range(1..40))
     });

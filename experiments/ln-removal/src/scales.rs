@@ -1,5 +1,5 @@
-//! Running means of the scales by which norms divide, and the fixed scales of removed norms (arXiv 2507.02559, section 3,
-//! and its code).
+//! Running means of the scales by which norms divide, and the fixed scales of removed norms (arXiv 2507.02559, section
+//! 3, and its code).
 //!
 //! The scale of an input is its standard deviation (LayerNorm) or root mean square (RMSNorm). With momentum m and batch
 //! mean s, an update is `ema = m · ema + (1 - m) · s`.
@@ -16,8 +16,8 @@ pub struct Ema {
     /// scales.
     #[schemars(range(min = 0, max = 1))]
     pub momentum: f64,
-    /// Number of updates per batch for the norms before attention. The reference code updates them three times: for queries
-    /// and keys, for values, and once more.
+    /// Number of updates per batch for the norms before attention. The reference code updates them three times: for
+    /// queries and keys, for values, and once more.
     #[schemars(range(min = 1))]
     pub ln1_updates: i32,
 }
@@ -46,8 +46,8 @@ impl Numbers {
 
 /// Running means, and the scales by which norms divide after their removal.
 ///
-/// A scale follows its running mean as long as one path of its norm is not removed. The scale for queries and keys, which
-/// are removed first, therefore keeps following until the path for values is removed too.
+/// A scale follows its running mean as long as one path of its norm is not removed. The scale for queries and keys,
+/// which are removed first, therefore keeps following until the path for values is removed too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tracker {
     /// Running means.

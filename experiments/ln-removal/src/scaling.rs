@@ -1,8 +1,8 @@
 //! Scaling of the amount of text needed for norm removal with model size (arXiv 2507.02559, appendix B).
 //!
-//! For each model: the number of training tokens until the held-out loss of the model without norms stays within a margin
-//! (in nats) of the control's loss. A power law `tokens = factor · parameters ^ exponent` is fitted by least squares in
-//! logarithms.
+//! For each model: the number of training tokens until the held-out loss of the model without norms stays within a
+//! margin (in nats) of the control's loss. A power law `tokens = factor · parameters ^ exponent` is fitted by least
+//! squares in logarithms.
 //!
 //! Tables: `points` (one model), `fit` (the power law).
 
@@ -51,7 +51,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
             .float("gone", "training tokens until the last norm is removed", "tokens")
             .float(
                 "tokens",
-                "training tokens until the held-out loss stays within the margin of the control's; empty if it never does",
+                "training tokens until the loss stays within the margin of the control's; empty if it never does",
                 "tokens",
             ),
     );

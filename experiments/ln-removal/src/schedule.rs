@@ -59,8 +59,8 @@ pub struct Gaps {
     pub v: u64,
 }
 
-/// A schedule of norm removal. The first norm is removed at `start` and each next one a gap later. A group begins one gap
-/// after the last norm of the group before.
+/// A schedule of norm removal. The first norm is removed at `start` and each next one a gap later. A group begins one
+/// gap after the last norm of the group before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Removal {
@@ -68,8 +68,8 @@ pub struct Removal {
     pub start: u64,
     /// Numbers of steps between removals.
     pub gaps: Gaps,
-    /// Order in which groups are removed. Groups that are not listed keep their norms. By default: mlp, queries_keys, values,
-    /// final.
+    /// Order in which groups are removed. Groups that are not listed keep their norms. By default: mlp, queries_keys,
+    /// values, final.
     #[serde(default = "Group::usual")]
     pub order: Vec<Group>,
 }
