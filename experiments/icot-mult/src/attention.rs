@@ -1,11 +1,14 @@
-//! Who looks where: the attention tree (arXiv 2510.00184, figures 4, 8 and 10).
+//! The attention tree that gathers partial products (arXiv 2510.00184, figures 4, 8 and 10).
 //!
-//! Attention patterns are averaged over held-out problems with the true answer as input.
-//! From them: the pair of operand digits that each head of the first block looks at (what its place can cache), which of
-//! the pairs that a digit needs the last block fetches, how spread attention is, and, as a causal check, how far a
-//! digit's logit falls when one entry of the pattern is cut.
+//! Attention patterns are averaged over held-out problems, with the true answer as input. They give:
 //!
-//! Tables: `attention` (mean patterns), `pairs`, `retrieval`, `entropy`, `cuts`, `arcs` (the tree of one digit).
+//! - the pair of operand digits that each first-block head attends to most, which its query position can cache;
+//! - the share of the pairs needed for an answer digit that the last block can retrieve;
+//! - the entropy of each head's attention, in nats;
+//! - a causal check: the fall of a digit's logit when one entry of the last block's pattern is set to zero.
+//!
+//! Tables: `attention` (mean patterns), `pairs`, `retrieval`, `entropy`, `cuts`, `arcs` (the attention tree of one
+//! answer digit).
 
 use std::collections::BTreeSet;
 
@@ -28,59 +31,62 @@ use crate::subject::{Pair, Place, Scene, Subject, leave_open};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models to look at, of those that the training made.
+    /// Models to analyse, among those that the training produced.
     #[schemars(length(min = 1))]
     pub methods: Vec<Trained>,
-    /// Validation problems.
+    /// Number of validation problems.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// The digit c_k whose tree is drawn and cut; c2, as in the paper, when null (c1 at two digits).
+    /// Index k of the answer digit c_k whose attention tree is drawn and cut. Null selects c2, as in the paper, or c1
+    /// for two-digit operands.
     pub digit: Option<usize>,
-    /// Mean weight from which on a place counts as looked at.
+    /// Smallest mean attention weight (a fraction) at which a key position counts as attended to.
     #[schemars(range(min = 0, max = 1))]
     pub threshold: f64,
-    /// Mean weight on two operand digits together from which on a place counts as having cached their pair.
+    /// Smallest mean attention weight (a fraction) on two operand digits together at which a position counts as having
+    /// cached their pair.
     #[schemars(range(min = 0, max = 1))]
     pub pair_mass: f64,
 }
 
-/// Mean attention of one model, `[layer][head][query][key]`.
+/// Attention statistics of one model.
 struct Attention {
+    /// Mean attention probabilities, `[layer][head][query][key]`.
     mean: Vec<Vec<Vec<Vec<f64>>>>,
-    /// Mean entropy of each head's rows, in nats, `[layer][head]`.
+    /// Mean entropy of the attention rows, in nats, `[layer][head]`.
     entropy: Vec<Vec<f64>>,
 }
 
-/// Measures every method and hands in the tables.
+/// Analyses every method and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let subject = Subject::open(run)?;
     let problems = subject.held_out(run, "problems", params.problems)?;
     let digit = subject.digit(params.digit)?;
-    let mut out = Tables::new(subject.labels());
-    let mut bar = run.task("attention", params.methods.len() as u64, "models");
+    let mut tables = Tables::new(subject.labels());
+    let mut progress = run.task("attention", params.methods.len() as u64, "models");
     for (index, method) in params.methods.iter().enumerate() {
         let model = subject.model(run, *method)?;
-        let attention = attention(run, &subject, &model, &problems)?;
-        let (mass, recall) = out.tree(*method, &subject, &attention, &params)?;
-        out.maps(*method, &attention)?;
-        out.arcs(*method, subject.place(Place::Predicting, digit), &attention, params.threshold)?;
+        let attention = mean_attention(run, &subject, &model, &problems)?;
+        let (mass, recall) = tables.tree(*method, &subject, &attention, &params)?;
+        tables.maps(*method, &attention)?;
+        tables.arcs(*method, subject.place(Place::Predicting, digit), &attention, params.threshold)?;
         let scene = Scene { run, subject: &subject, method: *method, model: &model, digit };
-        let largest = out.cuts(&scene, &attention, &problems, params.threshold)?;
+        let largest = tables.cuts(&scene, &attention, &problems, params.threshold)?;
         method.metric(run, "pair_mass", mass, "fraction");
         method.metric(run, "middle.recall", recall, "fraction");
         method.metric(run, "largest_cut", largest, "");
-        bar.at(index as u64 + 1, &method.to_string());
+        progress.at(index as u64 + 1, &method.to_string());
     }
     leave_open(run, &params.methods, &["pair_mass", "middle.recall", "largest_cut"]);
-    out.hand_in(run)
+    tables.record(run)
 }
 
-fn attention(run: &Run, subject: &Subject, model: &Decoder, problems: &[Problem]) -> Result<Attention> {
+fn mean_attention(run: &Run, subject: &Subject, model: &Decoder, problems: &[Problem]) -> Result<Attention> {
     let sites: Vec<Site> = (0..model.n_layers()).map(|layer| Site::Block(Layer(layer), Point::Pattern)).collect();
-    let seen = subject.activations(run, model, problems, &sites, &Keep::default())?;
+    let patterns = subject.activations(run, model, problems, &sites, &Keep::default())?;
     let (mut mean, mut entropy) = (Vec::new(), Vec::new());
     for site in &sites {
-        let pattern = seen[site].to_dtype(DType::F64)?; // [problems, heads, query, key]
+        let pattern = patterns[site].to_dtype(DType::F64)?; // [problems, heads, query, key]
         let layer = pattern.mean(0)?;
         mean.push((0..layer.dim(0)?).map(|head| layer.i(head)?.to_vec2()).collect::<candle_core::Result<_>>()?);
         let log = pattern.maximum(1e-300)?.log()?;
@@ -89,23 +95,23 @@ fn attention(run: &Run, subject: &Subject, model: &Decoder, problems: &[Problem]
     Ok(Attention { mean, entropy })
 }
 
-/// The pair of operand digits that a head of the first block looks at from one place.
-struct Cached {
+/// The pair of operand digits that a first-block head attends to most from one query position.
+struct CachedPair {
     head: usize,
     query: usize,
     pair: Pair,
 }
 
-/// Of every head of the first block and every place after the first digit of b.
-fn cached(n: usize, attention: &Attention) -> Vec<Cached> {
+/// The cached pair of every first-block head at every query position after b's first digit.
+fn cached_pairs(n: usize, attention: &Attention) -> Vec<CachedPair> {
     let heads = attention.mean[0].iter().enumerate();
-    let places = heads.flat_map(|(head, rows)| {
+    let rows = heads.flat_map(|(head, rows)| {
         rows.iter().enumerate().skip(n + 1).map(move |(query, row)| (head, query, &row[..=query]))
     });
-    places.map(|(head, query, row)| Cached { head, query, pair: Pair::of(row, n) }).collect()
+    rows.map(|(head, query, row)| CachedPair { head, query, pair: Pair::of(row, n) }).collect()
 }
 
-/// The tables on their way.
+/// The tables of all methods.
 struct Tables {
     labels: Vec<String>,
     attention: Builder,
@@ -120,52 +126,57 @@ impl Tables {
     fn new(labels: Vec<String>) -> Self {
         let head = |name: &str, about: &str| {
             Schema::new(name, about)
-                .text("method", "way of training")
-                .int("layer", "block, from 0")
-                .int("head", "head, from 0")
+                .text("method", "training method")
+                .int("layer", "block index, from 0")
+                .int("head", "head index, from 0")
         };
         let entry = |name: &str, about: &str| {
-            head(name, about).text("query", "place that looks").text("key", "place that is looked at").float(
-                "weight",
-                "mean attention probability",
-                "fraction",
-            )
+            head(name, about)
+                .text("query", "label of the query position")
+                .text("key", "label of the key position")
+                .float("weight", "mean attention probability", "fraction")
         };
         Self {
             labels,
-            attention: Builder::new(entry("attention", "mean attention of one place to another")),
+            attention: Builder::new(entry(
+                "attention",
+                "the mean attention from one query position to one key position",
+            )),
             pairs: Builder::new(
-                head("pairs", "the operand digits that a head of the first block looks at most from one place")
-                    .text("query", "place that looks")
-                    .int("a", "digit of the first operand, 0 the units")
-                    .int("b", "digit of the second operand")
-                    .float("mass", "attention on both together", "fraction"),
+                head("pairs", "the two operand digits that a first-block head attends to most from one query")
+                    .text("query", "label of the query position")
+                    .int("a", "digit index in the first operand, 0 is the units digit")
+                    .int("b", "digit index in the second operand, 0 is the units digit")
+                    .float("mass", "attention probability on both digits together", "fraction"),
             ),
             retrieval: Builder::new(
                 Schema::new(
                     "retrieval",
-                    "pairs of one answer digit that the last block can fetch where it predicts it",
+                    "the pairs of operand digits that the last block can retrieve to predict one answer digit",
                 )
-                .text("method", "way of training")
-                .text("digit", "answer digit, c0 the units")
-                .int("needed", "pairs (i, j) with i + j = k")
-                .int("found", "of these, cached at a place that is looked at")
-                .float("recall", "their share", "fraction"),
+                .text("method", "training method")
+                .text("digit", "answer digit, c0 is the units digit")
+                .int("needed", "number of pairs (i, j) with i + j = k")
+                .int("found", "number of needed pairs cached at a position that the last block attends to")
+                .float("recall", "found / needed", "fraction"),
             ),
-            entropy: Builder::new(head("entropy", "spread of one head").float(
+            entropy: Builder::new(head("entropy", "the attention entropy of one head").float(
                 "entropy",
-                "mean entropy of a row",
+                "mean entropy of the attention rows",
                 "nats",
             )),
             cuts: Builder::new(
-                entry("cuts", "one entry of the last block's pattern set to zero and the row brought back to one")
-                    .text("digit", "answer digit that is predicted there")
-                    .float("fall", "mean fall of the true digit's logit", ""),
+                entry(
+                    "cuts",
+                    "an intervention that zeroes one entry of the last block's pattern and renormalises the row",
+                )
+                .text("digit", "answer digit predicted at the query position")
+                .float("fall", "mean decrease of the true digit's logit", ""),
             ),
-            arcs: Builder::new(
-                entry("arcs", "the tree of one answer digit: what its place looks at, and they in turn")
-                    .text("step", "fetch: the last block, from the place that predicts; gather: the first, from those"),
-            ),
+            arcs: Builder::new(entry("arcs", "one edge of the attention tree of one answer digit").text(
+                "step",
+                "fetch: last block, from the predicting position; gather: first block, from the fetched positions",
+            )),
         }
     }
 
@@ -184,7 +195,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Pairs and retrieval; gives the mean mass, and the mean recall over the middle digits.
+    /// Adds to `pairs` and `retrieval`. Returns the mean pair mass and the mean recall over the middle digits.
     fn tree(
         &mut self,
         method: Trained,
@@ -193,23 +204,23 @@ impl Tables {
         params: &Params,
     ) -> Result<(f64, f64)> {
         let n = subject.n();
-        let cached = cached(n, attention);
-        for Cached { head, query, pair: Pair { a, b, mass } } in &cached {
+        let cached = cached_pairs(n, attention);
+        for CachedPair { head, query, pair: Pair { a, b, mass } } in &cached {
             self.pairs.push(row![method.to_string(), 0, *head, &self.labels[*query], *a, *b, *mass])?;
         }
         let last = attention.mean.last().map_or(&[][..], Vec::as_slice);
         let mut recalls = Vec::new();
         for k in 0..2 * n - 1 {
-            let place = subject.place(Place::Predicting, k);
-            let looked_at: BTreeSet<usize> = last
+            let position = subject.place(Place::Predicting, k);
+            let attended: BTreeSet<usize> = last
                 .iter()
-                .flat_map(|rows| rows[place].iter().enumerate())
+                .flat_map(|rows| rows[position].iter().enumerate())
                 .filter(|(_, weight)| **weight >= params.threshold)
                 .map(|(key, _)| key)
                 .collect();
             let fetched: BTreeSet<(usize, usize)> = cached
                 .iter()
-                .filter(|cached| looked_at.contains(&cached.query) && cached.pair.mass >= params.pair_mass)
+                .filter(|cached| attended.contains(&cached.query) && cached.pair.mass >= params.pair_mass)
                 .map(|cached| (cached.pair.a, cached.pair.b))
                 .collect();
             let needed: Vec<(usize, usize)> = (0..n).filter(|i| *i <= k && k - i < n).map(|i| (i, k - i)).collect();
@@ -224,21 +235,21 @@ impl Tables {
         Ok((probes::mean(&mass), probes::mean(&recalls)))
     }
 
-    /// What the place looks at through the last block, and what those places look at through the first; rows in the order
-    /// of the places that are looked at.
-    fn arcs(&mut self, method: Trained, place: usize, attention: &Attention, threshold: f64) -> Result<()> {
+    /// Adds the keys that `position` attends to in the last block, and the keys that those attend to in the first
+    /// block. Rows are ordered by key.
+    fn arcs(&mut self, method: Trained, position: usize, attention: &Attention, threshold: f64) -> Result<()> {
         let last = attention.mean.len() - 1;
-        let looked_at = |layer: usize, query: usize| {
+        let attended = |layer: usize, query: usize| {
             let heads = attention.mean[layer].iter().enumerate();
             let entries = heads.flat_map(move |(head, rows)| {
                 rows[query].iter().enumerate().map(move |(key, weight)| (key, layer, head, query, *weight))
             });
             entries.filter(move |(.., weight)| *weight >= threshold).collect::<Vec<_>>()
         };
-        let mut arcs = looked_at(last, place);
+        let mut arcs = attended(last, position);
         if last > 0 {
             let fetched: BTreeSet<usize> = arcs.iter().map(|(key, ..)| *key).collect();
-            arcs.extend(fetched.into_iter().flat_map(|query| looked_at(0, query)));
+            arcs.extend(fetched.into_iter().flat_map(|query| attended(0, query)));
         }
         arcs.sort_by_key(|(key, layer, head, query, _)| (*key, *layer, *head, *query));
         for (key, layer, head, query, weight) in arcs {
@@ -249,36 +260,36 @@ impl Tables {
         Ok(())
     }
 
-    /// Cuts each entry that counts, one at a time; gives the largest fall.
+    /// Zeroes each entry at or above the threshold, one at a time. Returns the largest decrease of the logit.
     fn cuts(&mut self, scene: &Scene<'_>, attention: &Attention, problems: &[Problem], threshold: f64) -> Result<f64> {
         let Scene { run, subject, method, model, digit } = *scene;
         let layer = attention.mean.len() - 1;
-        let place = subject.place(Place::Predicting, digit);
+        let position = subject.place(Place::Predicting, digit);
         let tokens = subject.tokens(problems, model)?;
         let right: Vec<u32> =
             problems.iter().map(|problem| subject.params.task.vocabulary.digit(problem.answer()[digit])).collect();
         let right = Tensor::new(right, tokens.device())?.unsqueeze(1)?;
         let logit = |edits: Vec<Edit<'_>>| -> Result<f64> {
-            let logits = run_with_edits(model, &tokens, edits)?.i((.., place))?.contiguous()?;
+            let logits = run_with_edits(model, &tokens, edits)?.i((.., position))?.contiguous()?;
             Ok(logits.gather(&right, 1)?.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
         };
         let before = logit(Vec::new())?;
         let mut largest = f64::NEG_INFINITY;
         for (head, rows) in attention.mean[layer].iter().enumerate() {
-            for (key, weight) in rows[place].iter().enumerate().filter(|(_, weight)| **weight >= threshold) {
+            for (key, weight) in rows[position].iter().enumerate().filter(|(_, weight)| **weight >= threshold) {
                 run.check_interrupted()?;
                 let site = Site::Block(Layer(layer), Point::Pattern);
-                let cut = Edit::new(site, move |pattern| cut(pattern, key)).in_head(head).at_position(place);
-                let fall = before - logit(vec![cut])?;
+                let edit = Edit::new(site, move |pattern| zero_key(pattern, key)).in_head(head).at_position(position);
+                let fall = before - logit(vec![edit])?;
                 largest = largest.max(fall);
-                let (from, to) = (&self.labels[place], &self.labels[key]);
+                let (from, to) = (&self.labels[position], &self.labels[key]);
                 self.cuts.push(row![method.to_string(), layer, head, from, to, *weight, format!("c{digit}"), fall])?;
             }
         }
         Ok(largest)
     }
 
-    fn hand_in(self, run: &Run) -> Result<()> {
+    fn record(self, run: &Run) -> Result<()> {
         for table in [self.attention, self.pairs, self.retrieval, self.entropy, self.cuts, self.arcs] {
             run.record(table.finish()?);
         }
@@ -286,13 +297,13 @@ impl Tables {
     }
 }
 
-/// The pattern with nothing on one key, each row brought back to a sum of one (a row that had all there stays empty).
-fn cut(pattern: &Tensor, key: usize) -> candle_core::Result<Tensor> {
+/// Zeroes one key and renormalises every row to sum to one. A row with all its weight on that key becomes zero.
+fn zero_key(pattern: &Tensor, key: usize) -> candle_core::Result<Tensor> {
     let keys = pattern.dim(D::Minus1)?;
-    let keep: Vec<f32> = (0..keys).map(|at| f32::from(u8::from(at != key))).collect();
-    let left = pattern.broadcast_mul(&Tensor::new(keep, pattern.device())?.to_dtype(pattern.dtype())?)?;
-    let sum = left.sum_keepdim(D::Minus1)?.maximum(1e-12)?;
-    left.broadcast_div(&sum)
+    let keep: Vec<f32> = (0..keys).map(|index| f32::from(u8::from(index != key))).collect();
+    let kept = pattern.broadcast_mul(&Tensor::new(keep, pattern.device())?.to_dtype(pattern.dtype())?)?;
+    let sum = kept.sum_keepdim(D::Minus1)?.maximum(1e-12)?;
+    kept.broadcast_div(&sum)
 }
 
 #[cfg(test)]
@@ -302,22 +313,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_row_still_adds_up() {
+    fn zeroing_a_key_renormalises_the_rows() {
         let pattern = Tensor::new(&[[0.5f64, 0.3, 0.2], [0., 1., 0.]], &Device::Cpu).unwrap();
-        let cut = cut(&pattern, 1).unwrap().to_vec2::<f64>().unwrap();
-        assert!((cut[0][0] - 0.5 / 0.7).abs() < 1e-9 && cut[0][1] == 0. && (cut[0][2] - 0.2 / 0.7).abs() < 1e-9);
-        assert_eq!(cut[1], [0., 0., 0.]);
+        let rows = zero_key(&pattern, 1).unwrap().to_vec2::<f64>().unwrap();
+        assert!((rows[0][0] - 0.5 / 0.7).abs() < 1e-9 && rows[0][1] == 0. && (rows[0][2] - 0.2 / 0.7).abs() < 1e-9);
+        assert_eq!(rows[1], [0., 0., 0.]);
     }
 
     #[test]
-    fn a_head_on_two_digits_has_cached_their_pair() {
-        // n = 2: a0 a1 * b0 b1 %: from % one head looks at a1 and b0
+    fn the_cached_pair_holds_the_two_most_attended_digits() {
+        // n = 2, positions a0 a1 * b0 b1 %: at % the head attends to a1 and b0
         let mut rows = vec![vec![0.; 6]; 6];
         rows[5] = vec![0.05, 0.5, 0., 0.4, 0., 0.05];
         let attention = Attention { mean: vec![vec![rows]], entropy: vec![vec![0.]] };
-        let cached = cached(2, &attention);
+        let cached = cached_pairs(2, &attention);
         assert_eq!(cached.len(), 3);
-        let Cached { query, pair, .. } = cached[2];
+        let CachedPair { query, pair, .. } = cached[2];
         assert_eq!((query, pair.a, pair.b), (5, 1, 0));
         assert!((pair.mass - 0.9).abs() < 1e-12);
     }

@@ -1,6 +1,9 @@
-//! The problems: how they are written, and how hard each digit is without any arithmetic (arXiv 2510.00184, section 2).
+//! The text format of the problems, and baselines that predict without any arithmetic (arXiv 2510.00184, section 2).
 //!
-//! Tables: `lines` (whole examples as text), `sums` (spread of the running column sums and entropy of the digits).
+//! For each answer digit c_k over uniformly sampled problems: the mean and standard deviation of the running column
+//! sum, the mean absolute error of always predicting that mean, and the entropy of the digit in nats.
+//!
+//! Tables: `lines` (whole examples as text), `sums` (statistics of the running sums and digits).
 
 use crate::multiplication::{Problem, Split};
 use anyhow::Result;
@@ -14,43 +17,43 @@ use tables::{Builder, Schema, row};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Digits of each operand, n; one block of the table for each.
+    /// Numbers of digits n of each operand. Every n gets its own rows in `sums`.
     #[schemars(length(min = 1), inner(range(min = 1, max = 9)))]
     pub digits: Vec<usize>,
-    /// Problems drawn for each.
+    /// Number of problems sampled for each n.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// Operands whose examples are written out.
+    /// Pairs of operands whose examples are written out in `lines`.
     pub lines: Vec<[u64; 2]>,
 }
 
-/// Draws, counts and hands in the tables.
+/// Samples the problems and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut lines = Builder::new(
-        Schema::new("lines", "one example as text, digits from the units up")
+        Schema::new("lines", "one example as text, with the units digit of every number first")
             .int("a", "first operand")
             .int("b", "second operand")
-            .text("line", "operands || working #### answer")
-            .text("running_sums", "running column sums, from the units up"),
+            .text("line", "operands || chain of thought #### answer")
+            .text("running_sums", "running column sums, units digit first"),
     );
     for [a, b] in &params.lines {
         let digits = a.to_string().len();
         anyhow::ensure!(
             digits == b.to_string().len() && digits < 10,
-            "params.lines: {a} and {b} must have the same number of digits, nine at most"
+            "params.lines: {a} and {b} must have the same number of digits, at most nine"
         );
         let problem = Problem { a: *a, b: *b, digits };
         let sums: Vec<String> = problem.running_sums().iter().map(u32::to_string).collect();
         lines.push(row![*a, *b, problem.line(), sums.join(" ")])?;
     }
     let mut table = Builder::new(
-        Schema::new("sums", "one answer digit over problems drawn uniformly")
-            .int("n", "digits of each operand")
-            .text("digit", "answer digit, c0 the units")
+        Schema::new("sums", "one answer digit over uniformly sampled problems")
+            .int("n", "number of digits of each operand")
+            .text("digit", "answer digit, c0 is the units digit")
             .float("mean", "mean of the running column sum", "")
-            .float("standard_deviation", "its standard deviation", "")
-            .float("mae_of_mean", "mean absolute error of always saying its mean", "")
-            .float("entropy", "entropy of the digit", "nats"),
+            .float("standard_deviation", "standard deviation of the running column sum", "")
+            .float("mae_of_mean", "mean absolute error of always predicting the mean running column sum", "")
+            .float("entropy", "entropy of the answer digit", "nats"),
     );
     for n in &params.digits {
         run.check_interrupted()?;
@@ -73,12 +76,12 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
-/// Entropy, in nats, of digits as often as they occur.
+/// Entropy of the empirical distribution of the digits, in nats.
 fn entropy(digits: impl Iterator<Item = usize>) -> f64 {
     let mut counts = [0f64; 10];
     digits.for_each(|digit| counts[digit] += 1.);
-    let all: f64 = counts.iter().sum();
-    counts.iter().filter(|count| **count > 0.).map(|count| -(count / all) * (count / all).ln()).sum()
+    let total: f64 = counts.iter().sum();
+    counts.iter().filter(|count| **count > 0.).map(|count| -(count / total) * (count / total).ln()).sum()
 }
 
 #[cfg(test)]
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_equal_digits_have_the_most_entropy() {
+    fn the_uniform_distribution_has_entropy_ln_ten() {
         assert!((entropy(0..10) - 10f64.ln()).abs() < 1e-12 && entropy([3, 3].into_iter()) == 0.);
     }
 }

@@ -1,4 +1,6 @@
-//! How well a model multiplies: exact match, and accuracy, loss and gradient of each answer digit.
+//! Evaluation of a model on multiplication: exact match, and the accuracy, loss and gradient of each answer digit.
+//!
+//! Losses are cross-entropies in nats, accuracies are fractions. Gradients are those of arXiv 2510.00184, figure 7.
 
 use crate::multiplication::{Problem, Side, Vocabulary};
 use anyhow::Result;
@@ -9,27 +11,27 @@ use models::Decoder;
 use crate::batch::encode;
 
 /// Sequences in one forward pass of an evaluation.
-const CHUNK: usize = 250;
+pub const CHUNK: usize = 250;
 
-/// What an evaluation needs to know of the task.
+/// The format in which problems are encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Format {
-    /// Digits of each operand, n.
+    /// Number of digits of each operand, n.
     pub digits: usize,
-    /// Ids of the symbols.
+    /// The vocabulary.
     pub vocabulary: Vocabulary,
-    /// Side from which working is taken away.
+    /// The side from which chain-of-thought tokens are removed.
     pub side: Side,
 }
 
-/// Means over some problems.
+/// Means over a set of problems.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Share of problems whose whole answer is right, written greedily.
+    /// Share of problems whose whole answer is right under greedy decoding.
     pub exact: f64,
-    /// Share of right digits given the true ones before, for c_0 .. c_{2n-1}.
+    /// Teacher-forced accuracy of each digit, c_0 .. c_{2n-1}.
     pub accuracy: Vec<f64>,
-    /// Cross-entropy of each digit given the true ones before, in nats.
+    /// Teacher-forced cross-entropy of each digit, in nats.
     pub loss: Vec<f64>,
 }
 
@@ -40,10 +42,11 @@ impl Scores {
     }
 }
 
-/// Scores a model on problems with `removed` tokens of working gone.
+/// Scores a model on problems from which `removed` chain-of-thought tokens are removed.
 ///
-/// While working remains, exact match lets the model write working and answer itself, for the first `generated`
-/// problems; without working it equals "all 2n teacher-forced arg-maxes are right".
+/// If tokens of the chain of thought remain, exact match comes from greedy decoding of these tokens and the answer, on
+/// the first `generated` problems. Without a chain of thought, greedy decoding is right exactly if all 2n
+/// teacher-forced arg-maxes are right, so no decoding is needed.
 pub fn score(
     model: &Decoder,
     problems: &[Problem],
@@ -69,7 +72,7 @@ pub fn score(
     }
     let count = problems.len() as f64;
     let exact = if removed < format.vocabulary.working_length(format.digits) {
-        written(model, &problems[..generated.min(problems.len())], removed, format)?
+        greedy_exact_match(model, &problems[..generated.min(problems.len())], removed, format)?
     } else {
         exact / count
     };
@@ -77,7 +80,10 @@ pub fn score(
     Ok(Scores { exact, accuracy: mean(right), loss: mean(loss) })
 }
 
-/// Logits that predict c_0 .. c_{2n-1} given the true digits before, `[batch, 2n, d_vocab]`, and the digits' ids `[batch, 2n]`.
+/// Teacher-forced logits that predict c_0 .. c_{2n-1}, and the ids of these digits.
+///
+/// # Shapes
+/// Logits `[batch, 2n, d_vocab]`, ids `[batch, 2n]`.
 pub fn answer_logits(
     model: &Decoder,
     problems: &[Problem],
@@ -88,15 +94,15 @@ pub fn answer_logits(
     let removed = vec![removed; problems.len()];
     let batch = encode(problems, &removed, format.side, format.vocabulary, device)?;
     let digits = 2 * format.digits;
-    // all sequences have the same length, so the answer stands at the same place in each
+    // all sequences have the same length, so every answer starts at the same token index
     let first = batch.answer_starts[0] - 1;
     let logits = model.forward(&batch.inputs, &mut NoHook)?.narrow(1, first, digits)?;
     let targets = batch.targets.narrow(1, first, digits)?.contiguous()?;
     Ok((logits.contiguous()?, targets))
 }
 
-/// Share of problems whose answer is right when the model writes the remaining working and the answer greedily.
-fn written(model: &Decoder, problems: &[Problem], removed: usize, format: Format) -> Result<f64> {
+/// Share of problems with the right answer after greedy decoding of the remaining chain of thought and the answer.
+fn greedy_exact_match(model: &Decoder, problems: &[Problem], removed: usize, format: Format) -> Result<f64> {
     let device = model.parameters()[0].1.device();
     let mut right = 0;
     for chunk in problems.chunks(CHUNK) {
@@ -119,20 +125,20 @@ fn written(model: &Decoder, problems: &[Problem], removed: usize, format: Format
     Ok(right as f64 / problems.len() as f64)
 }
 
-/// Each digit's loss and gradient on one batch (arXiv 2510.00184, figure 7).
+/// Loss and gradient of each answer digit on one batch (arXiv 2510.00184, figure 7).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradients {
     /// Mean cross-entropy L_k of each digit, in nats.
     pub loss: Vec<f64>,
     /// Norm of each digit's gradient g_k over all parameters.
     pub norm: Vec<f64>,
-    /// Cosine between g_k and the mean gradient.
+    /// Cosine between g_k and the mean gradient over digits.
     pub cosine: Vec<f64>,
-    /// Norm of the mean gradient.
+    /// Norm of the mean gradient over digits.
     pub total: f64,
 }
 
-/// One forward pass and a backward pass per digit.
+/// Computes the loss and gradient of each digit with one forward pass and one backward pass per digit.
 pub fn digit_gradients(model: &Decoder, problems: &[Problem], removed: usize, format: Format) -> Result<Gradients> {
     let (logits, targets) = answer_logits(model, problems, removed, format)?;
     let digits = 2 * format.digits;

@@ -1,10 +1,16 @@
-//! Are digits waves? (arXiv 2510.00184, table 1.)
+//! Fourier structure of digit representations (arXiv 2510.00184, table 1).
 //!
-//! Three objects are written as functions of a digit: the embedding, what the last block's MLP writes towards each digit,
-//! and the final residual stream where a middle digit is predicted, read out towards each digit.
-//! Each is fitted by waves of few frequencies; beside it stand rows of noise, a plain ramp and a single digit.
+//! Three objects are functions of a digit 0 .. 9:
 //!
-//! Tables: `fits` (share of variance that the waves hold), `power` (share of variance at each frequency).
+//! - the embedding, one function per dimension;
+//! - the output of each last-block MLP neuron, projected onto the digit embeddings;
+//! - the final residual stream at the position that predicts a middle digit, projected onto the digit unembeddings.
+//!
+//! Each function is fitted by least squares with Fourier modes of a few frequencies k, in cycles per ten digits.
+//! Controls are random functions, a linear ramp and the indicator of one digit. R² is the fraction of variance
+//! explained.
+//!
+//! Tables: `fits` (R² of each basis), `power` (share of variance at each frequency).
 
 use anyhow::Result;
 use experiment::Run;
@@ -19,27 +25,29 @@ use tables::{Builder, Schema, row};
 use crate::params::Trained;
 use crate::subject::{Place, Subject, digit_rows, leave_open};
 
-/// The two sets of frequencies of the table; with all of them ten functions meet ten points, so that any row fits.
+/// The two sets of frequencies in the paper's table. The second has ten basis functions for ten points, so it fits any
+/// row exactly.
 const BASES: [(&str, &[usize]); 2] = [("k = 0, 1, 2, 5", &[0, 1, 2, 5]), ("k = 0 .. 5", &[0, 1, 2, 3, 4, 5])];
 
 /// Parameters of `fourier`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models to look at, of those that the training made.
+    /// Models to analyse, among those that the training produced.
     #[schemars(length(min = 1))]
     pub methods: Vec<Trained>,
-    /// Validation problems for the final residual stream.
+    /// Number of validation problems for the final residual stream.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// The digit c_k that is predicted there; c2, as in the paper, when null (c1 at two digits).
+    /// Index k of the answer digit c_k at whose predicting position the stream is read. Null selects c2, as in the
+    /// paper, or c1 for two-digit operands.
     pub digit: Option<usize>,
-    /// Rows of noise in the control.
+    /// Number of random functions in the noise control.
     #[schemars(range(min = 1))]
     pub noise: usize,
 }
 
-/// Measures every method and hands in the tables.
+/// Analyses every method and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let subject = Subject::open(run)?;
     let problems = subject.held_out(run, "problems", params.problems)?;
@@ -47,9 +55,9 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut all: Vec<(Option<Trained>, &str, Matrix)> = Vec::new();
     for method in &params.methods {
         let model = subject.model(run, *method)?;
-        let place = subject.place(Place::Predicting, digit);
+        let position = subject.place(Place::Predicting, digit);
         let last = Site::Block(Layer(model.n_layers() - 1), Point::ResidPost);
-        let stream = subject.rows(run, &model, &problems, last, place)?;
+        let stream = subject.rows(run, &model, &problems, last, position)?;
         for (object, rows) in objects(&subject, &model, &stream)? {
             all.push((Some(*method), object, rows));
         }
@@ -61,20 +69,20 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     all.extend(controls.into_iter().map(|(name, rows)| (None, name, rows)));
 
     let mut fits = Builder::new(
-        Schema::new("fits", "how well few waves over the digits fit the rows of an object")
-            .text("method", "way of training, or control")
-            .text("object", "what is a function of the digit")
-            .text("basis", "frequencies of the waves")
-            .int("rows", "functions fitted")
-            .float("median_r2", "median share of variance that the waves hold", "fraction")
-            .float("mean_r2", "mean share of variance that the waves hold", "fraction"),
+        Schema::new("fits", "the fit of one Fourier basis to the functions of one object")
+            .text("method", "training method, or control")
+            .text("object", "object expressed as functions of the digit")
+            .text("basis", "frequencies in the Fourier basis, in cycles per ten digits")
+            .int("rows", "number of fitted functions")
+            .float("median_r2", "median R² over the functions", "fraction")
+            .float("mean_r2", "mean R² over the functions", "fraction"),
     );
     let mut power = Builder::new(
-        Schema::new("power", "share of an object's variance over the digits at one frequency")
-            .text("method", "way of training, or control")
-            .text("object", "what is a function of the digit")
-            .int("frequency", "waves in ten digits")
-            .float("share", "share of the variance", "fraction"),
+        Schema::new("power", "the share of one object's variance over the digits at one frequency")
+            .text("method", "training method, or control")
+            .text("object", "object expressed as functions of the digit")
+            .int("frequency", "cycles per ten digits")
+            .float("share", "share of the variance at this frequency", "fraction"),
     );
     for (trained, object, rows) in &all {
         let method = trained.map_or_else(|| "control".to_owned(), |trained| trained.to_string());
@@ -101,7 +109,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
-/// The three objects, a function of the digit in each row.
+/// The three objects, with one function of the digit per row, `[functions, 10]`.
 fn objects(subject: &Subject, model: &Decoder, stream: &Matrix) -> Result<[(&'static str, Matrix); 3]> {
     let vocabulary = subject.params.task.vocabulary;
     let matrix = |tensor: candle_core::Tensor| probes::matrix(&tensor);
@@ -109,7 +117,7 @@ fn objects(subject: &Subject, model: &Decoder, stream: &Matrix) -> Result<[(&'st
         (matrix(digit_rows(model, vocabulary, false)?)?, matrix(digit_rows(model, vocabulary, true)?)?);
     let weights = model.weights();
     let name = format!("blocks.{}.mlp.W_out", model.n_layers() - 1);
-    let out = weights.get(&name).ok_or_else(|| anyhow::anyhow!("the model has no `{name}`"))?;
+    let out = weights.get(&name).ok_or_else(|| anyhow::anyhow!("the model has no weight `{name}`"))?;
     let out = matrix(out.clone())?; // [d_mlp, d_model]
     Ok([
         ("embedding", embed.transpose().to_owned()),

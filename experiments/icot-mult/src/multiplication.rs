@@ -1,8 +1,8 @@
-//! Multiplication of two n-digit numbers with written working, least significant digit first.
+//! Multiplication of two n-digit numbers with a chain of thought, least significant digit first.
 //!
-//! Task and format: arXiv 2405.14838 (stepwise internalisation), used by arXiv 2510.00184.
-//! [`Problem`] knows the arithmetic (working, running sums), [`Vocabulary`] the tokens, [`Split`] which problems are
-//! for training and which are held out.
+//! The task and its format come from arXiv 2405.14838 (stepwise internalisation) and are used by arXiv 2510.00184.
+//! [`Problem`] does the arithmetic, [`Vocabulary`] maps symbols to token ids, and [`Split`] separates training problems
+//! from held-out problems.
 
 mod arithmetic;
 mod split;

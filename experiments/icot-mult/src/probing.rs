@@ -1,19 +1,22 @@
-//! Can the running column sums be read off the residual stream? (arXiv 2510.00184, figure 3.)
+//! Linear probes for the running column sums in the residual stream (arXiv 2510.00184, figure 3).
 //!
-//! A linear probe for each digit k says c_hat_k = s_k + (carry of c_hat_{k-1}) from the residual stream, at the place that
-//! predicts c_k and at the place where c_k is the input (there c_hat_k mod 10 can be seen already, so it is easier).
-//! Beside every error stands that of always saying the mean.
+//! With s_k the k-th column sum, the probe for digit k predicts c_hat_k = s_k + floor(c_hat_{k-1} / 10) from the
+//! residual stream. It reads either the position that predicts c_k or the position where c_k is the input. The second
+//! task is easier, since c_hat_k mod 10 is known there. The baseline always predicts the mean of the fitting problems.
 //!
-//! Tables: `probes` (error and R² of every probe), `points` (held-out problems, predicted against
-//! true), `errors` (the probes of the figure beside the mean).
+//! Tables: `probes` (error and R² of every probe), `points` (true and predicted sums of held-out problems), `errors`
+//! (the probes of the paper's figure beside the baseline).
+
+use std::ops::Range;
 
 use crate::multiplication::Problem;
 use anyhow::Result;
+use candle_core::Tensor;
 use capture::Keep;
 use experiment::Run;
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
-use probes::{Descent, Linear, Matrix, mean_absolute_error, mean_absolute_error_of_mean, r_squared};
+use probes::{Descent, Linear, Matrix, MatrixRef, mean_absolute_error, mean_absolute_error_of_mean, r_squared};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
@@ -25,26 +28,26 @@ use crate::subject::{Place, Subject, left_out, stream_sites};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Models to look at, of those that the training made.
+    /// Models to analyse, among those that the training produced.
     #[schemars(length(min = 1))]
     pub methods: Vec<Trained>,
-    /// Problems that probes are fitted on.
+    /// Number of problems on which the probes are fitted.
     #[schemars(range(min = 2))]
     pub fitted: usize,
-    /// Validation problems that they are judged on.
+    /// Number of validation problems on which the probes are evaluated.
     #[schemars(range(min = 1))]
     pub problems: usize,
-    /// Penalty of the ridge regression.
+    /// L2 penalty of the ridge regression.
     #[schemars(range(min = 0))]
     pub penalty: f64,
-    /// Also fit as the paper does, by AdamW and without an intercept; not when null.
+    /// Settings of a second probe, fitted as in the paper by AdamW without an intercept. Null skips it.
     pub adamw: Option<AdamWProbe>,
-    /// Problems of each digit that go into the table of points.
+    /// Number of problems per digit that are recorded in `points`.
     #[schemars(range(min = 1))]
     pub points: usize,
 }
 
-/// Settings of the paper's probe.
+/// Settings of the paper's probe, which is fitted by AdamW.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWProbe {
@@ -54,81 +57,135 @@ pub struct AdamWProbe {
     /// Decoupled weight decay.
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// Passes over the problems, at most.
+    /// Maximum number of passes over the fitting problems.
     #[schemars(range(min = 1))]
     pub epochs: usize,
-    /// Problems in a step.
+    /// Number of problems in one step.
     #[schemars(range(min = 1))]
     pub batch_size: usize,
 }
 
-/// Measures every method and hands in the tables.
+/// Fits and evaluates the probes of every method and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let subject = Subject::open(run)?;
     let held_out = subject.held_out(run, "problems", params.problems)?;
     let others = subject.others(run, params.fitted);
-    let mut table = Builder::new(
-        Schema::new("probes", "one linear probe for a running column sum")
-            .text("method", "way of training")
-            .text("site", "where the residual stream is read")
-            .text("position", "whether c_k is predicted there or is the input")
-            .text("fit", "ridge (closed form, with intercept) or adamw (as published, without)")
-            .text("digit", "answer digit, c0 the units")
-            .float("mae", "mean absolute error on held-out problems", "")
-            .float("r2", "share of variance predicted on held-out problems", "fraction")
-            .float("mae_of_mean", "mean absolute error of always saying the mean", ""),
-    );
-    let mut points = Builder::new(
-        Schema::new("points", "one held-out problem and what the probe says, layer 1 after attention, ridge")
-            .text("method", "way of training")
-            .text("digit", "answer digit, c0 the units")
-            .text("position", "whether c_k is predicted there or is the input")
-            .float("truth", "running column sum", "")
-            .float("predicted", "what the probe says", ""),
-    );
-    let mut errors = Builder::new(
-        Schema::new("errors", "error of the figure's probe of one digit, or of always saying the mean")
-            .text("method", "way of training, or mean")
-            .text("position", "whether c_k is predicted there or is the input")
-            .text("digit", "answer digit, c0 the units")
-            .float("mae", "mean absolute error on held-out problems", ""),
-    );
-    let mut bar = run.task("probes", params.methods.len() as u64, "models");
+    let mut tables = Tables::new();
+    let mut progress = run.task("probes", params.methods.len() as u64, "models");
     let mut done = Vec::new();
     for (index, method) in params.methods.iter().enumerate() {
         let model = subject.model(run, *method)?;
-        let found = probe(run, &subject, &model, [&others, &held_out], &params)?;
-        for result in &found {
-            for (k, (mae, (r2, mean))) in result.mae.iter().zip(result.r2.iter().zip(&result.mae_of_mean)).enumerate() {
-                let (site, place) = (result.site.to_string(), result.place.name());
-                table.push(row![method.to_string(), site, place, result.fit, format!("c{k}"), *mae, *r2, *mean])?;
-                if result.is_figure(&model) && middle(subject.n()).contains(&k) {
-                    if index == 0 {
-                        errors.push(row!["mean", place, format!("c{k}"), *mean])?;
-                    }
-                    errors.push(row![method.to_string(), place, format!("c{k}"), *mae])?;
-                    for (truth, predicted) in result.pairs[k].iter().take(params.points) {
-                        points.push(row![method.to_string(), format!("c{k}"), place, *truth, *predicted])?;
-                    }
-                }
+        let n_layers = model.n_layers();
+        let all = probe(run, &subject, &model, [&others, &held_out], &params)?;
+        for probes in &all {
+            tables.errors_of_all(*method, probes)?;
+            if probes.is_figure(n_layers) {
+                // the baseline does not depend on the model
+                tables.figure(*method, probes, middle(subject.n()), params.points, index == 0)?;
             }
         }
-        done.push((*method, found, model.n_layers()));
-        bar.at(index as u64 + 1, &method.to_string());
+        done.push((*method, all, n_layers));
+        progress.at(index as u64 + 1, &method.to_string());
     }
     metrics(run, subject.n(), &done);
-    run.record(table.finish()?);
-    run.record(points.finish()?);
-    run.record(errors.finish()?);
+    for table in [tables.probes, tables.points, tables.errors] {
+        run.record(table.finish()?);
+    }
     Ok(())
 }
 
-/// Digits whose sums have carries to keep: all but the first two and the last.
-fn middle(n: usize) -> std::ops::Range<usize> {
+/// Digits whose running sums depend on a carry chain: all but the first two and the last.
+fn middle(n: usize) -> Range<usize> {
     2.min(2 * n - 2)..2 * n - 1
 }
 
-/// All probes at one site and place, with one kind of fit.
+/// The tables of all methods.
+struct Tables {
+    probes: Builder,
+    points: Builder,
+    errors: Builder,
+}
+
+impl Tables {
+    fn new() -> Self {
+        // here `position` is not a token index but which of the two positions of a digit the probe reads
+        let position = "position that the probe reads: predicting (the position that predicts c_k) or input (the \
+                        position where c_k is the input)";
+        let digit = "answer digit, c0 is the units digit";
+        Self {
+            probes: Builder::new(
+                Schema::new("probes", "one linear probe for a running column sum")
+                    .text("method", "training method")
+                    .text("site", "hook site where the residual stream is read")
+                    .text("position", position)
+                    .text("fit", "ridge (closed form, with an intercept) or adamw (as published, without an intercept)")
+                    .text("digit", digit)
+                    .float("mae", "mean absolute error on held-out problems", "")
+                    .float("r2", "R² on held-out problems", "fraction")
+                    .float(
+                        "mae_of_mean",
+                        "mean absolute error on held-out problems of predicting the mean of the fitting problems",
+                        "",
+                    ),
+            ),
+            points: Builder::new(
+                Schema::new(
+                    "points",
+                    "the true and the predicted running sum of one held-out problem, for the ridge probe of the last \
+                     block after attention",
+                )
+                .text("method", "training method")
+                .text("digit", digit)
+                .text("position", position)
+                .float("truth", "running column sum", "")
+                .float("predicted", "running column sum predicted by the probe", ""),
+            ),
+            errors: Builder::new(
+                Schema::new(
+                    "errors",
+                    "the error for one digit of the ridge probe of the last block after attention, or of always \
+                     predicting the mean",
+                )
+                .text("method", "training method, or mean for the baseline that always predicts the mean")
+                .text("position", position)
+                .text("digit", digit)
+                .float("mae", "mean absolute error on held-out problems", ""),
+            ),
+        }
+    }
+
+    fn errors_of_all(&mut self, method: Trained, probes: &Probes) -> Result<()> {
+        let (site, position) = (probes.site.to_string(), probes.place.name());
+        for k in 0..probes.mae.len() {
+            let (mae, r2, mean) = (probes.mae[k], probes.r2[k], probes.mae_of_mean[k]);
+            self.probes.push(row![method.to_string(), &site, position, probes.fit, format!("c{k}"), mae, r2, mean])?;
+        }
+        Ok(())
+    }
+
+    fn figure(
+        &mut self,
+        method: Trained,
+        probes: &Probes,
+        digits: Range<usize>,
+        points: usize,
+        with_baseline: bool,
+    ) -> Result<()> {
+        let position = probes.place.name();
+        for k in digits {
+            if with_baseline {
+                self.errors.push(row!["mean", position, format!("c{k}"), probes.mae_of_mean[k]])?;
+            }
+            self.errors.push(row![method.to_string(), position, format!("c{k}"), probes.mae[k]])?;
+            for (truth, predicted) in probes.pairs[k].iter().take(points) {
+                self.points.push(row![method.to_string(), format!("c{k}"), position, *truth, *predicted])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The probes of all digits at one site and one kind of position, fitted in one way.
 struct Probes {
     site: Site,
     place: Place,
@@ -136,14 +193,28 @@ struct Probes {
     mae: Vec<f64>,
     r2: Vec<f64>,
     mae_of_mean: Vec<f64>,
-    /// Truth and prediction of held-out problems, by digit.
+    /// True and predicted running sums of the held-out problems, by digit.
     pairs: Vec<Vec<(f64, f64)>>,
 }
 
 impl Probes {
-    /// Whether the paper's figure shows it: the last block, between attention and MLP, by ridge.
-    fn is_figure(&self, model: &Decoder) -> bool {
-        self.site == Site::Block(Layer(model.n_layers() - 1), Point::ResidMid) && self.fit == "ridge"
+    fn new(site: Site, place: Place, fit: &'static str) -> Self {
+        let [mae, r2, mae_of_mean] = [(); 3].map(|()| Vec::new());
+        Self { site, place, fit, mae, r2, mae_of_mean, pairs: Vec::new() }
+    }
+
+    /// Whether the paper's figure shows these probes: ridge, in the last block, between attention and MLP.
+    fn is_figure(&self, n_layers: usize) -> bool {
+        self.site == Site::Block(Layer(n_layers - 1), Point::ResidMid) && self.fit == "ridge"
+    }
+
+    /// Evaluates the probe of the next digit on held-out problems.
+    fn push(&mut self, probe: &Linear, [_, y]: [MatrixRef<'_>; 2], [held_x, held_y]: [MatrixRef<'_>; 2]) {
+        let predicted = probe.predict(held_x);
+        self.mae.extend(mean_absolute_error(predicted.as_ref(), held_y));
+        self.r2.extend(r_squared(predicted.as_ref(), held_y));
+        self.mae_of_mean.extend(mean_absolute_error_of_mean(y, held_y));
+        self.pairs.push((0..predicted.nrows()).map(|row| (held_y[(row, 0)], predicted[(row, 0)])).collect());
     }
 }
 
@@ -157,51 +228,38 @@ fn probe(
     let digits = 2 * subject.n();
     let sites = stream_sites(model);
     let first = subject.place(Place::Predicting, 0);
-    let keep = Keep { positions: Some((first..=first + digits).map(|place| place as isize).collect()), heads: None };
-    let fitted = subject.activations(run, model, others, &sites, &keep)?;
-    let judged = subject.activations(run, model, held_out, &sites, &keep)?;
+    let positions = (first..=first + digits).map(|position| position as isize).collect();
+    let keep = Keep { positions: Some(positions), heads: None };
+    let fitting = subject.activations(run, model, others, &sites, &keep)?;
+    let evaluation = subject.activations(run, model, held_out, &sites, &keep)?;
     let sums = |problems: &[Problem]| {
         let sums: Vec<Vec<u32>> = problems.iter().map(Problem::running_sums).collect();
         move |k: usize| Matrix::from_fn(sums.len(), 1, |problem, _| f64::from(sums[problem][k]))
     };
-    let (fitted_sums, judged_sums) = (sums(others), sums(held_out));
+    let (fitting_sums, evaluation_sums) = (sums(others), sums(held_out));
     let mut all = Vec::new();
     for site in sites {
         for place in Place::ALL {
             let shift = subject.place(place, 0) - first;
-            let kinds = ["ridge"].into_iter().chain(params.adamw.map(|_| "adamw"));
-            for fit in kinds {
+            for fit in ["ridge"].into_iter().chain(params.adamw.map(|_| "adamw")) {
                 run.check_interrupted()?;
-                let mut probes = Probes {
-                    site,
-                    place,
-                    fit,
-                    mae: Vec::new(),
-                    r2: Vec::new(),
-                    mae_of_mean: Vec::new(),
-                    pairs: Vec::new(),
-                };
+                let mut probes = Probes::new(site, place, fit);
                 for k in 0..digits {
-                    let at = |tensor: &candle_core::Tensor| -> Result<Matrix> {
-                        Ok(probes::matrix(&tensor.narrow(1, k + shift, 1)?.squeeze(1)?)?)
+                    let stream = |activations: &Tensor| -> Result<Matrix> {
+                        Ok(probes::matrix(&activations.narrow(1, k + shift, 1)?.squeeze(1)?)?)
                     };
-                    let (x, held_x) = (at(&fitted[&site])?, at(&judged[&site])?);
-                    let (y, held_y) = (fitted_sums(k), judged_sums(k));
+                    let (x, held_x) = (stream(&fitting[&site])?, stream(&evaluation[&site])?);
+                    let (y, held_y) = (fitting_sums(k), evaluation_sums(k));
+                    let (fitted, held) = ([x.as_ref(), y.as_ref()], [held_x.as_ref(), held_y.as_ref()]);
                     let probe = match (fit, params.adamw) {
-                        ("adamw", Some(how)) => {
+                        ("adamw", Some(AdamWProbe { lr, weight_decay, epochs, batch_size })) => {
                             let mut rng = run.rng(&format!("probe {site} {} c{k}", place.name()));
-                            let AdamWProbe { lr, weight_decay, epochs, batch_size } = how;
-                            let how = Descent { lr, weight_decay, epochs, batch: batch_size, ..Descent::default() };
-                            let (fit, held) = ([x.as_ref(), y.as_ref()], [held_x.as_ref(), held_y.as_ref()]);
-                            Linear::descend(fit, held, &how, &mut rng)?
+                            let descent = Descent { lr, weight_decay, epochs, batch: batch_size, ..Descent::default() };
+                            Linear::descend(fitted, held, &descent, &mut rng)?
                         }
                         _ => Linear::ridge(x.as_ref(), y.as_ref(), params.penalty)?,
                     };
-                    let said = probe.predict(held_x.as_ref());
-                    probes.mae.extend(mean_absolute_error(said.as_ref(), held_y.as_ref()));
-                    probes.r2.extend(r_squared(said.as_ref(), held_y.as_ref()));
-                    probes.mae_of_mean.extend(mean_absolute_error_of_mean(y.as_ref(), held_y.as_ref()));
-                    probes.pairs.push((0..said.nrows()).map(|row| (held_y[(row, 0)], said[(row, 0)])).collect());
+                    probes.push(&probe, fitted, held);
                 }
                 all.push(probes);
             }
@@ -210,16 +268,15 @@ fn probe(
     Ok(all)
 }
 
-/// The figure's probes (last block after attention, by ridge), at both places; those of other methods stay open.
+/// Records the metrics of the figure's probes. Metrics of methods that were not requested have no value.
 fn metrics(run: &Run, n: usize, done: &[(Trained, Vec<Probes>, usize)]) {
-    let left_out = left_out(&done.iter().map(|(trained, ..)| *trained).collect::<Vec<_>>()).collect::<Vec<_>>();
-    let mut all: Vec<Trained> = done.iter().map(|(trained, ..)| *trained).chain(left_out).collect();
+    let requested: Vec<Trained> = done.iter().map(|(trained, ..)| *trained).collect();
+    let mut all: Vec<Trained> = requested.iter().copied().chain(left_out(&requested)).collect();
     all.sort();
     for trained in all {
         let of = |place: Place| {
             let (_, found, n_layers) = done.iter().find(|(known, ..)| *known == trained)?;
-            let site = Site::Block(Layer(n_layers - 1), Point::ResidMid);
-            found.iter().find(|probes| probes.place == place && probes.site == site && probes.fit == "ridge")
+            found.iter().find(|probes| probes.place == place && probes.is_figure(*n_layers))
         };
         for place in Place::ALL {
             let (name, probes) = (place.name(), of(place));

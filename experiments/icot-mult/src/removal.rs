@@ -1,4 +1,8 @@
-//! Stepwise internalisation: how much working is gone at which step (arXiv 2405.14838, section 3).
+//! Stepwise internalisation: the schedule that removes chain-of-thought tokens during training (arXiv 2405.14838,
+//! section 3).
+//!
+//! At step t, s(t) of the m tokens are removed. With removal smoothing, an example loses s(t) + o tokens, at most m,
+//! with P(o) proportional to exp(-lambda o).
 
 use std::collections::VecDeque;
 
@@ -8,62 +12,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::params::{Icot, Method};
 
-/// Largest extra removal that smoothing draws.
+/// Largest offset o that removal smoothing samples.
 const LARGEST_OFFSET: usize = 100;
 
-/// Removal of working over the steps of one method.
+/// The removal schedule of one training method and its state.
 #[derive(Clone, Debug)]
 pub struct Removal {
     method: Method,
     icot: Icot,
-    /// Tokens of working, m.
-    working: usize,
+    /// Number of chain-of-thought tokens, m.
+    cot_tokens: usize,
     stage: Stage,
 }
 
-/// How far removal has come; part of every checkpoint.
+/// The state of the schedule. It is part of every checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Training losses of the last steps since a token went, where recovery is waited for.
+    /// Recent training losses since the last removal, in nats. Used only if removal waits for recovery.
     recent: VecDeque<f64>,
-    /// Every token that went.
+    /// All removals so far, one per token.
     pub gone: Vec<Gone>,
 }
 
-/// A token that went.
+/// The removal of one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
-    /// First step without it.
+    /// First step without the token.
     pub step: u64,
-    /// Whether it went because the model had recovered from the one before, not because the time was up.
+    /// Whether the token was removed because the model had recovered from the previous removal, rather than because the
+    /// maximum number of steps had passed.
     pub recovered: bool,
 }
 
 impl Removal {
-    /// The removal of `method` for examples with `working` tokens of working, before the first step.
-    pub fn new(method: Method, icot: &Icot, working: usize) -> Self {
-        Self { method, icot: icot.clone(), working, stage: Stage::default() }
+    /// The schedule of `method` before the first step, for examples with `cot_tokens` chain-of-thought tokens.
+    pub fn new(method: Method, icot: &Icot, cot_tokens: usize) -> Self {
+        Self { method, icot: icot.clone(), cot_tokens, stage: Stage::default() }
     }
 
-    /// Tokens gone at the coming step, without smoothing: s(t), at most m.
+    /// The number of tokens removed at the next step, without smoothing: s(t), at most m.
     pub fn removed(&self) -> usize {
         match self.method {
-            Method::Sft | Method::Aux => self.working,
+            Method::Sft | Method::Aux => self.cot_tokens,
             Method::Cot | Method::Icot => self.stage.gone.len(),
         }
     }
 
-    /// Tokens gone in one example of the coming step: s*(t) = s(t) + o, at most m.
+    /// Samples the number of tokens removed from one example of the next step: s*(t) = s(t) + o, at most m.
     pub fn drawn(&self, rng: &mut ChaCha12Rng) -> usize {
         match (self.method, self.icot.smoothing) {
-            (Method::Icot, Some(lambda)) => (self.removed() + offset(lambda, rng)).min(self.working),
+            (Method::Icot, Some(lambda)) => (self.removed() + offset(lambda, rng)).min(self.cot_tokens),
             _ => self.removed(),
         }
     }
 
-    /// Takes note of a finished step and its training loss: the next token may go.
+    /// Updates the schedule after a step with its training loss in nats. May remove the next token.
     pub fn after(&mut self, done: u64, loss: f64) {
-        if self.method != Method::Icot || self.removed() == self.working {
+        if self.method != Method::Icot || self.removed() == self.cot_tokens {
             return;
         }
         let recovered = self.icot.recovery.as_ref().is_some_and(|recovery| {
@@ -75,43 +80,44 @@ impl Removal {
             recent.len() == recovery.over && recent.iter().sum::<f64>() / (recovery.over as f64) < recovery.below
         });
         let since = self.stage.gone.last().map_or(0, |gone| gone.step);
-        if recovered || done - since >= self.most_steps() {
+        if recovered || done - since >= self.max_steps() {
             self.stage.recent.clear();
             self.stage.gone.push(Gone { step: done, recovered });
         }
     }
 
-    /// Steps after which a token goes, recovered or not.
-    fn most_steps(&self) -> u64 {
+    /// Steps after which the next token is removed even without recovery.
+    fn max_steps(&self) -> u64 {
         let full = if self.stage.gone.is_empty() { self.icot.full_working_steps } else { 0 };
         full + self.icot.steps_per_token
     }
 
-    /// Whether a token went since the step before, so that the optimiser is to forget.
+    /// Whether a token was removed just before this step, so that the optimiser state must be reset.
     pub fn resets_optimizer(&self, step: u64) -> bool {
         self.icot.reset_optimizer && self.stage.gone.last().is_some_and(|gone| gone.step == step)
     }
 
-    /// Step at which all working is gone at the latest, for the methods where it goes.
+    /// The latest step at which the whole chain of thought is removed; 0 for methods that do not remove it step by
+    /// step.
     pub fn all_gone(&self) -> u64 {
         match self.method {
-            Method::Icot => self.icot.full_working_steps + self.working as u64 * self.icot.steps_per_token,
+            Method::Icot => self.icot.full_working_steps + self.cot_tokens as u64 * self.icot.steps_per_token,
             _ => 0,
         }
     }
 
-    /// How far removal has come.
+    /// The state of the schedule.
     pub fn stage(&self) -> &Stage {
         &self.stage
     }
 
-    /// Goes on from a checkpoint.
+    /// Restores the state from a checkpoint.
     pub fn restore(&mut self, stage: Stage) {
         self.stage = stage;
     }
 }
 
-/// Draws o with P(o) proportional to exp(-lambda o), the tail beyond the largest on the largest.
+/// Samples o with P(o) proportional to exp(-lambda o). The tail beyond [`LARGEST_OFFSET`] is assigned to that value.
 fn offset(lambda: f64, rng: &mut ChaCha12Rng) -> usize {
     // P(o >= j) = exp(-lambda j)
     let uniform: f64 = rng.random();
@@ -139,8 +145,8 @@ mod tests {
         }
     }
 
-    /// Tokens gone at each step 0 .. `steps`, and the steps at which the optimiser forgets.
-    fn played(mut removal: Removal, steps: u64, loss: impl Fn(u64) -> f64) -> (Vec<usize>, Vec<u64>) {
+    /// The number of tokens removed at each step 0 .. `steps`, and the steps at which the optimiser is reset.
+    fn simulate(mut removal: Removal, steps: u64, loss: impl Fn(u64) -> f64) -> (Vec<usize>, Vec<u64>) {
         let (mut removed, mut resets) = (Vec::new(), Vec::new());
         for step in 0..=steps {
             removed.push(removal.removed());
@@ -151,34 +157,34 @@ mod tests {
     }
 
     #[test]
-    fn tokens_go_one_by_one() {
+    fn tokens_are_removed_one_by_one() {
         let removal = Removal::new(Method::Icot, &icot(), 24);
         assert_eq!(removal.all_gone(), 17_400);
-        let (removed, resets) = played(removal, 20_000, |_| 0.);
+        let (removed, resets) = simulate(removal, 20_000, |_| 0.);
         let at = [0, 3000, 3599, 3600, 4200, 17_399, 17_400, 20_000].map(|step| removed[step]);
         assert_eq!(at, [0, 0, 0, 1, 2, 23, 24, 24]);
         assert_eq!((resets.len(), resets[0], resets[23]), (24, 3600, 17_400));
-        assert_eq!(played(Removal::new(Method::Sft, &icot(), 24), 2, |_| 0.).0, [24; 3]);
-        assert_eq!(played(Removal::new(Method::Cot, &icot(), 24), 99_999, |_| 0.).0.last(), Some(&0));
+        assert_eq!(simulate(Removal::new(Method::Sft, &icot(), 24), 2, |_| 0.).0, [24; 3]);
+        assert_eq!(simulate(Removal::new(Method::Cot, &icot(), 24), 99_999, |_| 0.).0.last(), Some(&0));
     }
 
     #[test]
-    fn a_token_goes_early_once_the_loss_has_come_down_again() {
+    fn recovery_removes_the_next_token_early() {
         let recovery = Some(Recovery { below: 0.05, over: 10 });
         let removal = || Removal::new(Method::Icot, &Icot { recovery: recovery.clone(), ..icot() }, 3);
-        // learned at once: a token every ten steps
-        let (removed, _) = played(removal(), 40, |_| 0.01);
+        // the loss is low at once: one token every ten steps
+        let (removed, _) = simulate(removal(), 40, |_| 0.01);
         assert_eq!([9, 10, 19, 20, 30, 40].map(|step| removed[step]), [0, 1, 1, 2, 3, 3]);
-        // never learned: by the clock
-        let (removed, _) = played(removal(), 5000, |_| 1.);
+        // the loss never falls: one token after the maximum number of steps
+        let (removed, _) = simulate(removal(), 5000, |_| 1.);
         assert_eq!([3599, 3600, 4199, 4200].map(|step| removed[step]), [0, 1, 1, 2]);
-        // a bad stretch counts only for as long as it lies among the last ten
-        let (removed, resets) = played(removal(), 50, |step| if step == 4 { 9. } else { 0. });
+        // one high loss delays removal only while it is among the last ten
+        let (removed, resets) = simulate(removal(), 50, |step| if step == 4 { 9. } else { 0. });
         assert_eq!((removed[14], removed[15], resets[0]), (0, 1, 15));
     }
 
     #[test]
-    fn a_restored_removal_goes_on_where_it_was() {
+    fn a_restored_schedule_continues_identically() {
         let settings = Icot { recovery: Some(Recovery { below: 0.05, over: 10 }), ..icot() };
         let mut whole = Removal::new(Method::Icot, &settings, 24);
         (1..=37).for_each(|done| whole.after(done, 0.01));
@@ -193,14 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_is_as_published() {
+    fn smoothing_has_the_published_probabilities() {
         // P(0) = 0.98168, P(1) = 0.01798, P(2) = 0.00033 for lambda = 4
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         let mut counts = [0; 3];
         for _ in 0..200_000 {
-            let drawn = offset(4., &mut rng);
-            if drawn < 3 {
-                counts[drawn] += 1;
+            let sampled = offset(4., &mut rng);
+            if sampled < 3 {
+                counts[sampled] += 1;
             }
         }
         let share = counts.map(|count| f64::from(count) / 200_000.);

@@ -1,17 +1,19 @@
-//! Direct logit attribution of attention heads against their direct effect (arXiv 2507.02559, section 5.1 and figure 5).
+//! Direct logit attribution of attention heads against their direct effect (arXiv 2507.02559, section 5.1 and figure
+//! 5).
 //!
-//! With r the final stream at one place, c what a head wrote there, u the unembedding of the target and N the final norm:
+//! Let r be the final residual stream at one position, c the output of a head there, u the unembedding of the target
+//! and N the final norm. In logits:
 //!
 //! ```text
-//! DE  = N(r)·u - N(r - c)·u            the norm's statistics computed again without the head
-//! DLA = (c - mean c) / std(r) · u      the statistics of r kept
-//! NMAE of a head = 100 · mean |DLA - DE| / mean |DE|, over sequences; pooled: over sequences and heads at once
+//! DE  = N(r)·u - N(r - c)·u            the norm's statistics are recomputed without the head
+//! DLA = (c - mean c) / std(r) · u      the statistics of r are kept
+//! NMAE of a head = 100 · mean |DLA - DE| / mean |DE|, over sequences; pooled: over sequences and heads together
 //! ```
 //!
-//! Without norms N is affine, so the two are the same. Two targets: `last_input`, the last token that was read, at its own
-//! place, which is what the published code does; and `next_token`, the last token at the place before it.
+//! Without norms N is affine, so the two are equal. There are two targets. `last_input` is the last input token, read
+//! at its own position, as in the published code. `next_token` is the same token, read at the position before it.
 //!
-//! Tables: `heads`, `summary`.
+//! Tables: `heads` (one head), `summary` (one model).
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -24,37 +26,45 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::subjects::{Source, Text, batch, shared_tokenizer};
+use crate::distributions::statistics::interval;
+use crate::evaluation::{for_each_batch, shared_sequences};
+use crate::subjects::{Source, Text};
 
 /// Parameters of `direct`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The checkpoints.
+    /// The checkpoints to measure.
     #[schemars(length(min = 1))]
     pub models: Vec<Source>,
-    /// What they read.
+    /// The text that all checkpoints read.
     pub text: Text,
-    /// Sequences.
+    /// Number of sequences.
     #[schemars(range(min = 2))]
     pub sequences: usize,
-    /// Tokens in a sequence.
+    /// Number of tokens in a sequence.
     #[schemars(range(min = 3))]
     pub length: usize,
-    /// Sequences in a batch.
+    /// Number of sequences in a batch.
     #[schemars(range(min = 1))]
     pub batch: usize,
-    /// Resamples of the bootstrap, over heads and sequences.
+    /// Number of bootstrap resamples of heads and sequences.
     #[schemars(range(min = 10))]
     pub resamples: usize,
 }
 
-/// Names of the two targets, and at which place from the end the logit is read.
+/// The two targets, and the position where the logit is read, counted from the end.
 const TARGETS: [(&str, usize); 2] = [("last_input", 1), ("next_token", 2)];
 
-/// Effects of one model for one target, `[sequence][layer * n_heads + head]`.
+/// Description of the column `target`.
+const TARGET: &str = "last_input: the last input token, at its own position; next_token: the same token, at the \
+                      position before it";
+
+/// Effects of one model on one target, `[sequence][layer * n_heads + head]`, in logits.
 struct Effects {
+    /// Direct effects, DE.
     direct: Vec<Vec<f64>>,
+    /// Errors of the attribution, DLA - DE.
     errors: Vec<Vec<f64>>,
 }
 
@@ -69,10 +79,10 @@ impl Effects {
         100. * sum(&self.errors) / sum(&self.direct)
     }
 
-    /// 95 % of the pooled value when sequences and heads are drawn again with replacement.
-    fn interval(&self, resamples: usize, rng: &mut impl Rng) -> [f64; 2] {
+    /// 95 % bootstrap interval of the pooled NMAE over sequences and heads.
+    fn confidence_interval(&self, resamples: usize, rng: &mut impl Rng) -> [f64; 2] {
         let (rows, heads) = (self.direct.len(), self.direct.first().map_or(0, Vec::len));
-        let mut values: Vec<f64> = (0..resamples)
+        let values = (0..resamples)
             .map(|_| {
                 let chosen: Vec<usize> = (0..heads).map(|_| rng.random_range(0..heads)).collect();
                 let (mut error, mut direct) = (0., 0.);
@@ -86,35 +96,35 @@ impl Effects {
                 100. * error / direct
             })
             .collect();
-        values.sort_by(f64::total_cmp);
-        [probes::quantile(&values, 0.025), probes::quantile(&values, 0.975)]
+        interval(values)
     }
 }
 
-/// Measures all models and hands in the tables.
+/// Measures all models and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
-    let tokenizer = shared_tokenizer(run, &params.models)?;
-    let count = run.samples(params.sequences);
-    let sequences = params.text.sequences(run, &tokenizer, count, params.length).context("params.text")?;
+    let sequences = shared_sequences(run, &params.models, &params.text, params.sequences, params.length)?;
     let mut heads = Builder::new(
-        Schema::new("heads", "one attention head")
-            .text("model", "checkpoint")
-            .text("target", "last_input or next_token")
-            .int("layer", "block")
-            .int("head", "its number in the block")
-            .float("nmae", "mean |DLA - DE| over mean |DE|", "%")
-            .float("direct_effect", "mean |DE|", "logits")
-            .float("median_error", "median |DLA - DE|", "logits"),
+        Schema::new(
+            "heads",
+            "the error of direct logit attribution (DLA) of one attention head against its direct effect (DE)",
+        )
+        .text("model", "checkpoint")
+        .text("target", TARGET)
+        .int("layer", "block index, from 0")
+        .int("head", "head index in the block, from 0")
+        .float("nmae", "mean |DLA - DE| divided by mean |DE|, over sequences", "%")
+        .float("direct_effect", "mean |DE| over sequences", "logits")
+        .float("median_error", "median |DLA - DE| over sequences", "logits"),
     );
     let mut summary = Builder::new(
-        Schema::new("summary", "one model")
+        Schema::new("summary", "the error of direct logit attribution (DLA) against direct effects (DE) of one model")
             .text("model", "checkpoint")
-            .text("target", "last_input or next_token")
-            .float("pooled", "sum of |DLA - DE| over sum of |DE|, over heads and sequences", "%")
-            .float("ci_lower", "95 % bootstrap over heads and sequences", "%")
-            .float("ci_upper", "95 % bootstrap over heads and sequences", "%")
-            .float("mean_of_heads", "mean over heads of their NMAE", "%")
-            .float("largest", "largest NMAE of a head", "%"),
+            .text("target", TARGET)
+            .float("pooled", "sum of |DLA - DE| divided by sum of |DE|, over heads and sequences", "%")
+            .float("ci_lower", "lower end of the 95 % bootstrap interval of pooled, over heads and sequences", "%")
+            .float("ci_upper", "upper end of the 95 % bootstrap interval of pooled, over heads and sequences", "%")
+            .float("mean_of_heads", "NMAE averaged over heads", "%")
+            .float("largest", "largest NMAE of any head", "%"),
     );
     let mut rng = run.rng("bootstrap");
     for source in &params.models {
@@ -130,7 +140,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
                 heads.push(row![&*source.name, *target, head / n_heads, head % n_heads, *nmae, direct, median])?;
             }
             let (pooled, mean) = (effects.pooled(), probes::mean(&all));
-            let [lower, upper] = effects.interval(params.resamples, &mut rng);
+            let [lower, upper] = effects.confidence_interval(params.resamples, &mut rng);
             let largest = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             summary.push(row![&*source.name, *target, pooled, lower, upper, mean, largest])?;
             source.metric(run, &format!("{target}.pooled_nmae"), pooled, "%");
@@ -142,16 +152,17 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     Ok(())
 }
 
-fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], rows: usize, name: &str) -> Result<[Effects; 2]> {
+/// Direct effects and attribution errors of all heads on both targets.
+fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], batch: usize, name: &str) -> Result<[Effects; 2]> {
     let config = model.config();
     let (layers, heads, d) = (config.n_layers, config.n_heads, config.d_model);
     let last = Site::Block(Layer(layers - 1), Point::ResidPost);
     let sites: Vec<Site> = (0..layers).map(|layer| Site::Block(Layer(layer), Point::Z)).chain([last]).collect();
     let keep = Keep { positions: Some(TARGETS.map(|(_, from_end)| -(from_end as isize)).to_vec()), heads: None };
     let weights = model.weights();
-    let weight = |name: &str| weights.get(name).cloned().with_context(|| format!("weight `{name}` is missing"));
+    let weight = |name: &str| weights.get(name).cloned().with_context(|| format!("the model has no weight `{name}`"));
     let unembed = weight("unembed.W_U")?;
-    let writes = (0..layers)
+    let outputs = (0..layers)
         .map(|layer| {
             let w = weight(&format!("blocks.{layer}.attn.W_O"))?;
             Ok(w.reshape((heads, config.d_head(), d))?)
@@ -163,31 +174,30 @@ fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], rows: usize, name
         eps: config.norm_eps,
     };
     let mut out = [(); 2].map(|()| Effects { direct: Vec::new(), errors: Vec::new() });
-    let mut task = run.task(name, sequences.len() as u64, "sequences");
-    for (number, part) in sequences.chunks(rows).enumerate() {
-        run.check_interrupted()?;
-        let seen = capture(model, &batch(run, part)?, &sites, &keep)?;
-        let targets: Vec<u32> = part.iter().filter_map(|row| row.last().copied()).collect();
+    for_each_batch(run, name, sequences, batch, |rows, tokens| {
+        let activations = capture(model, &tokens, &sites, &keep)?;
+        let targets: Vec<u32> = rows.iter().filter_map(|row| row.last().copied()).collect();
         let targets = Tensor::new(targets, run.device())?;
-        let directions = numbers(&unembed.index_select(&targets, 1)?.t()?)?; // [rows, d]
-        let streams = seen.get(last)?; // [rows, 2, d]
-        // what each head wrote, [rows, 2, heads, d] by layer
+        let directions = to_rows(&unembed.index_select(&targets, 1)?.t()?)?; // [rows, d]
+        let streams = activations.get(last)?; // [rows, 2, d]
+        // the output of each head, [rows, 2, heads, d], by layer
         let written = (0..layers)
             .map(|layer| {
-                let z = seen.get(sites[layer])?.transpose(1, 2)?.transpose(0, 1)?.contiguous()?; // [heads, rows, 2, e]
-                let shape = (heads, part.len() * 2, config.d_head());
-                let each = z.reshape(shape)?.matmul(&writes[layer])?; // [heads, rows * 2, d]
-                numbers(&each.transpose(0, 1)?.contiguous()?.reshape((part.len() * 2 * heads, d))?)
+                let z = activations.get(sites[layer])?; // [rows, 2, heads, e]
+                let z = z.transpose(1, 2)?.transpose(0, 1)?.contiguous()?; // [heads, rows, 2, e]
+                let shape = (heads, rows.len() * 2, config.d_head());
+                let each = z.reshape(shape)?.matmul(&outputs[layer])?; // [heads, rows * 2, d]
+                to_rows(&each.transpose(0, 1)?.contiguous()?.reshape((rows.len() * 2 * heads, d))?)
             })
             .collect::<Result<Vec<_>>>()?;
-        for (place, effects) in out.iter_mut().enumerate() {
-            let streams = numbers(&streams.narrow(1, place, 1)?.squeeze(1)?)?;
+        for (target, effects) in out.iter_mut().enumerate() {
+            let streams = to_rows(&streams.narrow(1, target, 1)?.squeeze(1)?)?;
             for (i, (stream, direction)) in streams.iter().zip(&directions).enumerate() {
                 let mut direct = Vec::with_capacity(layers * heads);
                 let mut errors = Vec::with_capacity(layers * heads);
                 for written in &written {
                     for head in 0..heads {
-                        let c = &written[(i * 2 + place) * heads + head];
+                        let c = &written[(i * 2 + target) * heads + head];
                         let [effect, attribution] = norm.effects(stream, c, direction);
                         direct.push(effect);
                         errors.push(attribution - effect);
@@ -197,16 +207,16 @@ fn effects(run: &Run, model: &Decoder, sequences: &[Vec<u32>], rows: usize, name
                 effects.errors.push(errors);
             }
         }
-        task.at((number * rows + part.len()) as u64, name);
-    }
+        Ok(())
+    })?;
     Ok(out)
 }
 
-fn numbers(x: &Tensor) -> Result<Vec<Vec<f64>>> {
+fn to_rows(x: &Tensor) -> Result<Vec<Vec<f64>>> {
     Ok(x.to_dtype(DType::F64)?.to_device(&Device::Cpu)?.to_vec2()?)
 }
 
-/// The final norm without gain and bias.
+/// The final norm, without gain and bias.
 #[derive(Clone, Copy)]
 struct FinalNorm {
     kind: NormKind,
@@ -228,18 +238,18 @@ impl FinalNorm {
         self.fixed.unwrap_or((variance + self.eps).sqrt())
     }
 
-    /// `N(x)·u`, dividing by `scale`.
-    fn along(self, x: &[f64], scale: f64, u: &[f64]) -> f64 {
+    /// `N(x)·u` with a given scale in place of x's own.
+    fn projection(self, x: &[f64], scale: f64, u: &[f64]) -> f64 {
         let mean = self.mean(x);
         x.iter().zip(u).map(|(x, u)| (x - mean) * u).sum::<f64>() / scale
     }
 
-    /// Direct effect and direct logit attribution of what a component wrote into the stream r.
+    /// Direct effect and direct logit attribution of a component's output c in the stream r.
     fn effects(self, r: &[f64], c: &[f64], u: &[f64]) -> [f64; 2] {
         let without: Vec<f64> = r.iter().zip(c).map(|(r, c)| r - c).collect();
         let scale = self.scale(r);
-        let effect = self.along(r, scale, u) - self.along(&without, self.scale(&without), u);
-        [effect, self.along(c, scale, u)]
+        let effect = self.projection(r, scale, u) - self.projection(&without, self.scale(&without), u);
+        [effect, self.projection(c, scale, u)]
     }
 }
 
@@ -248,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_norm_attribution_is_the_effect() {
+    fn without_a_norm_attribution_equals_the_direct_effect() {
         let (r, c, u) = ([1., 4., -2., 0.5], [0.3, -1., 2., 0.1], [0.2, 0.5, -0.7, 1.]);
         for kind in [NormKind::Layer, NormKind::Rms] {
             let [effect, attribution] = FinalNorm { kind, fixed: Some(1.7), eps: 1e-5 }.effects(&r, &c, &u);
@@ -263,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_pooled_or_by_head() {
+    fn nmae_is_by_head_or_pooled() {
         let effects = Effects { direct: vec![vec![1., 10.], vec![-1., 10.]], errors: vec![vec![1., 0.], vec![0., 1.]] };
         assert_eq!((effects.nmae(0), effects.nmae(1)), (50., 5.));
         assert!((effects.pooled() - 100. * 2. / 22.).abs() < 1e-12);

@@ -1,12 +1,15 @@
-//! Cross-entropy of any number of models on any number of texts (arXiv 2507.02559, section 4 and table 1):
+//! Cross-entropy of any number of models on any number of texts (arXiv 2507.02559, section 4 and table 1).
 //!
 //! ```text
 //! CE = sum over sequences, t = 1 .. T-1 of -ln p(x_t | x_<t) / (sequences · (T - 1))
 //! ```
 //!
-//! with the percentiles of its tail, bootstrap intervals over sequences, and the tokens of one text that another lacks.
+//! Losses are in nats per token. Intervals are 95 % bootstrap intervals over sequences.
 //!
-//! Tables: `losses` (model and text), `unseen` (tokens of the texts that the first of them never has).
+//! Tables: `losses` (one model on one text, with tail percentiles), `unseen` (tokens that do not occur in the first
+//! text).
+//!
+//! [`shared_sequences`] and [`for_each_batch`] are the measurement loop of the other experiments too.
 
 use std::collections::BTreeMap;
 
@@ -18,61 +21,93 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::subjects::{Source, Text, shared_tokenizer};
+use crate::subjects::{Source, Text, batch, shared_tokenizer};
 
 /// Parameters of `evaluation`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The checkpoints.
+    /// The checkpoints to evaluate.
     #[schemars(length(min = 1))]
     pub models: Vec<Source>,
-    /// What they read.
+    /// The texts on which all checkpoints are evaluated.
     #[schemars(length(min = 1))]
     pub texts: Vec<Named>,
-    /// Tokens in a sequence.
+    /// Number of tokens in a sequence.
     #[schemars(range(min = 2))]
     pub length: usize,
-    /// Sequences in a batch.
+    /// Number of sequences in a batch.
     #[schemars(range(min = 1))]
     pub batch: usize,
-    /// Resamples of the bootstrap.
+    /// Number of bootstrap resamples of sequences.
     #[schemars(range(min = 10))]
     pub resamples: usize,
-    /// Which of the models keeps its norms, and which lacks them, of each draw.
+    /// The roles of the models, for differences between losses. They apply to each seed.
     pub compare: Compared,
 }
 
-/// A text by name.
+/// A text and its name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
-    /// What tables and figures call it.
+    /// Name in tables and figures.
     #[schemars(regex(pattern = "^[a-z0-9_]+$"))]
     pub name: String,
-    /// Sequences to read.
+    /// Number of sequences.
     #[schemars(range(min = 1))]
     pub sequences: usize,
-    /// What is read.
+    /// The text itself.
     pub text: Text,
 }
 
-/// Models by name, without the number of their draw.
+/// The roles of models, by name without the seed index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Compared {
-    /// Before fine-tuning.
+    /// The model before fine-tuning.
     pub original: String,
-    /// Fine-tuned with its norms.
+    /// The model fine-tuned with its norms.
     pub vanilla: String,
-    /// Fine-tuned without them.
+    /// The model fine-tuned while its norms were removed.
     pub ln_free: String,
 }
 
-/// Cross-entropy above which a token counts as one that the model has no idea of, in nats.
+/// Cross-entropy above which the loss of a token counts as exploded, in nats.
 const EXPLODED: f64 = 50.;
 
-/// Losses of all tokens but the first of each sequence, in nats, in their order.
+/// Reads `count` sequences of `length` tokens (fewer in a rehearsal), tokenised with the vocabulary that all models
+/// share.
+pub fn shared_sequences(
+    run: &Run,
+    models: &[Source],
+    text: &Text,
+    count: usize,
+    length: usize,
+) -> Result<Vec<Vec<u32>>> {
+    let tokenizer = shared_tokenizer(run, models)?;
+    text.sequences(run, &tokenizer, run.samples(count), length).context("params.text")
+}
+
+/// Calls `each` with every batch of sequences, as rows of ids and as a tensor `[rows, length]`, and reports progress.
+pub fn for_each_batch(
+    run: &Run,
+    label: &str,
+    sequences: &[Vec<u32>],
+    batch_size: usize,
+    mut each: impl FnMut(&[Vec<u32>], Tensor) -> Result<()>,
+) -> Result<()> {
+    let mut task = run.task(label, sequences.len() as u64, "sequences");
+    let mut done = 0;
+    for rows in sequences.chunks(batch_size) {
+        run.check_interrupted()?;
+        each(rows, batch(run, rows)?)?;
+        done += rows.len();
+        task.at(done as u64, label);
+    }
+    Ok(())
+}
+
+/// Cross-entropy of all tokens but the first of each sequence, in order, in nats.
 pub fn token_losses(model: &Decoder, sequences: &[Vec<u32>], batch: usize) -> Result<Vec<f64>> {
     let mut all = Vec::new();
     for rows in sequences.chunks(batch.max(1)) {
@@ -81,15 +116,15 @@ pub fn token_losses(model: &Decoder, sequences: &[Vec<u32>], batch: usize) -> Re
         let device = model.device();
         let tokens = Tensor::from_vec(rows.concat(), (rows.len(), length), &device)?;
         let targets = Tensor::from_vec(targets, (rows.len(), length), &device)?;
-        // nothing goes backward, so blocks need not be kept
-        let how = Step { recompute: true, ..Step::default() };
-        let losses = model.losses(&tokens, &targets, &[], how)?.losses.detach();
+        // there is no backward pass, so the activations of blocks need not be kept
+        let step = Step { recompute: true, ..Step::default() };
+        let losses = model.losses(&tokens, &targets, &[], step)?.losses.detach();
         all.extend(losses.to_dtype(DType::F64)?.to_vec1::<f64>()?);
     }
     Ok(all)
 }
 
-/// One model on one text.
+/// Losses of one model on one text.
 struct Cell<'a> {
     source: &'a Source,
     text: &'a str,
@@ -108,13 +143,13 @@ impl Cell<'_> {
         sorted
     }
 
-    /// Sequences with a token of which the model has no idea.
+    /// Number of sequences with at least one exploded token.
     fn exploded(&self) -> usize {
         self.losses.chunks(self.per_sequence).filter(|row| row.iter().any(|loss| *loss > EXPLODED)).count()
     }
 }
 
-/// Evaluates all models on all texts.
+/// Evaluates all models on all texts and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     let tokenizer = shared_tokenizer(run, &params.models)?;
     experiment::distinct("params.texts", params.texts.iter().map(|text| text.name.as_str()))?;
@@ -126,14 +161,14 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut cells = Vec::new();
     let mut task = run.task("models", params.models.len() as u64, "models");
     for (number, source) in params.models.iter().enumerate() {
-        // as it is, which is the same and faster: nothing is looked at
+        // not folded: folding does not change the loss and takes time
         let model = source.open(run)?;
         if params.length > model.config().n_positions {
             bail!(
-                "params.length: {} tokens do not fit {}'s {}",
+                "params.length: {} tokens do not fit the {} positions of {}",
                 params.length,
-                source.name,
-                model.config().n_positions
+                model.config().n_positions,
+                source.name
             );
         }
         for (text, rows) in &texts {
@@ -150,26 +185,26 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
 
 fn losses(run: &Run, params: &Params, cells: &[Cell<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("losses", "one model on one text")
+        Schema::new("losses", "the cross-entropy of one model on one text")
             .text("model", "checkpoint")
-            .text("text", "what it reads")
-            .int("tokens", "tokens that count")
-            .float("ce", "mean cross-entropy", "nats")
-            .float("ci_lower", "of the mean, 95 % bootstrap over sequences", "nats")
-            .float("ci_upper", "of the mean, 95 % bootstrap over sequences", "nats")
-            .float("over_best", "minus the best model's on this text, of the same draw", "nats")
-            .float("over_vanilla", "minus that of the model fine-tuned with its norms", "nats")
-            .float("median", "of the tokens", "nats")
-            .float("low_95", "2.5th percentile of the tokens", "nats")
-            .float("high_95", "97.5th percentile", "nats")
-            .float("low_999", "0.1th percentile", "nats")
-            .float("high_999", "99.9th percentile", "nats")
-            .int("exploded", "sequences with a token above 50 nats"),
+            .text("text", "text on which the model is evaluated")
+            .int("tokens", "number of predicted tokens")
+            .float("ce", "mean cross-entropy per token", "nats")
+            .float("ci_lower", "lower end of the 95 % bootstrap interval of ce, over sequences", "nats")
+            .float("ci_upper", "upper end of the 95 % bootstrap interval of ce, over sequences", "nats")
+            .float("over_best", "ce minus the lowest ce on this text among models of the same seed", "nats")
+            .float("over_vanilla", "ce minus the ce of the model of the same seed fine-tuned with its norms", "nats")
+            .float("median", "median cross-entropy of the tokens", "nats")
+            .float("low_95", "2.5th percentile of the tokens' cross-entropy", "nats")
+            .float("high_95", "97.5th percentile of the tokens' cross-entropy", "nats")
+            .float("low_999", "0.1th percentile of the tokens' cross-entropy", "nats")
+            .float("high_999", "99.9th percentile of the tokens' cross-entropy", "nats")
+            .int("exploded", "number of sequences with a token whose cross-entropy is above 50 nats"),
     );
     let mut rng = run.rng("bootstrap");
     for cell in cells {
-        let (name, draw) = cell.source.draw();
-        let same = |other: &&Cell<'_>| other.text == cell.text && other.source.draw().1 == draw;
+        let (name, seed) = cell.source.draw();
+        let same = |other: &&Cell<'_>| other.text == cell.text && other.source.draw().1 == seed;
         let best = cells.iter().filter(same).map(Cell::mean).fold(f64::INFINITY, f64::min);
         let vanilla = cells.iter().filter(same).find(|other| other.source.draw().0 == params.compare.vanilla);
         let ce = cell.mean();
@@ -205,14 +240,14 @@ fn losses(run: &Run, params: &Params, cells: &[Cell<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Tokens that the first text never has, in each of the others.
+/// Counts, for each further text, the tokens that do not occur in the first text.
 fn unseen(run: &Run, tokenizer: &tokens::Tokenizer, texts: &[(&str, Vec<Vec<u32>>)]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("unseen", "one token of a text that the first text never has")
-            .text("text", "which text")
-            .int("token", "its id")
-            .text("shown", "the token, with control characters written out")
-            .int("count", "how often it comes"),
+        Schema::new("unseen", "a token of one text that does not occur in the first text")
+            .text("text", "text in which the token occurs")
+            .int("token", "token id")
+            .text("shown", "the token as text, with control characters escaped")
+            .int("count", "number of occurrences in this text"),
     );
     let Some(((_, first), others)) = texts.split_first() else { return Ok(()) };
     let known: std::collections::BTreeSet<u32> = first.iter().flatten().copied().collect();

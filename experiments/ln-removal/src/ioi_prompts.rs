@@ -1,99 +1,102 @@
-//! Prompts of indirect object identification (arXiv 2211.00593): two people are named, one of them again, and the
-//! sentence ends before the other one's name.
+//! Prompts for indirect object identification, IOI (arXiv 2211.00593). A prompt names two people, then repeats one name
+//! (the subject, S). The correct continuation is the other name (the indirect object, IO).
 //!
-//! They come in pairs that differ in who is named again, and so in the right answer: each is the other's corrupted
-//! version.
+//! Prompts come in pairs that differ only in the repeated name and therefore in the answer. Each is the corrupted
+//! version of the other.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The places of a template, as it writes them.
-const PLACES: [&str; 5] = ["{first}", "{second}", "{subject}", "{place}", "{object}"];
+/// The placeholders of a template.
+const PLACEHOLDERS: [&str; 5] = ["{first}", "{second}", "{subject}", "{place}", "{object}"];
 
-/// A sentence with gaps, and the words for them.
+/// A sentence template and the words for its placeholders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sentences {
-    /// The sentence with {first}, {second} (who is named), {subject} (who is named again), {place} and {object}; it ends
-    /// before the answer, without a space.
+    /// The sentence with the placeholders {first} and {second} (the two names), {subject} (the repeated name), {place}
+    /// and {object}. It ends before the answer, without a space.
     pub template: String,
-    /// Names.
+    /// First names.
     #[schemars(length(min = 2))]
     pub names: Vec<String>,
-    /// Where people go.
+    /// Names of locations.
     #[schemars(length(min = 1))]
     pub places: Vec<String>,
-    /// What people give.
+    /// Names of objects that are given.
     #[schemars(length(min = 1))]
     pub objects: Vec<String>,
 }
 
-/// One prompt's words.
+/// The words of one prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// Who is named first.
+    /// The first name.
     pub first: String,
-    /// Who is named second.
+    /// The second name.
     pub second: String,
-    /// Whether the first one is named again.
+    /// Whether the first name is the repeated one.
     pub repeats_first: bool,
-    /// Where they go.
+    /// The location.
     pub place: String,
-    /// What is given.
+    /// The object that is given.
     pub object: String,
 }
 
 impl Prompt {
-    /// Who is named twice, S.
+    /// The repeated name, S.
     #[must_use]
     pub fn subject(&self) -> &str {
         if self.repeats_first { &self.first } else { &self.second }
     }
 
-    /// Who is named once: the right answer, IO.
+    /// The name that occurs once, IO: the right answer.
     #[must_use]
     pub fn indirect_object(&self) -> &str {
         if self.repeats_first { &self.second } else { &self.first }
     }
 
-    /// The text up to the answer.
+    /// The text of the prompt, up to the answer.
     #[must_use]
     pub fn text(&self, template: &str) -> String {
         let words = [&self.first, &self.second, self.subject(), &self.place, &self.object];
-        PLACES.iter().zip(words).fold(template.to_owned(), |text, (gap, word)| text.replace(gap, word))
+        PLACEHOLDERS
+            .iter()
+            .zip(words)
+            .fold(template.to_owned(), |text, (placeholder, word)| text.replace(placeholder, word))
     }
 }
 
-/// What is wrong with the sentences.
+/// Invalid [`Sentences`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A gap that the template lacks.
-    #[error("the template `{template}` has no {gap}")]
-    Gap {
+    /// The template lacks a placeholder.
+    #[error("the template `{template}` has no {placeholder}")]
+    Placeholder {
         /// The template.
         template: String,
-        /// The gap.
-        gap: &'static str,
+        /// The missing placeholder.
+        placeholder: &'static str,
     },
-    /// A template that ends with a space, which would split the answer's token.
-    #[error("the template `{0}` ends with a space: the answer brings its own")]
+    /// The template ends with a space, which is part of the answer's token.
+    #[error("the template `{0}` ends with a space; remove it, since the answer's token begins with one")]
     Space(String),
-    /// Too few names.
-    #[error("{0} different names: it takes two")]
+    /// There are fewer than two distinct names.
+    #[error("there are {0} distinct names; at least two are needed")]
     Names(usize),
 }
 
 impl Sentences {
-    /// `draws` random choices of two names, a place and an object, each in four prompts: either order of the names, and
-    /// in each order either name again. The last two of them are a pair.
+    /// Samples two names, a location and an object `samples` times. Each sample gives two pairs of prompts, one for
+    /// each order of the names. The two prompts of a pair differ in the repeated name.
     ///
     /// # Errors
-    /// When the template lacks a gap or ends with a space, or there are fewer than two names.
-    pub fn pairs(&self, draws: usize, rng: &mut impl Rng) -> Result<Vec<[Prompt; 2]>, Error> {
-        if let Some(gap) = PLACES[..3].iter().find(|gap| !self.template.contains(**gap)) {
-            return Err(Error::Gap { template: self.template.clone(), gap });
+    /// If the template lacks a placeholder for a name or ends with a space, or there are fewer than two distinct names.
+    pub fn pairs(&self, samples: usize, rng: &mut impl Rng) -> Result<Vec<[Prompt; 2]>, Error> {
+        if let Some(placeholder) = PLACEHOLDERS[..3].iter().find(|placeholder| !self.template.contains(**placeholder)) {
+            return Err(Error::Placeholder { template: self.template.clone(), placeholder });
         }
         if self.template.ends_with(char::is_whitespace) {
             return Err(Error::Space(self.template.clone()));
@@ -104,8 +107,8 @@ impl Sentences {
         if names.len() < 2 {
             return Err(Error::Names(names.len()));
         }
-        let mut pairs = Vec::with_capacity(2 * draws);
-        for _ in 0..draws {
+        let mut pairs = Vec::with_capacity(2 * samples);
+        for _ in 0..samples {
             let two: Vec<&&String> = names.choose_multiple(rng, 2).collect();
             let mut word = |words: &[String]| words.choose(rng).cloned().unwrap_or_default();
             let (place, object) = (word(&self.places), word(&self.objects));
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_differs_in_who_is_named_again() {
+    fn the_prompts_of_a_pair_differ_in_the_repeated_name() {
         let sentences = sentences();
         let pairs = sentences.pairs(8, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
         assert_eq!(pairs.len(), 16);
@@ -153,7 +156,7 @@ mod tests {
             assert_eq!(differ, [8], "{texts:?}");
             assert_ne!(one.first, one.second);
         }
-        // the second pair of a draw has the names the other way round
+        // the second pair of a sample has the names in the other order
         assert_eq!((&pairs[0][0].first, &pairs[0][0].second), (&pairs[1][0].second, &pairs[1][0].first));
         let text = "Then, Ann and Bob went to the shop. Bob gave a pen to";
         let prompt = Prompt {
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_that_cannot_work_are_refused() {
+    fn invalid_sentences_are_errors() {
         let rng = &mut ChaCha12Rng::seed_from_u64(1);
         let gap = Sentences { template: "{first} and {second} met. He".to_owned(), ..sentences() };
         assert!(gap.pairs(1, rng).unwrap_err().to_string().contains("{subject}"));

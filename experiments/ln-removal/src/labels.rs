@@ -1,38 +1,38 @@
-//! What stands at each place of a set of prompts: a word that all share, or the part that a word plays.
+//! Labels of the token positions of a set of prompts: the token that all prompts share, or the role of the word there.
 
 use crate::ioi_prompts::Prompt;
 
-/// The word of a prompt that plays a part.
-type Part = fn(&Prompt) -> &str;
+/// Gives the word of a prompt that has a certain role.
+type Role = fn(&Prompt) -> &str;
 
-/// A label for each place, such as `2 and` or `5 name 2`: the token where all prompts have the same, else the part whose
-/// word it is in every prompt.
+/// A label for each token position, such as `2 and` or `5 name 2`: the role whose word is there in every prompt,
+/// otherwise the token if all prompts share it.
 ///
-/// `texts[i][p]` is the token at place p of prompt i as text.
+/// `texts[i][p]` is the token at position p of prompt i, as text.
 pub fn labels(prompts: &[Prompt], texts: &[Vec<String>]) -> Vec<String> {
-    let parts: [(&str, Part); 5] = [
+    let roles: [(&str, Role); 5] = [
         ("name 1", |prompt| &prompt.first),
         ("name 2", |prompt| &prompt.second),
         ("S2", Prompt::subject),
         ("place", |prompt| &prompt.place),
         ("object", |prompt| &prompt.object),
     ];
-    let places = texts.first().map_or(0, Vec::len);
-    let label = |place: usize| {
-        let words = || texts.iter().map(|text| text[place].trim());
+    let positions = texts.first().map_or(0, Vec::len);
+    let label = |position: usize| {
+        let words = || texts.iter().map(|text| text[position].trim());
         let first = words().next().unwrap_or_default();
-        let part = parts.iter().find(|(_, of)| words().zip(prompts).all(|(word, prompt)| word == of(prompt)));
-        match part {
-            Some((name, _)) => format!("{place} {name}"),
-            None if words().all(|word| word == first) => format!("{place} {}", shown(first)),
-            None => format!("{place} …"),
+        let role = roles.iter().find(|(_, of)| words().zip(prompts).all(|(word, prompt)| word == of(prompt)));
+        match role {
+            Some((name, _)) => format!("{position} {name}"),
+            None if words().all(|word| word == first) => format!("{position} {}", display(first)),
+            None => format!("{position} …"),
         }
     };
-    (0..places).map(label).collect()
+    (0..positions).map(label).collect()
 }
 
-/// A special token without its brackets.
-fn shown(token: &str) -> &str {
+/// The display form of a token: `BOS` for a beginning-of-text token.
+fn display(token: &str) -> &str {
     match token {
         "<|endoftext|>" | "<s>" | "<|begin_of_text|>" | "<bos>" => "BOS",
         other => other,
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_words_are_themselves_and_others_are_parts() {
+    fn shared_tokens_are_labels_and_other_positions_get_a_role() {
         let prompt = |first: &str, second: &str, repeats_first: bool| Prompt {
             first: first.to_owned(),
             second: second.to_owned(),

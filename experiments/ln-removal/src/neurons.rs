@@ -1,27 +1,28 @@
-//! Confidence neurons: which they are, where they write, and what is lost without them (arXiv 2507.02559, section 5.4 and
-//! appendix H, figures 4 and 6 to 9), for any list of checkpoints.
+//! Confidence neurons: their ranking, their output directions, and their mean ablation (arXiv 2507.02559, section 5.4
+//! and appendix H, figures 4 and 6 to 9), for any list of checkpoints.
 //!
-//! A neuron of the last MLP that writes much, and pushes all tokens alike, changes no logit but the length of the stream,
-//! which the final norm divides by: it sets how sure the model is. With w_i its row of `W_out`, and everything folded:
+//! A confidence neuron of the last MLP has a large output norm but affects all logits alike. It changes the norm of the
+//! residual stream, by which the final norm divides, and so controls the entropy of the prediction. With w_i its row of
+//! `W_out`, after folding all norms:
 //!
 //! ```text
-//! LogitVar(i) = variance over tokens v (n - 1 below) of cos(W_U[:, v], w_i)
+//! LogitVar(i) = variance over tokens v (denominator n - 1) of cos(W_U[:, v], w_i)
 //! CN(i)       = |w_i| / LogitVar(i)                 ranked, largest first
 //! ```
 //!
-//! Mean ablation puts the neuron's mean activation, over all tokens read, in place of its activation; the stream behind
-//! the last block loses (activation - mean) w_i, and only the final norm and the logits are computed again. Cross-entropy
-//! and entropy are in nats per token; the effect on a token is the size of the difference.
+//! Mean ablation replaces a neuron's activation by its mean over all input tokens. The stream after the last block
+//! changes by (mean - activation) w_i, and only the final norm and the logits are recomputed. Cross-entropy and entropy
+//! are in nats per token. The effect on a token is the absolute difference.
 //!
-//! The same neurons are ablated in all models: those that rank first in the first model of the list. What counts as first
-//! for a second draw is that model's second draw, where it is listed before.
+//! The same neurons are ablated in all models: those ranked highest in the first model of the list. For models with a
+//! further seed, they are those of the first model with that seed, if it is listed earlier.
 //!
 //! Tables: `neurons` (figure 6), `null_space` (figure 7), `ablation` and `quartiles` (figures 4 and 8), `cumulative`
-//! (figure 9), `in_order` (many neurons, one after the other, as in the released code).
+//! (figure 9), `in_order` (many neurons ablated cumulatively, as in the released code).
 //!
-//! Where we differ: the released code adds 1e-10 inside its logarithms, which caps the loss of a token at 23 nats; here
-//! losses and entropies are exact. The paper reads off a figure where the effective null space of `W_U` begins; here it
-//! is where singular values fall below half of their median.
+//! Differences from the paper: the released code adds 1e-10 inside its logarithms, which limits the loss of a token to
+//! 23 nats. Here losses and entropies are exact. The paper reads the start of the effective null space of `W_U` off a
+//! figure. Here it starts where singular values fall below half of their median.
 
 use std::ops::Range;
 
@@ -35,118 +36,120 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::subjects::{Source, Text, batch, shared_tokenizer};
+use crate::distributions::statistics::BoxPlot;
+use crate::evaluation::{for_each_batch, shared_sequences};
+use crate::subjects::{Source, Text};
 
-/// What is read of every token, in this order everywhere.
+/// The metrics of every token, always in this order.
 const METRICS: [&str; 2] = ["ce", "entropy"];
-/// Singular values that `null_space` shows, the smallest.
-const SHOWN: usize = 50;
+/// Number of the smallest singular values that `null_space` records.
+const RECORDED_VALUES: usize = 50;
 /// The null space begins where singular values fall below this share of their median.
-const SMALL: f64 = 0.5;
+const NULL_SHARE: f64 = 0.5;
 
 /// Parameters of `neurons`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The checkpoints; the first one's ranking says which neurons are ablated.
+    /// The checkpoints to measure. The ranking of the first one selects the neurons that are ablated.
     #[schemars(length(min = 1))]
     pub models: Vec<Source>,
-    /// What they read.
+    /// The text that all checkpoints read.
     pub text: Text,
-    /// Sequences read.
+    /// Number of sequences.
     #[schemars(range(min = 1))]
     pub sequences: usize,
-    /// Tokens in each; all but the first are predicted.
+    /// Number of tokens in a sequence. All but the first are predicted.
     #[schemars(range(min = 2))]
     pub length: usize,
-    /// How many of the sequences the cumulative ablation reads.
+    /// Number of these sequences that the cumulative ablation reads.
     #[schemars(range(min = 1))]
     pub cumulative_sequences: usize,
-    /// Neurons that are ablated, one at a time and together.
+    /// Number of neurons that are ablated, one at a time and cumulatively.
     #[schemars(range(min = 1))]
     pub top: usize,
-    /// Neurons that count as the highest when rankings are compared.
+    /// Number of highest-ranked neurons that are compared between models.
     #[schemars(range(min = 1))]
     pub ranked: usize,
-    /// Neurons that are ablated one after the other in `reference`.
+    /// Number of neurons that are ablated cumulatively in the model `reference`.
     #[schemars(range(min = 1))]
     pub ablated_in_order: usize,
-    /// The model in which they are; left out when it is not there.
+    /// Name of the model for the long cumulative ablation. Null (the default) skips it.
     #[serde(default)]
     pub reference: Option<String>,
-    /// The model without LayerNorm that stands beside it.
+    /// Name of a model without LayerNorm that is recorded beside it, without ablation. Null (the default) omits it.
     #[serde(default)]
     pub without_norms: Option<String>,
-    /// Sequences in a batch: logits of so many are in memory at once.
+    /// Number of sequences in a batch. The logits of one batch are in memory at once.
     #[schemars(range(min = 1))]
     pub batch: usize,
 }
 
-/// A neuron of the last MLP, from its weights alone.
+/// Weight statistics of one neuron of the last MLP.
 #[derive(Clone, Copy, Debug)]
 struct Neuron {
+    /// |w_i|.
     norm: f64,
+    /// LogitVar(i).
     logit_var: f64,
+    /// CN(i).
     score: f64,
 }
 
 /// Singular values of `W_U`.
 struct Spectrum {
-    /// Over the largest, largest first.
+    /// Singular values divided by the largest, in decreasing order.
     values: Vec<f64>,
-    /// Size of the cosine of the ablated neuron that ranks first with each left singular vector.
+    /// Absolute cosine between the output direction of the highest-ranked neuron and each left singular vector.
     cosines: Vec<f64>,
 }
 
-/// The numbers of a box plot.
+/// Absolute changes of one metric over tokens.
 #[derive(Clone, Copy, Debug)]
-struct NormScales {
-    median: f64,
-    q1: f64,
-    q3: f64,
-    /// Smallest and largest value within 1.5 times the distance of the quartiles from them.
-    low: f64,
-    high: f64,
+struct Change {
+    box_plot: BoxPlot,
     mean: f64,
 }
 
-/// What was measured of one model.
+/// Measurements of one model.
 struct Outcome<'a> {
     source: &'a Source,
-    /// Place in the list of the model whose ranking says which neurons are ablated.
+    /// Index in the list of the model whose ranking selects the ablated neurons.
     leader: usize,
     neurons: Vec<Neuron>,
-    /// Neurons, highest score first.
+    /// Neuron indices, highest score first.
     ranking: Vec<usize>,
     spectrum: Spectrum,
-    /// Which neurons are ablated.
+    /// Indices of the ablated neurons.
     ablated: Vec<usize>,
-    /// Sizes of the changes of both metrics, by ablated neuron.
-    effects: Vec<[NormScales; 2]>,
-    /// Means of both metrics over the sequences of the cumulative ablation, by number of neurons ablated, from 0.
+    /// Absolute changes of both metrics, by ablated neuron.
+    effects: Vec<[Change; 2]>,
+    /// Means of both metrics over the sequences of the cumulative ablation, by number of ablated neurons, from 0.
     cumulative: Vec<[f64; 2]>,
-    /// The same over all sequences; in the reference with all that are ablated in order, elsewhere with none.
+    /// The same over all sequences. Models other than the reference only have the entry for 0 neurons.
     in_order: Vec<[f64; 2]>,
 }
 
-/// Ranks the neurons of every model, ablates the highest, and hands in the tables.
+/// Ranks the neurons of every model, ablates the highest-ranked ones and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     for (key, name) in [("reference", &params.reference), ("without_norms", &params.without_norms)] {
         let known = |name: &String| params.models.iter().any(|source| source.draw().0 == name);
         if let Some(name) = name.as_ref().filter(|name| !known(name)) {
-            bail!("params.{key}: no model is called `{name}`");
+            bail!("params.{key}: there is no model `{name}` in params.models");
         }
     }
-    let sequences = run.samples(params.sequences);
     if params.cumulative_sequences > params.sequences {
-        bail!("params.cumulative_sequences: {} of {} sequences", params.cumulative_sequences, params.sequences);
+        bail!(
+            "params.cumulative_sequences: {} of {} sequences; use at most params.sequences",
+            params.cumulative_sequences,
+            params.sequences
+        );
     }
-    let tokenizer = shared_tokenizer(run, &params.models)?;
-    let rows = params.text.sequences(run, &tokenizer, sequences, params.length).context("params.text")?;
+    let rows = shared_sequences(run, &params.models, &params.text, params.sequences, params.length)?;
     let mut outcomes: Vec<Outcome<'_>> = Vec::new();
     for source in &params.models {
         let model = source.open_folded(run)?;
-        let outcome = look(run, &params, source, &model, &rows, &outcomes)
+        let outcome = measure(run, &params, source, &model, &rows, &outcomes)
             .with_context(|| format!("params.models: {}", source.name))?;
         outcomes.push(outcome);
     }
@@ -157,8 +160,8 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     record_in_order(run, &params, &outcomes)
 }
 
-/// Everything about one model; `before` are the models that were looked at already.
-fn look<'a>(
+/// Measures one model. `before` are the outcomes of the models earlier in the list.
+fn measure<'a>(
     run: &Run,
     params: &'a Params,
     source: &'a Source,
@@ -169,34 +172,34 @@ fn look<'a>(
     let [w_out, w_u] = weights(model)?;
     let neurons = confidence(&w_out, &w_u)?;
     let ranking = ranking(&neurons);
-    let (first, (name, draw)) = (params.models[0].draw().0, source.draw());
+    let (first, (name, seed)) = (params.models[0].draw().0, source.draw());
     let leader = match name == first {
         true => before.len(),
-        false => before.iter().position(|outcome| outcome.source.draw() == (first, draw)).unwrap_or(0),
+        false => before.iter().position(|outcome| outcome.source.draw() == (first, seed)).unwrap_or(0),
     };
     let order = before.get(leader).map_or(&ranking, |outcome| &outcome.ranking);
     if order.len() != neurons.len() {
-        bail!("its last MLP has {} neurons, that of {first} {}", neurons.len(), order.len());
+        bail!("the last MLP has {} neurons, but that of {first} has {}", neurons.len(), order.len());
     }
     let in_order = if params.reference.as_deref() == Some(name) { params.ablated_in_order } else { 0 };
-    for (key, wanted) in [("top", params.top), ("ranked", params.ranked), ("ablated_in_order", in_order)] {
-        if wanted > neurons.len() {
-            bail!("params.{key}: {wanted} of the {} neurons of its last MLP", neurons.len());
+    for (key, count) in [("top", params.top), ("ranked", params.ranked), ("ablated_in_order", in_order)] {
+        if count > neurons.len() {
+            bail!("params.{key}: {count} of the {} neurons of the last MLP; use at most all of them", neurons.len());
         }
     }
     let spectrum = spectrum(&w_u, &w_out.get(order[0])?)?;
-    drop(w_u); // the largest tensor there is
-    let wanted = &order[..params.top.max(in_order)];
-    let recorded = Recorded::new(run, model, &source.name, rows, params.batch, wanted, &w_out)?;
-    let cumulative = run.samples(params.cumulative_sequences).min(rows.len());
+    drop(w_u); // the largest tensor
+    let selected = &order[..params.top.max(in_order)];
+    let recording = Recording::new(run, model, &source.name, rows, params.batch, selected, &w_out)?;
+    let cumulative_sequences = run.samples(params.cumulative_sequences).min(rows.len());
     Ok(Outcome {
         source,
         leader,
         spectrum,
         ablated: order[..params.top].to_vec(),
-        effects: recorded.effects(run, params.top)?,
-        cumulative: recorded.one_after_the_other(run, params.top, cumulative)?,
-        in_order: recorded.one_after_the_other(run, in_order, rows.len())?,
+        effects: recording.effects(run, params.top)?,
+        cumulative: recording.cumulative(run, params.top, cumulative_sequences)?,
+        in_order: recording.cumulative(run, in_order, rows.len())?,
         neurons,
         ranking,
     })
@@ -205,27 +208,32 @@ fn look<'a>(
 /// `W_out` `[d_mlp, d_model]` of the last MLP and `W_U` `[d_model, d_vocab]`, in f64 on the CPU.
 fn weights(model: &Decoder) -> Result<[Tensor; 2]> {
     if model.config().architecture.norm_place != NormPlace::Before {
-        bail!("what its MLPs write is normed before it reaches the stream, so a neuron has no fixed direction there");
+        bail!(
+            "the outputs of MLPs are normalised before they are added to the stream, so neurons have no fixed output \
+             direction; use a model with its norms before attention and MLP"
+        );
     }
     let find = |name: String| -> Result<Tensor> {
         let found = model.parameters().iter().find(|(known, _)| *known == name);
-        let (_, weight) = found.with_context(|| format!("it has no weight `{name}`"))?;
+        let (_, weight) = found.with_context(|| format!("the model has no weight `{name}`"))?;
         Ok(weight.as_tensor().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
     };
     Ok([find(format!("blocks.{}.mlp.W_out", model.n_layers() - 1))?, find("unembed.W_U".to_owned())?])
 }
 
-/// Norm, LogitVar and CN of every neuron (arXiv 2507.02559, section 5.4). The variance of ŵ · û_v over tokens is ŵᵀ C ŵ
-/// with C the covariance of the tokens' directions û_v, so cosines of all neurons with all tokens are never there at once.
+/// Norm, LogitVar and CN of every neuron (arXiv 2507.02559, section 5.4).
+///
+/// The variance of ŵ · û_v over tokens is ŵᵀ C ŵ, with C the covariance of the tokens' unembedding directions û_v. This
+/// avoids the cosines of all neurons with all tokens.
 ///
 /// # Shapes
 /// `w_out` `[d_mlp, d_model]`, `w_u` `[d_model, d_vocab]`, both f64; output `[d_mlp]`.
 fn confidence(w_out: &Tensor, w_u: &Tensor) -> Result<Vec<Neuron>> {
     let d_vocab = w_u.dim(1)?;
     if d_vocab < 2 {
-        bail!("a vocabulary of {d_vocab} has no variance");
+        bail!("the variance over tokens needs at least two tokens, but the vocabulary has {d_vocab}");
     }
-    // what has no length has no direction, and a cosine of 0 with everything
+    // a zero vector has cosine 0 with every other
     let lengths = w_u.sqr()?.sum_keepdim(0)?.sqrt()?.maximum(f64::MIN_POSITIVE)?; // [1, v]
     let directions = w_u.broadcast_div(&lengths)?;
     let centred = directions.broadcast_sub(&directions.mean_keepdim(1)?)?; // [d, v]
@@ -241,20 +249,21 @@ fn confidence(w_out: &Tensor, w_u: &Tensor) -> Result<Vec<Neuron>> {
     Ok(norms.into_iter().zip(variances).map(neuron).collect())
 }
 
-/// Neurons, highest score first; of equal ones the one with the smaller index.
+/// Neuron indices, highest score first. Ties go to the smaller index.
 fn ranking(neurons: &[Neuron]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..neurons.len()).collect();
     order.sort_by(|a, b| neurons[*b].score.total_cmp(&neurons[*a].score));
     order
 }
 
-/// Singular values of `W_U` `[d_model, d_vocab]`, and how the direction `w` `[d_model]` lies among its left vectors.
+/// Singular values of `W_U` `[d_model, d_vocab]`, and cosines of the direction `w` `[d_model]` with its left singular
+/// vectors.
 fn spectrum(w_u: &Tensor, w: &Tensor) -> Result<Spectrum> {
     let (values, vectors) = probes::left_singular(probes::matrix(w_u)?.as_ref())?;
     let w = w.to_vec1::<f64>()?;
     let norm = w.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     let cosine = |k: usize| (w.iter().enumerate().map(|(f, x)| vectors[(k, f)] * x).sum::<f64>() / norm).abs();
-    let largest = values.first().copied().filter(|value| *value > 0.).context("its unembedding is zero")?;
+    let largest = values.first().copied().filter(|value| *value > 0.).context("the unembedding is zero")?;
     Ok(Spectrum {
         cosines: (0..values.len()).map(cosine).collect(),
         values: values.iter().map(|value| value / largest).collect(),
@@ -262,43 +271,38 @@ fn spectrum(w_u: &Tensor, w: &Tensor) -> Result<Spectrum> {
 }
 
 impl Spectrum {
-    /// Index of the first singular value below [`SMALL`] times the median of all.
+    /// Index of the first singular value below [`NULL_SHARE`] times the median of all.
     fn null_begin(&self) -> usize {
-        let bar = SMALL * probes::median(&self.values);
-        self.values.partition_point(|value| *value >= bar)
+        let threshold = NULL_SHARE * probes::median(&self.values);
+        self.values.partition_point(|value| *value >= threshold)
     }
 
-    /// Share of the neuron's squared length in the null space.
+    /// Share of the neuron's squared norm in the null space.
     fn null_share(&self) -> f64 {
         self.cosines[self.null_begin()..].iter().map(|cosine| cosine * cosine).sum()
     }
 }
 
-impl NormScales {
-    /// Quartiles interpolate between neighbours, as numpy's and matplotlib's do.
+impl Change {
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let [q1, median, q3] = [0.25, 0.5, 0.75].map(|share| probes::quantile(&values, share));
-        let reach = 1.5 * (q3 - q1);
-        let low = values[values.partition_point(|value| *value < q1 - reach)];
-        let high = values[values.partition_point(|value| *value <= q3 + reach) - 1];
-        Self { median, q1, q3, low, high, mean: probes::mean(&values) }
+        Self { box_plot: BoxPlot::of_sorted(&values), mean: probes::mean(&values) }
     }
 }
 
-/// What a model's last block left of a text, and what a few of its neurons did.
-struct Recorded<'a> {
+/// Activations of a text that suffice to ablate a few neurons of the last MLP.
+struct Recording<'a> {
     model: &'a Decoder,
     batches: Vec<Batch>,
-    /// Mean activation over all tokens that have a next one, `[neurons]`.
+    /// Mean activations over all input tokens, `[neurons]`.
     means: Tensor,
-    /// Rows of `W_out`, `[neurons, d_model]`.
+    /// Rows of `W_out` of these neurons, `[neurons, d_model]`.
     writers: Tensor,
 }
 
-/// Some sequences, in the CPU's memory.
+/// Activations of a batch of sequences, in CPU memory.
 struct Batch {
-    /// Stream behind the last block, `[batch, seq, d_model]`.
+    /// Residual stream after the last block, `[batch, seq, d_model]`.
     stream: Tensor,
     /// Activations of the neurons, `[batch, seq, neurons]`.
     posts: Tensor,
@@ -306,14 +310,14 @@ struct Batch {
     targets: Tensor,
 }
 
-impl<'a> Recorded<'a> {
-    /// Reads the rows once; the last token of each is only predicted.
+impl<'a> Recording<'a> {
+    /// Runs the model once on all rows. The last token of each row is only a target.
     fn new(
         run: &Run,
         model: &'a Decoder,
         name: &str,
         rows: &[Vec<u32>],
-        batch_rows: usize,
+        batch_size: usize,
         neurons: &[usize],
         w_out: &Tensor,
     ) -> Result<Self> {
@@ -323,23 +327,21 @@ impl<'a> Recorded<'a> {
         let chosen: Vec<u32> = neurons.iter().map(|neuron| *neuron as u32).collect();
         let chosen = Tensor::new(chosen, &device)?;
         let (mut batches, mut sum, mut tokens) = (Vec::new(), Tensor::zeros(neurons.len(), DType::F64, &device)?, 0);
-        let mut task = run.task(name, rows.len() as u64, "sequences");
-        for (number, rows) in rows.chunks(batch_rows).enumerate() {
-            run.check_interrupted()?;
-            let ids = batch(run, rows)?;
+        for_each_batch(run, name, rows, batch_size, |_, ids| {
             let (count, length) = ids.dims2()?;
             let seq = length - 1;
-            let seen = capture(model, &ids.narrow(1, 0, seq)?.contiguous()?, &[post, resid], &Keep::default())?;
-            let posts = seen.get(post)?.contiguous()?.index_select(&chosen, D::Minus1)?; // [b, t, n]
-            sum = (sum + posts.to_dtype(DType::F64)?.sum((0, 1))?)?;
+            let inputs = ids.narrow(1, 0, seq)?.contiguous()?;
+            let activations = capture(model, &inputs, &[post, resid], &Keep::default())?;
+            let posts = activations.get(post)?.contiguous()?.index_select(&chosen, D::Minus1)?; // [b, t, n]
+            sum = (&sum + posts.to_dtype(DType::F64)?.sum((0, 1))?)?;
             tokens += count * seq;
             batches.push(Batch {
-                stream: seen.get(resid)?.to_device(&Device::Cpu)?,
+                stream: activations.get(resid)?.to_device(&Device::Cpu)?,
                 posts: posts.to_device(&Device::Cpu)?,
                 targets: ids.narrow(1, 1, seq)?.contiguous()?.to_device(&Device::Cpu)?,
             });
-            task.at((number * batch_rows + count) as u64, "read");
-        }
+            Ok(())
+        })?;
         let writers = w_out.index_select(&chosen.to_device(&Device::Cpu)?, 0)?;
         let dtype = batches.first().map_or(DType::F32, |batch| batch.stream.dtype());
         Ok(Self {
@@ -350,14 +352,14 @@ impl<'a> Recorded<'a> {
         })
     }
 
-    /// Cross-entropy and entropy of every token of a batch's first sequences, some neurons at their means.
-    fn read(&self, batch: &Batch, sequences: usize, ablated: Range<usize>) -> Result<[Vec<f64>; 2]> {
+    /// Cross-entropy and entropy of every token of a batch's first sequences, with the given neurons ablated.
+    fn evaluate(&self, batch: &Batch, sequences: usize, ablated: Range<usize>) -> Result<[Vec<f64>; 2]> {
         let device = self.model.device();
-        let of = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.narrow(0, 0, sequences)?.to_device(&device)?) };
-        let (mut stream, targets) = (of(&batch.stream)?, of(&batch.targets)?);
+        let first = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.narrow(0, 0, sequences)?.to_device(&device)?) };
+        let (mut stream, targets) = (first(&batch.stream)?, first(&batch.targets)?);
         if !ablated.is_empty() {
             let (from, count) = (ablated.start, ablated.len());
-            let posts = of(&batch.posts)?.narrow(2, from, count)?;
+            let posts = first(&batch.posts)?.narrow(2, from, count)?;
             let excess = posts.broadcast_sub(&self.means.narrow(0, from, count)?)?; // [b, t, n]
             let written = excess.contiguous()?.broadcast_matmul(&self.writers.narrow(0, from, count)?)?; // [b, t, d]
             stream = (stream - written)?;
@@ -367,45 +369,46 @@ impl<'a> Recorded<'a> {
         uncertainty(&logits, &targets)
     }
 
-    /// Sizes of the changes of both metrics when one of the first `count` neurons is ablated, over all tokens.
-    fn effects(&self, run: &Run, count: usize) -> Result<Vec<[NormScales; 2]>> {
+    /// Absolute changes of both metrics over all tokens when each of the first `count` neurons is ablated by itself.
+    fn effects(&self, run: &Run, count: usize) -> Result<Vec<[Change; 2]>> {
         let mut changes = vec![[Vec::new(), Vec::new()]; count];
         for batch in &self.batches {
             let sequences = batch.stream.dim(0)?;
-            let before = self.read(batch, sequences, 0..0)?;
+            let before = self.evaluate(batch, sequences, 0..0)?;
             for (neuron, changes) in changes.iter_mut().enumerate() {
                 run.check_interrupted()?;
-                let after = self.read(batch, sequences, neuron..neuron + 1)?;
+                let after = self.evaluate(batch, sequences, neuron..neuron + 1)?;
                 for ((changes, before), after) in changes.iter_mut().zip(&before).zip(after) {
                     changes.extend(before.iter().zip(after).map(|(before, after)| (after - before).abs()));
                 }
             }
         }
-        Ok(changes.into_iter().map(|of| of.map(NormScales::of)).collect())
+        Ok(changes.into_iter().map(|values| values.map(Change::of)).collect())
     }
 
-    /// Means of both metrics over the tokens of the first sequences, with the first 0, 1, .. `count` neurons ablated.
-    fn one_after_the_other(&self, run: &Run, count: usize, sequences: usize) -> Result<Vec<[f64; 2]>> {
-        let (mut sums, mut left, mut tokens) = (vec![[0.; 2]; count + 1], sequences, 0);
+    /// Means of both metrics over the tokens of the first sequences, with the first 0, 1, .. `count` neurons ablated
+    /// together.
+    fn cumulative(&self, run: &Run, count: usize, sequences: usize) -> Result<Vec<[f64; 2]>> {
+        let (mut sums, mut remaining, mut tokens) = (vec![[0.; 2]; count + 1], sequences, 0);
         for batch in &self.batches {
             let (rows, seq) = batch.targets.dims2()?;
-            let rows = rows.min(left);
+            let rows = rows.min(remaining);
             if rows == 0 {
                 break;
             }
             for (ablated, sums) in sums.iter_mut().enumerate() {
                 run.check_interrupted()?;
-                let metrics = self.read(batch, rows, 0..ablated)?;
+                let metrics = self.evaluate(batch, rows, 0..ablated)?;
                 sums.iter_mut().zip(metrics).for_each(|(sum, values)| *sum += values.iter().sum::<f64>());
             }
-            left -= rows;
+            remaining -= rows;
             tokens += rows * seq;
         }
         Ok(sums.into_iter().map(|sums| sums.map(|sum| sum / tokens as f64)).collect())
     }
 }
 
-/// Cross-entropy with the targets, and entropy of the prediction, of every token, in nats.
+/// Cross-entropy and entropy of every prediction, in nats.
 ///
 /// # Shapes
 /// `logits` `[batch, seq, d_vocab]`, `targets` `[batch, seq]` (`u32`), outputs `[batch * seq]`.
@@ -425,25 +428,25 @@ fn uncertainty(logits: &Tensor, targets: &Tensor) -> Result<[Vec<f64>; 2]> {
 
 fn record_neurons(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("neurons", "one neuron of the last MLP, from the weights")
+        Schema::new("neurons", "the weight statistics of one neuron of the last MLP")
             .text("model", "checkpoint")
-            .int("neuron", "index")
-            .float("norm", "length of its row of W_out, folded", "")
-            .float("logit_var", "variance over tokens of the cosine of what it writes with a token's unembedding", "")
-            .float("score", "norm over logit_var", "")
-            .int("rank", "by score, from 1")
-            .text("group", "highest or others"),
+            .int("neuron", "neuron index, from 0")
+            .float("norm", "norm of the neuron's row of W_out, after folding", "")
+            .float("logit_var", "variance over tokens of the cosine between that row and the token's unembedding", "")
+            .float("score", "norm / logit_var", "")
+            .int("rank", "rank by score, from 1, highest first")
+            .text("group", "highest: rank up to params.ranked; others"),
     );
     for Outcome { source, leader, neurons, ranking, .. } in outcomes {
         let mut ranks = vec![0; ranking.len()];
-        ranking.iter().enumerate().for_each(|(place, neuron)| ranks[*neuron] = place + 1);
+        ranking.iter().zip(1..).for_each(|(neuron, rank)| ranks[*neuron] = rank);
         for (index, (neuron, rank)) in neurons.iter().zip(ranks).enumerate() {
             let Neuron { norm, logit_var, score } = *neuron;
             let group = if rank <= params.ranked { "highest" } else { "others" };
             table.push(row![&*source.name, index, norm, logit_var, score, rank, group])?;
         }
-        for (place, neuron) in ranking[..params.top].iter().enumerate() {
-            source.metric(run, &format!("neuron_{}", place + 1), *neuron as f64, "");
+        for (neuron, rank) in ranking[..params.top].iter().zip(1..) {
+            source.metric(run, &format!("neuron_{rank}"), *neuron as f64, "");
         }
         let (own, first) = (&ranking[..params.ranked], &outcomes[*leader].ranking[..params.ranked]);
         let shared = own.iter().filter(|neuron| first.contains(neuron)).count();
@@ -455,20 +458,20 @@ fn record_neurons(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Resul
 
 fn record_null_space(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("null_space", "one of the smallest singular values of W_U, folded and centred")
+        Schema::new("null_space", "one of the smallest singular values of W_U, after folding and centring")
             .text("model", "checkpoint")
-            .int("index", "from 0, the largest")
+            .int("index", "index of the singular value, from 0 (the largest)")
             .text(
                 "curve",
-                "singular: the value over the largest; cosine: size of the cosine of what the neuron that is \
-                            ablated first writes with the left singular vector",
+                "singular: singular value divided by the largest; cosine: absolute cosine between the left singular \
+                 vector and the output direction of the first ablated neuron",
             )
-            .float("value", "of the curve", ""),
+            .float("value", "value of the curve", ""),
     );
     for Outcome { source, spectrum, .. } in outcomes {
         let d_model = spectrum.values.len();
         for (curve, values) in [("singular", &spectrum.values), ("cosine", &spectrum.cosines)] {
-            for (index, value) in values.iter().enumerate().skip(d_model.saturating_sub(SHOWN)) {
+            for (index, value) in values.iter().enumerate().skip(d_model.saturating_sub(RECORDED_VALUES)) {
                 table.push(row![&*source.name, index, curve, *value])?;
             }
         }
@@ -483,40 +486,41 @@ fn record_null_space(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
 
 fn record_ablation(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut boxes = Builder::new(
-        Schema::new("ablation", "size of the change of one metric, token by token, when one neuron is at its mean")
+        Schema::new("ablation", "the absolute change of one metric over tokens when one neuron is mean-ablated")
             .text("model", "checkpoint")
-            .int("neuron", "index")
-            .text("metric", "ce: cross-entropy; entropy")
-            .float("median", "over tokens", "nats")
-            .float("q1", "lower quartile", "nats")
-            .float("q3", "upper quartile", "nats")
-            .float("low", "smallest within 1.5 interquartile ranges of the lower quartile", "nats")
-            .float("high", "largest within 1.5 interquartile ranges of the upper quartile", "nats")
-            .float("mean", "over tokens", "nats"),
+            .int("neuron", "neuron index, from 0")
+            .text("metric", "ce (cross-entropy) or entropy")
+            .float("median", "median over tokens", "nats")
+            .float("q1", "lower quartile over tokens", "nats")
+            .float("q3", "upper quartile over tokens", "nats")
+            .float("low", "smallest value within 1.5 interquartile ranges of the lower quartile", "nats")
+            .float("high", "largest value within 1.5 interquartile ranges of the upper quartile", "nats")
+            .float("mean", "mean over tokens", "nats"),
     );
     let mut quartiles = Builder::new(
-        Schema::new("quartiles", "median and quartiles of `ablation`, one a row")
+        Schema::new("quartiles", "one quartile or median of the table `ablation`")
             .text("model", "checkpoint")
-            .int("neuron", "index")
-            .text("metric", "ce: cross-entropy; entropy")
-            .text("statistic", "q1, median or q3")
-            .float("change", "size of the change", "nats"),
+            .int("neuron", "neuron index, from 0")
+            .text("metric", "ce (cross-entropy) or entropy")
+            .text("statistic", "q1 (lower quartile), median or q3 (upper quartile)")
+            .float("change", "absolute change of the metric", "nats"),
     );
-    // where most tokens are certain, medians are close to nothing: means say more
+    // if most predictions have low entropy, medians are close to zero, so means are recorded too
     let over_neurons = |outcome: &Outcome<'_>, metric: usize, mean: bool| {
-        let of = |spreads: &[NormScales; 2]| if mean { spreads[metric].mean } else { spreads[metric].median };
+        let of = |changes: &[Change; 2]| if mean { changes[metric].mean } else { changes[metric].box_plot.median };
         probes::mean(&outcome.effects.iter().map(of).collect::<Vec<_>>())
     };
     for outcome in outcomes {
         let name = &*outcome.source.name;
-        for (place, (neuron, spreads)) in outcome.ablated.iter().zip(&outcome.effects).enumerate() {
-            for (metric, spread) in METRICS.into_iter().zip(spreads) {
-                let NormScales { median, q1, q3, low, high, mean } = *spread;
-                boxes.push(row![name, *neuron, metric, median, q1, q3, low, high, mean])?;
+        for (rank, (neuron, changes)) in (1..).zip(outcome.ablated.iter().zip(&outcome.effects)) {
+            for (metric, Change { box_plot, mean }) in METRICS.into_iter().zip(changes) {
+                let BoxPlot { median, lower_quartile: q1, upper_quartile: q3, .. } = *box_plot;
+                let (low, high) = (box_plot.lower_whisker, box_plot.upper_whisker);
+                boxes.push(row![name, *neuron, metric, median, q1, q3, low, high, *mean])?;
                 for (statistic, value) in [("q1", q1), ("median", median), ("q3", q3)] {
                     quartiles.push(row![name, *neuron, metric, statistic, value])?;
                 }
-                outcome.source.metric(run, &format!("{metric}_change_{}", place + 1), median, "nats");
+                outcome.source.metric(run, &format!("{metric}_change_{rank}"), median, "nats");
             }
         }
         for (number, metric) in METRICS.into_iter().enumerate() {
@@ -535,13 +539,13 @@ fn record_ablation(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
 
 fn record_cumulative(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("cumulative", "means over tokens with the first neurons at their means")
+        Schema::new("cumulative", "the metrics of one model with its n highest-ranked neurons mean-ablated together")
             .text("model", "checkpoint")
-            .int("n", "neurons ablated")
-            .float("ce", "cross-entropy", "nats")
-            .float("entropy", "entropy", "nats")
-            .float("ce_change", "change of the mean cross-entropy", "%")
-            .float("entropy_change", "change of the mean entropy", "%"),
+            .int("n", "number of ablated neurons")
+            .float("ce", "mean cross-entropy over tokens", "nats")
+            .float("entropy", "mean entropy over tokens", "nats")
+            .float("ce_change", "change of the mean cross-entropy relative to no ablation", "%")
+            .float("entropy_change", "change of the mean entropy relative to no ablation", "%"),
     );
     for Outcome { source, cumulative, .. } in outcomes {
         for (n, values) in cumulative.iter().enumerate() {
@@ -556,14 +560,20 @@ fn record_cumulative(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Many neurons in the reference, beside the model without norms as it is, whose line is level.
+/// Records the long cumulative ablation of the reference, beside the model without norms, which is not ablated.
 fn record_in_order(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("in_order", "means over tokens with the first neurons at their means, many of them")
-            .text("model", "checkpoint")
-            .int("n", "neurons ablated; none are in the model without norms, which stands there for comparison")
-            .float("ce", "cross-entropy", "nats")
-            .float("entropy", "entropy", "nats"),
+        Schema::new(
+            "in_order",
+            "the metrics of one model with many of its highest-ranked neurons mean-ablated together",
+        )
+        .text("model", "checkpoint")
+        .int(
+            "n",
+            "number of ablated neurons; the model without norms is not ablated and has the same values at every n",
+        )
+        .float("ce", "mean cross-entropy over tokens", "nats")
+        .float("entropy", "mean entropy over tokens", "nats"),
     );
     let is = |outcome: &Outcome<'_>, name: &Option<String>| Some(outcome.source.draw().0) == name.as_deref();
     for outcome in outcomes {
@@ -607,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn the_covariance_gives_the_variance_of_the_cosines() {
+    fn logit_var_is_the_variance_of_the_cosines() {
         let (w_out, w_u) = (numbers(6, 4, 1), numbers(4, 9, 3));
         let tensor = |rows: &Vec<Vec<f64>>| Tensor::new(rows.clone(), &Device::Cpu).unwrap();
         let found = confidence(&tensor(&w_out), &tensor(&w_u)).unwrap();
@@ -629,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn neurons_and_tokens_without_length_do_no_harm() {
+    fn zero_neurons_and_zero_unembeddings_give_finite_scores() {
         let w_out = Tensor::new(&[[0f64, 0.], [1., 2.]], &Device::Cpu).unwrap();
         let w_u = Tensor::new(&[[1f64, 0., -1.], [0., 0., 2.]], &Device::Cpu).unwrap();
         let found = confidence(&w_out, &w_u).unwrap();
@@ -639,9 +649,9 @@ mod tests {
     }
 
     #[test]
-    fn a_neuron_in_the_null_space_is_found_there() {
-        // singular values 4, 2, 2 and 0.1, along the axes; the neuron points between the last two
-        let w_u = numbers_on_the_diagonal(&[2., 0.1, 4., 2.]);
+    fn the_null_share_of_a_known_neuron() {
+        // singular values 4, 2, 2 and 0.1 along the axes; the neuron has components along 0.1 (0.6) and 2 (0.8)
+        let w_u = diagonal(&[2., 0.1, 4., 2.]);
         let w = Tensor::new(&[0f64, 3., 0., 4.], &Device::Cpu).unwrap();
         let spectrum = spectrum(&w_u, &w).unwrap();
         let close = |found: &[f64], expected: &[f64]| found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9);
@@ -651,25 +661,24 @@ mod tests {
         assert!((spectrum.null_share() - 0.36).abs() < 1e-9);
     }
 
-    fn numbers_on_the_diagonal(values: &[f64]) -> Tensor {
+    fn diagonal(values: &[f64]) -> Tensor {
         let row = |r: usize| (0..values.len()).map(|c| if r == c { values[r] } else { 0. }).collect();
         Tensor::new((0..values.len()).map(row).collect::<Vec<Vec<f64>>>(), &Device::Cpu).unwrap()
     }
 
     #[test]
-    fn boxes_are_numpys() {
+    fn box_plots_match_numpy() {
         // numpy.percentile([0..8, 100], [25, 50, 75]): 2.25, 4.5, 6.75; 100 is an outlier
         let mut values: Vec<f64> = (0..9).map(f64::from).collect();
         values.push(100.);
-        let NormScales { median, q1, q3, low, high, mean } = NormScales::of(values);
-        assert_eq!((median, q1, q3, low, high, mean), (4.5, 2.25, 6.75, 0., 8., 13.6));
-        let one = NormScales::of(vec![3.]);
-        assert_eq!((one.median, one.low, one.high), (3., 3., 3.));
+        let Change { box_plot, mean } = Change::of(values);
+        assert_eq!((box_plot.named().map(|(_, value)| value), mean), ([0., 2.25, 4.5, 6.75, 8.], 13.6));
+        assert_eq!(Change::of(vec![3.]).box_plot.named().map(|(_, value)| value), [3.; 5]);
     }
 
     #[test]
-    fn uncertainty_is_that_of_the_softmax() {
-        // p = (1/2, 1/4, 1/4) and p = (1, 0, 0) as far as f32 goes
+    fn uncertainty_matches_the_softmax() {
+        // p = (1/2, 1/4, 1/4) and, up to f32 rounding, p = (1, 0, 0)
         let ln = f32::ln;
         let logits = Tensor::new(&[[[ln(0.5), ln(0.25), ln(0.25)], [200., 0., 0.]]], &Device::Cpu).unwrap();
         let [ce, entropy] = uncertainty(&logits, &Tensor::new(&[[1u32, 0]], &Device::Cpu).unwrap()).unwrap();
@@ -677,7 +686,7 @@ mod tests {
         assert!((entropy[0] - 1.5 * 2f64.ln()).abs() < 1e-6 && entropy[1].abs() < 1e-6);
     }
 
-    /// Writes means in place of some activations of the last MLP.
+    /// Replaces activations of the last MLP by their means.
     struct AtMean {
         site: Site,
         neurons: Vec<(usize, f32)>,
@@ -699,7 +708,7 @@ mod tests {
     }
 
     #[test]
-    fn ablation_is_what_a_hook_that_writes_the_mean_does() {
+    fn ablation_matches_a_hook_that_writes_the_means() {
         let config = Config {
             n_layers: 2,
             n_heads: 2,
@@ -711,24 +720,24 @@ mod tests {
         };
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(1);
         let fresh = Decoder::fresh(&config, &mut rng, &Device::Cpu).unwrap();
-        // weights as large as a trained model's, so that a neuron is felt
-        let grown = fresh.weights().into_iter().map(|(name, w)| {
+        // weights as large as a trained model's, so that neurons have an effect
+        let scaled = fresh.weights().into_iter().map(|(name, w)| {
             let w = if name.contains(".ln") || name.starts_with("ln") { w } else { (w * 30.).unwrap() };
             (name, w)
         });
-        let model = folded(&Decoder::new(&config, grown.collect(), &Device::Cpu).unwrap()).unwrap();
+        let model = folded(&Decoder::new(&config, scaled.collect(), &Device::Cpu).unwrap()).unwrap();
         let ids: Tokens = Tensor::new(&[[1u32, 5, 3, 2, 7], [2, 2, 0, 7, 10]], &Device::Cpu).unwrap();
-        let (read, targets) = (ids.narrow(1, 0, 4).unwrap().contiguous().unwrap(), ids.narrow(1, 1, 4).unwrap());
+        let (inputs, targets) = (ids.narrow(1, 0, 4).unwrap().contiguous().unwrap(), ids.narrow(1, 1, 4).unwrap());
         let site = Site::Block(Layer(1), Point::MlpPost);
         let resid = Site::Block(Layer(1), Point::ResidPost);
-        let seen = capture(&model, &read, &[site, resid], &Keep::default()).unwrap();
-        let (neurons, posts) = ([3usize, 9], seen.get(site).unwrap());
+        let activations = capture(&model, &inputs, &[site, resid], &Keep::default()).unwrap();
+        let (neurons, posts) = ([3usize, 9], activations.get(site).unwrap());
         let chosen = Tensor::new(&[3u32, 9], &Device::Cpu).unwrap();
         let means = posts.mean((0, 1)).unwrap().index_select(&chosen, 0).unwrap();
-        let recorded = Recorded {
+        let recording = Recording {
             model: &model,
             batches: vec![Batch {
-                stream: seen.get(resid).unwrap().clone(),
+                stream: activations.get(resid).unwrap().clone(),
                 posts: posts.index_select(&chosen, 2).unwrap(),
                 targets: targets.contiguous().unwrap(),
             }],
@@ -736,18 +745,18 @@ mod tests {
             writers: weights(&model).unwrap()[0].index_select(&chosen, 0).unwrap().to_dtype(DType::F32).unwrap(),
         };
         let means = means.to_vec1::<f32>().unwrap();
-        let mut differences = Vec::new();
+        let mut losses = Vec::new();
         for range in [0..0, 0..1, 1..2, 0..2] {
-            let ours = recorded.read(&recorded.batches[0], 2, range.clone()).unwrap();
+            let ours = recording.evaluate(&recording.batches[0], 2, range.clone()).unwrap();
             let mut hook = AtMean { site, neurons: range.map(|at| (neurons[at], means[at])).collect() };
-            let logits = model.forward(&read, &mut hook).unwrap();
-            let theirs = uncertainty(&logits, &targets).unwrap();
-            for (ours, theirs) in ours.iter().zip(&theirs) {
-                assert!(ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-5), "{ours:?} {theirs:?}");
+            let logits = model.forward(&inputs, &mut hook).unwrap();
+            let expected = uncertainty(&logits, &targets).unwrap();
+            for (ours, expected) in ours.iter().zip(&expected) {
+                assert!(ours.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{ours:?} {expected:?}");
             }
-            differences.push(ours[0].clone());
+            losses.push(ours[0].clone());
         }
-        // and it is not nothing
-        assert!(differences[0].iter().zip(&differences[3]).any(|(a, b)| (a - b).abs() > 1e-3));
+        // ablation has an effect
+        assert!(losses[0].iter().zip(&losses[3]).any(|(a, b)| (a - b).abs() > 1e-3));
     }
 }

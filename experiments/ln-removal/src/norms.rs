@@ -1,12 +1,15 @@
-//! How long the residual stream is at the first place and at the rest, how it grows, and how much attention goes to the first
-//! place (arXiv 2507.02559, section 5.3 and figure 3).
+//! Norms of the residual stream at the first position and at later positions, and attention to the first position
+//! (arXiv 2507.02559, section 5.3 and figure 3).
 //!
-//! Tables: `norms` (length by site), `growth` (from one site to the next: ratio of lengths and cosine), `sinks` (share of
-//! attention that goes to the first place, by two definitions).
+//! Norms are Euclidean. Growth compares the stream x' at a site with the stream x at the site before: |x'| / |x| and
+//! cos(x', x). Attention sink rates are fractions, by two definitions.
+//!
+//! Tables: `norms` (norm by site), `growth` (change from one site to the next), `sinks` (attention to the first
+//! position).
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{D, DType, Device, Tensor};
 use experiment::Run;
 use hooks::{Hook, HookedModel, Layer, Point, Site};
@@ -14,32 +17,34 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tables::{Builder, Schema, row};
 
-use crate::subjects::{Source, Text, batch, shared_tokenizer};
+use crate::distributions::statistics::interval;
+use crate::evaluation::{for_each_batch, shared_sequences};
+use crate::subjects::{Source, Text};
 
 /// Parameters of `norms`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The checkpoints.
+    /// The checkpoints to measure.
     #[schemars(length(min = 1))]
     pub models: Vec<Source>,
-    /// What they read.
+    /// The text that all checkpoints read.
     pub text: Text,
-    /// Sequences.
+    /// Number of sequences.
     #[schemars(range(min = 2))]
     pub sequences: usize,
-    /// Tokens in a sequence.
+    /// Number of tokens in a sequence.
     #[schemars(range(min = 2))]
     pub length: usize,
-    /// Sequences in a batch.
+    /// Number of sequences in a batch.
     #[schemars(range(min = 1))]
     pub batch: usize,
-    /// Attention to the first place from which on it counts as a sink.
+    /// Attention probability on the first position above which a query or head counts as a sink.
     #[schemars(range(min = 0, max = 1))]
     pub threshold: f64,
 }
 
-/// Sums of numbers and of their squares.
+/// Mean and standard deviation of a stream of numbers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Moments {
     count: f64,
@@ -63,25 +68,29 @@ impl Moments {
     }
 }
 
-/// Which places of a sequence: the first, or those behind it.
+/// Names of the first position of a sequence and of all later positions.
 const PLACES: [&str; 2] = ["first", "rest"];
 
-/// Reduces what it sees to sums at once, so that nothing is kept but the last site.
+/// Description of the columns `place`.
+const PLACE: &str = "first: the first position of a sequence; rest: all later positions";
+
+/// A hook that reduces activations to sums at once. It keeps only the stream at the previous site.
 #[derive(Default)]
-struct Looker {
+struct Recorder {
+    /// Sites in the order of a forward pass.
     sites: Vec<Site>,
-    before: Option<(Site, Tensor)>,
-    /// By site, first place and rest.
-    lengths: BTreeMap<Site, [Moments; 2]>,
-    /// By pair of sites: ratio of lengths and cosine, each at the first place and the rest.
+    previous: Option<(Site, Tensor)>,
+    /// Norms by site, at the first position and at later positions.
+    norms: BTreeMap<Site, [Moments; 2]>,
+    /// Ratio of norms and cosine by pair of consecutive sites, each at the first position and at later positions.
     growth: BTreeMap<(Site, Site), [[Moments; 2]; 2]>,
     threshold: f64,
-    /// Of this batch: queries whose attention to the first place is above the threshold, all queries; heads whose mean is,
-    /// all heads.
+    /// Counts of this batch: queries whose attention to the first position is above the threshold, all queries, heads
+    /// whose mean attention is, all heads.
     sinks: [f64; 4],
 }
 
-impl Looker {
+impl Recorder {
     fn new(model: &dyn HookedModel, threshold: f64) -> Self {
         let streams = |site: &Site| {
             matches!(site, Site::Embed | Site::PosEmbed | Site::FinalNormalized)
@@ -91,7 +100,7 @@ impl Looker {
         Self { sites: model.sites().into_iter().filter(streams).collect(), threshold, ..Self::default() }
     }
 
-    fn look_at_pattern(&mut self, pattern: &Tensor) -> candle_core::Result<()> {
+    fn record_pattern(&mut self, pattern: &Tensor) -> candle_core::Result<()> {
         // [b, h, q]
         let first = pattern.narrow(3, 0, 1)?.squeeze(3)?.to_dtype(DType::F64)?.to_device(&Device::Cpu)?;
         for head in first.flatten_to(1)?.to_vec2::<f64>()? {
@@ -103,101 +112,106 @@ impl Looker {
         Ok(())
     }
 
-    fn look_at_stream(&mut self, site: Site, x: &Tensor) -> candle_core::Result<()> {
-        let lengths = |x: &Tensor| -> candle_core::Result<Vec<Vec<f64>>> {
+    fn record_stream(&mut self, site: Site, x: &Tensor) -> candle_core::Result<()> {
+        let norms = |x: &Tensor| -> candle_core::Result<Vec<Vec<f64>>> {
             x.to_dtype(DType::F64)?.sqr()?.sum(D::Minus1)?.sqrt()?.to_device(&Device::Cpu)?.to_vec2()
         };
-        let here = lengths(x)?;
+        let current = norms(x)?;
+        // calls `take` with sequence, position, index in `PLACES` and value
         let each = |rows: &[Vec<f64>], take: &mut dyn FnMut(usize, usize, usize, f64)| {
             for (b, row) in rows.iter().enumerate() {
                 row.iter().enumerate().for_each(|(t, value)| take(b, t, usize::from(t > 0), *value));
             }
         };
-        let moments = self.lengths.entry(site).or_default();
-        each(&here, &mut |_, _, place, length| moments[place].add(length));
-        // the stream begins behind the embeddings, and ends before the norm
+        let moments = self.norms.entry(site).or_default();
+        each(&current, &mut |_, _, place, norm| moments[place].add(norm));
+        // growth is of the stream in blocks: not of the embeddings alone, nor of the output of the final norm
         let in_stream = matches!(site, Site::Block(..));
-        if let Some((last, before)) = self.before.take().filter(|_| in_stream) {
-            let there = lengths(&before)?;
-            let dots: Vec<Vec<f64>> = (x.to_dtype(DType::F64)? * before.to_dtype(DType::F64)?)?
+        if let Some((from, previous)) = self.previous.take().filter(|_| in_stream) {
+            let before = norms(&previous)?;
+            let dots: Vec<Vec<f64>> = (x.to_dtype(DType::F64)? * previous.to_dtype(DType::F64)?)?
                 .sum(D::Minus1)?
                 .to_device(&Device::Cpu)?
                 .to_vec2()?;
-            let [ratio, cosine] = self.growth.entry((last, site)).or_default();
+            let [ratio, cosine] = self.growth.entry((from, site)).or_default();
             each(&dots, &mut |b, t, place, dot| {
-                ratio[place].add(here[b][t] / there[b][t]);
-                cosine[place].add(dot / (here[b][t] * there[b][t]));
+                ratio[place].add(current[b][t] / before[b][t]);
+                cosine[place].add(dot / (current[b][t] * before[b][t]));
             });
         }
-        self.before = in_stream.then(|| (site, x.clone()));
+        self.previous = in_stream.then(|| (site, x.clone()));
         Ok(())
     }
 }
 
-impl Hook for Looker {
+impl Hook for Recorder {
     fn wants(&self, site: Site) -> bool {
         self.sites.contains(&site)
     }
 
     fn visit(&mut self, site: Site, x: Tensor) -> candle_core::Result<Tensor> {
         match site {
-            Site::Block(_, Point::Pattern) => self.look_at_pattern(&x)?,
-            _ => self.look_at_stream(site, &x)?,
+            Site::Block(_, Point::Pattern) => self.record_pattern(&x)?,
+            _ => self.record_stream(site, &x)?,
         }
         Ok(x)
     }
 }
 
-/// Measures all models and hands in the tables.
+/// Measurements of one model.
+struct Outcome<'a> {
+    source: &'a Source,
+    recorder: Recorder,
+    /// Sums of [`Recorder::sinks`] over all batches.
+    sinks: [f64; 4],
+    /// Sink rates of each batch, by definition.
+    rates: [Vec<f64>; 2],
+}
+
+/// Measures all models and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
-    let tokenizer = shared_tokenizer(run, &params.models)?;
-    let count = run.samples(params.sequences);
-    let sequences = params.text.sequences(run, &tokenizer, count, params.length).context("params.text")?;
-    let mut looked = Vec::new();
+    let sequences = shared_sequences(run, &params.models, &params.text, params.sequences, params.length)?;
+    let mut outcomes = Vec::new();
     for source in &params.models {
         let model = source.open_folded(run)?;
-        let mut looker = Looker::new(&model, params.threshold);
+        let mut recorder = Recorder::new(&model, params.threshold);
         let mut rates = [Vec::new(), Vec::new()];
         let mut total = [0.; 4];
-        let mut task = run.task(&source.name, sequences.len() as u64, "sequences");
-        for (number, part) in sequences.chunks(params.batch).enumerate() {
-            run.check_interrupted()?;
-            model.forward(&batch(run, part)?, &mut looker)?;
-            let sinks = std::mem::take(&mut looker.sinks);
-            for (rates, of) in rates.iter_mut().zip([0, 2]) {
-                rates.push(sinks[of] / sinks[of + 1]);
+        for_each_batch(run, &source.name, &sequences, params.batch, |_, tokens| {
+            model.forward(&tokens, &mut recorder)?;
+            let sinks = std::mem::take(&mut recorder.sinks);
+            for (rates, count) in rates.iter_mut().zip([0, 2]) {
+                rates.push(sinks[count] / sinks[count + 1]);
             }
-            total.iter_mut().zip(sinks).for_each(|(total, part)| *total += part);
-            task.at((number * params.batch + part.len()) as u64, &source.name);
-        }
-        looked.push((source, looker, total, rates));
+            total.iter_mut().zip(sinks).for_each(|(total, sinks)| *total += sinks);
+            Ok(())
+        })?;
+        outcomes.push(Outcome { source, recorder, sinks: total, rates });
     }
-    norms(run, &looked)?;
-    growth(run, &looked)?;
-    sinks(run, &looked)
+    norms(run, &outcomes)?;
+    growth(run, &outcomes)?;
+    sinks(run, &outcomes)
 }
 
-type Looked<'a> = (&'a Source, Looker, [f64; 4], [Vec<f64>; 2]);
-
-/// Sites in the order of a forward pass.
-fn in_order(looker: &Looker) -> impl Iterator<Item = &Site> {
-    looker.sites.iter().filter(|site| looker.lengths.contains_key(*site))
+/// Sites with measured norms, in the order of a forward pass.
+fn in_order(recorder: &Recorder) -> impl Iterator<Item = &Site> {
+    recorder.sites.iter().filter(|site| recorder.norms.contains_key(*site))
 }
 
-fn norms(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
+fn norms(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("norms", "length of the activations of one model at one site")
+        Schema::new("norms", "the norm of one model's activations at one site")
             .text("model", "checkpoint")
-            .int("order", "of the site in a forward pass")
-            .text("site", "where")
-            .text("place", "first place of a sequence, or the rest")
-            .float("length", "mean Euclidean length", "")
-            .float("deviation", "standard deviation over tokens", ""),
+            .int("order", "index of the site in the order of a forward pass, from 0")
+            .text("site", "hook site")
+            .text("place", PLACE)
+            .float("length", "mean Euclidean norm over tokens", "")
+            .float("deviation", "standard deviation of the Euclidean norm over tokens", ""),
     );
-    for (source, looker, ..) in looked {
+    for Outcome { source, recorder, .. } in outcomes {
         let mut ratio: f64 = 0.;
-        for (order, site) in in_order(looker).enumerate() {
-            let moments = looker.lengths[site];
+        for (order, site) in in_order(recorder).enumerate() {
+            let moments = recorder.norms[site];
             for (place, moments) in PLACES.iter().zip(moments) {
                 table.push(row![
                     &*source.name,
@@ -218,19 +232,19 @@ fn norms(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
     Ok(())
 }
 
-fn growth(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
+fn growth(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("growth", "change of one model's stream from one site to the next")
+        Schema::new("growth", "the change of one model's residual stream from one site to the next")
             .text("model", "checkpoint")
-            .int("order", "of the step in a forward pass")
-            .text("step", "the site that is reached")
-            .text("place", "first place of a sequence, or the rest")
-            .float("ratio", "length there over length before, mean", "")
-            .float("cosine", "between there and before, mean", ""),
+            .int("order", "index of the step in the order of a forward pass, from 0")
+            .text("step", "hook site at the end of the step")
+            .text("place", PLACE)
+            .float("ratio", "Euclidean norm after the step divided by the norm before it, averaged over tokens", "")
+            .float("cosine", "cosine of the streams before and after the step, averaged over tokens", ""),
     );
-    for (source, looker, ..) in looked {
-        let mut steps: Vec<_> = looker.growth.iter().collect();
-        steps.sort_by_key(|((_, to), _)| looker.sites.iter().position(|site| site == to));
+    for Outcome { source, recorder, .. } in outcomes {
+        let mut steps: Vec<_> = recorder.growth.iter().collect();
+        steps.sort_by_key(|((_, to), _)| recorder.sites.iter().position(|site| site == to));
         for (order, ((_, to), [ratio, cosine])) in steps.into_iter().enumerate() {
             for (index, place) in PLACES.iter().enumerate() {
                 let (ratio, cosine) = (ratio[index].mean(), cosine[index].mean());
@@ -242,27 +256,24 @@ fn growth(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
     Ok(())
 }
 
-fn sinks(run: &Run, looked: &[Looked<'_>]) -> Result<()> {
+fn sinks(run: &Run, outcomes: &[Outcome<'_>]) -> Result<()> {
     let mut table = Builder::new(
-        Schema::new("sinks", "attention of one model to the first place")
+        Schema::new("sinks", "the attention sink rate of one model by one definition")
             .text("model", "checkpoint")
-            .text("definition", "queries: share of queries that give the first place more than the threshold; heads: share of heads and sequences whose mean over queries is more")
-            .float("rate", "over all batches", "fraction")
-            .float("low", "2.5th percentile of the batches", "fraction")
-            .float("high", "97.5th percentile of the batches", "fraction"),
+            .text(
+                "definition",
+                "queries: share of queries whose attention to the first position exceeds params.threshold; heads: share \
+                 of heads in sequences whose attention to it, averaged over queries, exceeds it",
+            )
+            .float("rate", "sink rate over all batches", "fraction")
+            .float("low", "2.5th percentile of the sink rate over batches", "fraction")
+            .float("high", "97.5th percentile of the sink rate over batches", "fraction"),
     );
-    for (source, _, total, rates) in looked {
-        for ((definition, of), rates) in [("queries", 0), ("heads", 2)].iter().zip(rates) {
-            let mut sorted = rates.clone();
-            sorted.sort_by(f64::total_cmp);
-            let rate = total[*of] / total[of + 1];
-            table.push(row![
-                &*source.name,
-                *definition,
-                rate,
-                probes::quantile(&sorted, 0.025),
-                probes::quantile(&sorted, 0.975)
-            ])?;
+    for Outcome { source, sinks, rates, .. } in outcomes {
+        for ((definition, count), rates) in [("queries", 0), ("heads", 2)].iter().zip(rates) {
+            let [low, high] = interval(rates.clone());
+            let rate = sinks[*count] / sinks[count + 1];
+            table.push(row![&*source.name, *definition, rate, low, high])?;
             source.metric(run, &format!("sink_rate.{definition}"), rate, "fraction");
         }
     }
@@ -276,28 +287,28 @@ mod tests {
 
     #[test]
     fn sinks_are_counted_by_query_and_by_head() {
-        // two heads, three queries: attention to place 0
+        // two heads, three queries: attention to position 0
         let pattern = Tensor::new(
             &[[[[1f64, 0., 0.], [0.2, 0.8, 0.], [0.5, 0.2, 0.3]], [[1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]]],
             &Device::Cpu,
         );
-        let mut looker = Looker { threshold: 0.3, ..Looker::default() };
-        looker.look_at_pattern(&pattern.unwrap()).unwrap();
-        // first head: queries 0 and 2, mean 0.57; second: query 0, mean 0.33
-        assert_eq!(looker.sinks, [3., 6., 2., 2.]);
+        let mut recorder = Recorder { threshold: 0.3, ..Recorder::default() };
+        recorder.record_pattern(&pattern.unwrap()).unwrap();
+        // first head: queries 0 and 2, mean 0.57; second head: query 0, mean 0.33
+        assert_eq!(recorder.sinks, [3., 6., 2., 2.]);
     }
 
     #[test]
-    fn lengths_growth_and_cosines_of_a_known_stream() {
-        let mut looker = Looker::default();
+    fn norms_growth_and_cosines_of_a_known_stream() {
+        let mut recorder = Recorder::default();
         let at = |point| Site::Block(Layer(0), point);
         let before = Tensor::new(&[[[3f32, 4.], [1., 0.], [0., 2.]]], &Device::Cpu).unwrap();
-        looker.look_at_stream(at(Point::ResidPre), &before).unwrap();
+        recorder.record_stream(at(Point::ResidPre), &before).unwrap();
         let after = Tensor::new(&[[[6f32, 8.], [0., 2.], [0., 4.]]], &Device::Cpu).unwrap();
-        looker.look_at_stream(at(Point::ResidMid), &after).unwrap();
-        let [first, rest] = looker.lengths[&at(Point::ResidMid)];
+        recorder.record_stream(at(Point::ResidMid), &after).unwrap();
+        let [first, rest] = recorder.norms[&at(Point::ResidMid)];
         assert_eq!((first.mean(), rest.mean(), rest.deviation()), (10., 3., 1.));
-        let [ratio, cosine] = looker.growth[&(at(Point::ResidPre), at(Point::ResidMid))];
+        let [ratio, cosine] = recorder.growth[&(at(Point::ResidPre), at(Point::ResidMid))];
         assert_eq!((ratio[0].mean(), ratio[1].mean()), (2., 2.));
         assert!((cosine[0].mean() - 1.).abs() < 1e-12 && (cosine[1].mean() - 0.5).abs() < 1e-12);
     }

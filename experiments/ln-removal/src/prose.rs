@@ -1,8 +1,15 @@
-//! Simple English documents from a seed, for models small enough to train on a laptop.
+//! Simple English documents generated from a random stream, for models small enough to train on a laptop.
 //!
-//! Six kinds: stories in which people meet, move and give things to each other; reports with nested clauses; dialogues;
-//! inventories whose numbers add up; lists that are said twice; and listings, whose columns stand behind tabs, which no
-//! other kind has. Names, places and things recur within a document, so that a model gains by looking back.
+//! There are six kinds of documents:
+//!
+//! - stories, in which people meet, move and give things to each other;
+//! - reports, with nested clauses;
+//! - dialogues;
+//! - inventories, whose numbers are consistent;
+//! - lists, each given twice;
+//! - listings, whose columns are separated by tabs. Tabs occur in no other kind.
+//!
+//! Names, locations and things recur within a document, so attention to earlier tokens lowers the loss.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -17,10 +24,10 @@ pub const NAMES: [&str; 48] = [
     "Aaron", "Charles", "Rebecca", "Jacob", "Stephen", "Patrick", "Sean", "Erin", "Kelly", "Nathan", "Paul", "Mary",
     "Scott",
 ];
-/// Where people go.
+/// Locations.
 pub const LOCATIONS: [&str; 10] =
     ["store", "garden", "restaurant", "school", "hospital", "office", "house", "station", "market", "library"];
-/// What people own, one and several.
+/// Things, singular and plural.
 pub const THINGS: [(&str, &str); 12] = [
     ("ring", "rings"),
     ("bone", "bones"),
@@ -39,21 +46,21 @@ const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday",
 const QUALITIES: [&str; 10] = ["old", "new", "small", "big", "red", "green", "heavy", "broken", "clean", "rare"];
 const MOODS: [&str; 8] = ["happy", "tired", "late", "sorry", "angry", "proud", "hungry", "quiet"];
 
-/// How often each kind of document comes, as weights.
+/// Relative frequencies of the kinds of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kinds {
-    /// People meet, move, and give things to each other.
+    /// Weight of stories, in which people meet, move, and give things to each other.
     pub stories: u32,
-    /// Sentences with nested clauses.
+    /// Weight of reports, with nested clauses.
     pub reports: u32,
-    /// Questions and answers by name.
+    /// Weight of dialogues, in which speakers address each other by name.
     pub dialogues: u32,
-    /// Numbers that add up.
+    /// Weight of inventories, whose numbers are consistent.
     pub inventories: u32,
-    /// Lists said twice.
+    /// Weight of lists, each given twice.
     pub lists: u32,
-    /// Columns behind tabs.
+    /// Weight of listings, with columns separated by tabs. 0 by default.
     #[serde(default)]
     pub listings: u32,
 }
@@ -64,21 +71,21 @@ impl Kinds {
         [stories, reports, dialogues, inventories, lists, listings]
     }
 
-    /// Whether all weights are zero, so that there is nothing to read.
+    /// Whether all weights are zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.weights() == [0; 6]
     }
 }
 
-/// One document, several sentences long; nothing when all weights are zero.
+/// Generates one document of several sentences. The document is empty if all weights are zero.
 pub fn document(kinds: &Kinds, rng: &mut impl Rng) -> String {
     let weights = kinds.weights();
     let total: u32 = weights.iter().sum();
-    let mut drawn = if total == 0 { return String::new() } else { rng.random_range(0..total) };
-    let kind = weights.iter().position(|weight| match drawn.checked_sub(*weight) {
-        Some(left) => {
-            drawn = left;
+    let mut sampled = if total == 0 { return String::new() } else { rng.random_range(0..total) };
+    let kind = weights.iter().position(|weight| match sampled.checked_sub(*weight) {
+        Some(rest) => {
+            sampled = rest;
             false
         }
         None => true,
@@ -101,7 +108,7 @@ fn people(count: usize, rng: &mut impl Rng) -> Vec<&'static str> {
     NAMES.choose_multiple(rng, count).copied().collect()
 }
 
-/// Two different ones of those present.
+/// Samples two different people of those present.
 fn two(present: &[&'static str], rng: &mut impl Rng) -> [&'static str; 2] {
     let first = rng.random_range(0..present.len());
     let second = (first + rng.random_range(1..present.len())) % present.len();
@@ -116,7 +123,7 @@ fn thing(rng: &mut impl Rng) -> String {
     format!("{article} {word}")
 }
 
-/// Two people and a gift: who is named once gets it.
+/// A sentence that names two people, then one of them again as the giver. The other receives the gift.
 fn gift(present: &[&'static str], rng: &mut impl Rng) -> String {
     let [a, b] = two(present, rng);
     let (giver, taker) = if rng.random_bool(0.5) { (a, b) } else { (b, a) };
@@ -205,14 +212,14 @@ fn list(rng: &mut impl Rng) -> String {
     let mut things = THINGS;
     things.shuffle(rng);
     let chosen: Vec<&str> = things[..rng.random_range(3..6)].iter().map(|(one, _)| *one).collect();
-    let who = one(&NAMES, rng);
+    let writer = one(&NAMES, rng);
     let numbered: Vec<String> = chosen.iter().enumerate().map(|(i, name)| format!("{}. {name}", i + 1)).collect();
-    format!("{who} wrote a list:\n{}\nAgain: {}.", numbered.join("\n"), chosen.join(", "))
+    format!("{writer} wrote a list:\n{}\nAgain: {}.", numbered.join("\n"), chosen.join(", "))
 }
 
 fn listing(rng: &mut impl Rng) -> String {
-    let who = people(rng.random_range(2..5), rng);
-    let rows = who.iter().map(|name| {
+    let names = people(rng.random_range(2..5), rng);
+    let rows = names.iter().map(|name| {
         let ((_, things), place) = (one(&THINGS, rng), one(&LOCATIONS, rng));
         format!("\n{name}\t{things}\t{}\t{place}", rng.random_range(1..40))
     });
@@ -230,7 +237,7 @@ mod tests {
     const ALL: Kinds = Kinds { stories: 4, reports: 2, dialogues: 2, inventories: 1, lists: 1, listings: 1 };
 
     #[test]
-    fn kinds_come_as_often_as_their_weights_say() {
+    fn kinds_occur_in_proportion_to_their_weights() {
         let mut rng = ChaCha12Rng::seed_from_u64(5);
         let lists = (0..1000).filter(|_| document(&ALL, &mut rng).contains("wrote a list")).count();
         assert!((65..115).contains(&lists), "{lists}"); // a weight of 1 in 11
@@ -240,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_documents_and_every_kind_comes() {
+    fn documents_are_reproducible_and_every_kind_occurs() {
         let documents = |seed| {
             let mut rng = ChaCha12Rng::seed_from_u64(seed);
             (0..200).map(|_| document(&ALL, &mut rng)).collect::<Vec<_>>()
@@ -253,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn gifts_go_to_the_one_who_does_not_give() {
+    fn the_receiver_is_the_person_named_once_before() {
         let mut rng = ChaCha12Rng::seed_from_u64(3);
         for _ in 0..200 {
             let present = people(3, &mut rng);
@@ -265,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn inventories_add_up() {
+    fn inventories_are_consistent() {
         let mut rng = ChaCha12Rng::seed_from_u64(4);
         for _ in 0..50 {
             let text = inventory(&mut rng);

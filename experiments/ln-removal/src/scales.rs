@@ -1,36 +1,40 @@
-//! What norms would divide by, were they fixed: running means of the scales of what they read (arXiv 2507.02559, section 3,
-//! and its code).
+//! Running means of the scales by which norms divide, and the fixed scales of removed norms (arXiv 2507.02559, section
+//! 3, and its code).
+//!
+//! The scale of an input is its standard deviation (LayerNorm) or root mean square (RMSNorm). With momentum m and batch
+//! mean s, an update is `ema = m · ema + (1 - m) · s`.
 
 use models::{Decoder, FixedScales, NormPath, NormScales};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How running means follow the batches.
+/// The update rule of the running means.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ema {
-    /// Weight of the past at each update; 0: the last batch's mean alone; 1: the numbers from before the first step.
+    /// Momentum m, the weight of the past at each update. 0 keeps only the mean of the last batch; 1 keeps the initial
+    /// scales.
     #[schemars(range(min = 0, max = 1))]
     pub momentum: f64,
-    /// Updates of the norms before attention with each batch: the reference evaluates them for queries and keys, for values,
-    /// and once more.
+    /// Number of updates per batch for the norms before attention. The reference code updates them three times: for
+    /// queries and keys, for values, and once more.
     #[schemars(range(min = 1))]
     pub ln1_updates: i32,
 }
 
-/// One number for each norm of a decoder.
+/// One scale for each norm of a decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Numbers {
-    /// Before attention, by block.
+    /// Norms before attention, by block.
     pub ln1: Vec<f64>,
-    /// Before MLPs, by block.
+    /// Norms before MLPs, by block.
     pub ln2: Vec<f64>,
-    /// Before the unembedding.
+    /// The final norm.
     pub ln_final: f64,
 }
 
 impl Numbers {
-    /// The number of the norm that a path belongs to.
+    /// The scale of the norm that a path belongs to.
     pub fn of(&self, path: NormPath) -> f64 {
         match path {
             NormPath::QueriesKeys(layer) | NormPath::Values(layer) => self.ln1[layer],
@@ -40,44 +44,46 @@ impl Numbers {
     }
 }
 
-/// Running means, and the numbers that norms divide by when they are fixed. A number follows its running mean as long as one
-/// path of its norm is free: queries and keys, which go first, keep following until the values' norm goes too.
+/// Running means, and the scales by which norms divide after their removal.
+///
+/// A scale follows its running mean as long as one path of its norm is not removed. The scale for queries and keys,
+/// which are removed first, therefore keeps following until the path for values is removed too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tracker {
     /// Running means.
     pub ema: Numbers,
-    /// What fixed norms divide by.
+    /// Fixed scales of the removed norms.
     pub scales: Numbers,
 }
 
 impl Tracker {
-    /// Begins with these numbers.
+    /// Starts from initial scales.
     pub fn new(initial: Numbers) -> Self {
         Self { ema: initial.clone(), scales: initial }
     }
 
-    /// Takes in the scales of one batch, which ran with these norms fixed.
-    pub fn observe(&mut self, batch: &Numbers, how: Ema, removed: &[NormPath]) {
+    /// Updates the running means with the scales of one batch, during which the norms in `removed` were fixed.
+    pub fn observe(&mut self, batch: &Numbers, rule: Ema, removed: &[NormPath]) {
         let free = |path: NormPath| !removed.contains(&path);
-        let update = |ema: &mut f64, scale: &mut f64, seen: f64, updates: i32, follows: bool| {
-            let kept = how.momentum.powi(updates);
-            *ema = kept * *ema + (1. - kept) * seen;
+        let update = |ema: &mut f64, scale: &mut f64, mean: f64, updates: i32, follows: bool| {
+            let momentum = rule.momentum.powi(updates);
+            *ema = momentum * *ema + (1. - momentum) * mean;
             if follows {
                 *scale = *ema;
             }
         };
         let Self { ema, scales } = self;
-        for (layer, seen) in batch.ln1.iter().enumerate() {
+        for (layer, mean) in batch.ln1.iter().enumerate() {
             let follows = free(NormPath::QueriesKeys(layer)) || free(NormPath::Values(layer));
-            update(&mut ema.ln1[layer], &mut scales.ln1[layer], *seen, how.ln1_updates, follows);
+            update(&mut ema.ln1[layer], &mut scales.ln1[layer], *mean, rule.ln1_updates, follows);
         }
-        for (layer, seen) in batch.ln2.iter().enumerate() {
-            update(&mut ema.ln2[layer], &mut scales.ln2[layer], *seen, 1, free(NormPath::Mlp(layer)));
+        for (layer, mean) in batch.ln2.iter().enumerate() {
+            update(&mut ema.ln2[layer], &mut scales.ln2[layer], *mean, 1, free(NormPath::Mlp(layer)));
         }
         update(&mut ema.ln_final, &mut scales.ln_final, batch.ln_final, 1, free(NormPath::Final));
     }
 
-    /// The norms that have gone, with their numbers.
+    /// The fixed scales of the removed norms.
     pub fn fixed(&self, removed: &[NormPath]) -> FixedScales {
         let mut fixed = FixedScales::default();
         removed.iter().for_each(|path| fixed.set(*path, Some(self.scales.of(*path))));
@@ -85,13 +91,13 @@ impl Tracker {
     }
 }
 
-/// Means of one batch.
+/// Mean scales over one batch.
 pub fn means(norm_scales: &NormScales) -> candle_core::Result<Numbers> {
     let ln_final = norm_scales.ln_final.detach().to_dtype(candle_core::DType::F64)?.mean_all()?.to_scalar()?;
     Ok(Numbers { ln1: norm_scales.ln1.clone(), ln2: norm_scales.ln2.clone(), ln_final })
 }
 
-/// Names of the streams that norms read, as TransformerLens calls them, in the order of the published tables.
+/// The sites of the residual stream that norms read, in the order of the published tables.
 pub fn streams(model: &Decoder) -> Vec<hooks::Site> {
     use hooks::{Layer, Point, Site};
     let points = [Point::ResidPre, Point::ResidMid, Point::ResidPost];
@@ -108,12 +114,12 @@ mod tests {
         Numbers { ln1: vec![x, x], ln2: vec![x, x], ln_final: x }
     }
 
-    /// After n equal batches s from s0: s + m^n (s0 - s) (U6).
+    /// After n batches of scale s, starting from s0, the running mean is s + m^n (s0 - s).
     #[test]
-    fn running_means_close_in_on_what_they_see() {
-        let (how, mut tracker) = (Ema { momentum: 0.9, ln1_updates: 3 }, Tracker::new(numbers(5.)));
+    fn running_means_converge_to_the_batch_scale() {
+        let (rule, mut tracker) = (Ema { momentum: 0.9, ln1_updates: 3 }, Tracker::new(numbers(5.)));
         for _ in 0..7 {
-            tracker.observe(&numbers(2.), how, &[]);
+            tracker.observe(&numbers(2.), rule, &[]);
         }
         assert!((tracker.ema.ln2[1] - (2. + 0.9f64.powi(7) * 3.)).abs() < 1e-6);
         assert!((tracker.ema.ln1[0] - (2. + 0.9f64.powi(21) * 3.)).abs() < 1e-6);
@@ -122,16 +128,16 @@ mod tests {
         assert_eq!(last.scales, numbers(2.));
     }
 
-    /// Fixed numbers stay, and what queries and keys divide by follows until values go too (U5).
+    /// The scale of queries and keys follows its running mean until values are removed too.
     #[test]
-    fn fixed_numbers_stay_and_shared_ones_follow_while_one_path_is_free() {
-        let (how, mut tracker) = (Ema { momentum: 0.5, ln1_updates: 1 }, Tracker::new(numbers(4.)));
+    fn fixed_scales_stay_and_shared_scales_follow_while_one_path_is_free() {
+        let (rule, mut tracker) = (Ema { momentum: 0.5, ln1_updates: 1 }, Tracker::new(numbers(4.)));
         let mut removed = vec![NormPath::QueriesKeys(0), NormPath::Mlp(1)];
-        tracker.observe(&numbers(2.), how, &removed);
+        tracker.observe(&numbers(2.), rule, &removed);
         assert_eq!(tracker.scales.of(NormPath::QueriesKeys(0)), 3.);
         assert_eq!((tracker.scales.ln2[1], tracker.ema.ln2[1]), (4., 3.));
         removed.push(NormPath::Values(0));
-        tracker.observe(&numbers(9.), how, &removed);
+        tracker.observe(&numbers(9.), rule, &removed);
         assert_eq!(tracker.scales.of(NormPath::QueriesKeys(0)), 3.);
         assert_eq!(tracker.scales.of(NormPath::Values(1)), 6.);
         let fixed = tracker.fixed(&removed);

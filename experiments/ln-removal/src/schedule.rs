@@ -1,10 +1,12 @@
-//! Which norm goes when (arXiv 2507.02559, appendix; tables 3 and 4).
+//! Schedules of norm removal (arXiv 2507.02559, appendix; tables 3 and 4).
+//!
+//! Times are in optimiser steps. A removed norm divides by a fixed scale instead of its input's own scale.
 
 use models::NormPath;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Norms that go one after the other, from the first block to the last.
+/// A group of norms that are removed one after the other, from the first block to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Group {
@@ -24,7 +26,7 @@ impl Group {
         vec![Self::Mlp, Self::QueriesKeys, Self::Values, Self::Final]
     }
 
-    /// What tables call it.
+    /// Name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mlp => "mlp",
@@ -34,7 +36,7 @@ impl Group {
         }
     }
 
-    /// The group of a norm.
+    /// The group that a norm belongs to.
     pub fn of(path: NormPath) -> Self {
         match path {
             NormPath::Mlp(_) => Self::Mlp,
@@ -45,42 +47,44 @@ impl Group {
     }
 }
 
-/// Steps from one removal to the next.
+/// Number of steps between one removal and the next, by group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gaps {
-    /// Between norms before MLPs; 0: all at once.
+    /// Steps between the removals of norms before MLPs. 0 removes all at once.
     pub mlp: u64,
-    /// Between norms of queries and keys.
+    /// Steps between the removals of norms for queries and keys. 0 removes all at once.
     pub qk: u64,
-    /// Between norms of values.
+    /// Steps between the removals of norms for values. 0 removes all at once.
     pub v: u64,
 }
 
-/// When norms go: the first at `start`, each next one a gap later, a group right behind the one before.
+/// A schedule of norm removal. The first norm is removed at `start` and each next one a gap later. A group begins one
+/// gap after the last norm of the group before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Removal {
-    /// Steps done before the first norm goes.
+    /// Number of steps before the first norm is removed.
     pub start: u64,
-    /// Steps between removals.
+    /// Numbers of steps between removals.
     pub gaps: Gaps,
-    /// Order of the groups; those left out stay.
+    /// Order in which groups are removed. Groups that are not listed keep their norms. By default: mlp, queries_keys,
+    /// values, final.
     #[serde(default = "Group::usual")]
     pub order: Vec<Group>,
 }
 
-/// A norm that divides by a fixed number from a step on.
+/// The removal of one norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Steps done before.
+    /// Number of steps before the removal.
     pub step: u64,
-    /// The norm.
+    /// The removed norm.
     pub path: NormPath,
 }
 
 impl Removal {
-    /// Every removal of a decoder of so many blocks, in order.
+    /// All removals from a decoder with `n_layers` blocks, in order.
     pub fn events(&self, n_layers: usize) -> Vec<Event> {
         let (mut events, mut step) = (Vec::new(), self.start);
         for group in &self.order {
@@ -108,8 +112,7 @@ mod tests {
         Removal { start, gaps: Gaps { mlp, qk, v }, order: Group::usual() }
     }
 
-    /// Section 3.2 of the specification, from tables 3 and 4: blocks, start and gaps, first events of each group, and how
-    /// many events there are (U7).
+    /// The schedules of tables 3 and 4: number of blocks, start and gaps, first step of each group, number of removals.
     #[test]
     fn the_four_published_schedules() {
         let sizes = [
@@ -147,7 +150,7 @@ mod tests {
         }
     }
 
-    /// The predecessor's (arXiv 2409.13710), and everything at once.
+    /// The schedule of arXiv 2409.13710, removal of all norms at once, and a partial removal.
     #[test]
     fn other_schedules() {
         let events = usual(200, [20, 20, 30]).events(12);

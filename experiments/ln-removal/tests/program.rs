@@ -1,4 +1,4 @@
-//! The program as a user meets it.
+//! End-to-end tests of the binary: smoke configurations against golden tables, interrupted runs, and invalid input.
 
 #[path = "program/distributions.rs"]
 mod distributions;

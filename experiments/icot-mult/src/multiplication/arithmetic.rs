@@ -1,4 +1,4 @@
-//! The task itself: operands, working, answer, and the running sums that the answer rests on.
+//! The multiplication task: operands, chain of thought, answer, and the running column sums that determine the answer.
 
 use std::fmt::{self, Write};
 
@@ -9,11 +9,11 @@ pub struct Problem {
     pub a: u64,
     /// Second operand.
     pub b: u64,
-    /// Digits of each operand, n.
+    /// Number of digits of each operand, n.
     pub digits: usize,
 }
 
-/// A symbol of a line of the data.
+/// A symbol in an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Symbol {
     /// 0 to 9.
@@ -46,7 +46,7 @@ fn lsd_first(number: u64, width: usize) -> impl Iterator<Item = Symbol> {
 }
 
 fn digits_of(number: u64, width: usize) -> impl Iterator<Item = u8> {
-    (0..width as u32).map(move |place| (number / 10u64.pow(place) % 10) as u8)
+    (0..width as u32).map(move |exponent| (number / 10u64.pow(exponent) % 10) as u8)
 }
 
 impl Problem {
@@ -62,52 +62,53 @@ impl Problem {
         digits_of(self.b, self.digits).collect()
     }
 
-    /// The 2n digits c_k of the product, least significant first, padded with a zero where it is shorter.
+    /// The 2n digits c_k of the product, least significant first, with a leading zero if it has only 2n - 1.
     #[must_use]
     pub fn answer(&self) -> Vec<u8> {
         digits_of(self.a * self.b, 2 * self.digits).collect()
     }
 
-    /// `a * b`, 2n + 1 symbols.
+    /// The symbols of `a * b`, 2n + 1 in total.
     #[must_use]
     pub fn operands(&self) -> Vec<Symbol> {
         lsd_first(self.a, self.digits).chain([Symbol::Times]).chain(lsd_first(self.b, self.digits)).collect()
     }
 
-    /// The working: shifted partial products `P_j = a b_j 10^j` in n + 1 + j digits, joined by `+`, and after each but
-    /// the first and the last the running total in brackets, in as many digits.
+    /// The chain of thought: shifted partial products `P_j = a b_j 10^j` with n + 1 + j digits, joined by `+`. Each but
+    /// the first and the last is followed by the running total in brackets, with as many digits.
     #[must_use]
-    pub fn working(&self) -> Vec<Symbol> {
+    pub fn chain_of_thought(&self) -> Vec<Symbol> {
         let n = self.digits;
-        let mut working = Vec::with_capacity(Self::working_length(n));
+        let mut symbols = Vec::with_capacity(Self::cot_length(n));
         let mut total = 0;
         for (j, b_j) in self.b_digits().into_iter().enumerate() {
             let term = self.a * u64::from(b_j) * 10u64.pow(j as u32);
             total += term;
             if j > 0 {
-                working.push(Symbol::Plus);
+                symbols.push(Symbol::Plus);
             }
-            working.extend(lsd_first(term, n + 1 + j));
+            symbols.extend(lsd_first(term, n + 1 + j));
             if j > 0 && j < n - 1 {
-                working.push(Symbol::Open);
-                working.extend(lsd_first(total, n + 1 + j));
-                working.push(Symbol::Close);
+                symbols.push(Symbol::Open);
+                symbols.extend(lsd_first(total, n + 1 + j));
+                symbols.push(Symbol::Close);
             }
         }
-        working
+        symbols
     }
 
-    /// Symbols of the working for n-digit operands: 8, 24, 46, 74, .. for n = 2, 3, 4, 5, ...
+    /// Number of symbols in the chain of thought for n-digit operands: 8, 24, 46, 74 for n = 2, 3, 4, 5.
     #[must_use]
-    pub fn working_length(n: usize) -> usize {
+    pub fn cot_length(n: usize) -> usize {
         let terms: usize = (0..n).map(|j| n + 1 + j).sum();
         let totals: usize = (1..n.saturating_sub(1)).map(|j| n + 3 + j).sum();
         terms + n.saturating_sub(1) + totals
     }
 
-    /// Running column sums `c_hat_k = sum_{i+j=k} a_i b_j + floor(c_hat_{k-1} / 10)`, k = 0..2n (arXiv 2510.00184, section 3).
+    /// Running column sums `c_hat_k = sum_{i+j=k} a_i b_j + floor(c_hat_{k-1} / 10)`, k = 0..2n (arXiv 2510.00184,
+    /// section 3).
     ///
-    /// `c_hat_k mod 10` is the answer's digit `c_k`.
+    /// `c_hat_k mod 10` is the answer digit `c_k`.
     #[must_use]
     pub fn running_sums(&self) -> Vec<u32> {
         let (a, b) = (self.a_digits(), self.b_digits());
@@ -123,12 +124,12 @@ impl Problem {
             .collect()
     }
 
-    /// The whole example as a line of text: `a * b||working #### answer`.
+    /// The whole example as a line of text: `a * b||chain of thought #### answer`.
     #[must_use]
     pub fn line(&self) -> String {
         let spaced = |symbols: Vec<Symbol>| symbols.iter().map(Symbol::to_string).collect::<Vec<_>>().join(" ");
         let answer = self.answer().into_iter().map(Symbol::Digit).collect();
-        format!("{}||{} #### {}", spaced(self.operands()), spaced(self.working()), spaced(answer))
+        format!("{}||{} #### {}", spaced(self.operands()), spaced(self.chain_of_thought()), spaced(answer))
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_as_published() {
+    fn lines_match_the_published_examples() {
         let check = |a, b, line: &str| assert_eq!(problem(a, b, 4).line(), line);
         check(
             2365,
@@ -166,19 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn working_lengths() {
+    fn chain_of_thought_lengths_match_the_published_ones() {
         let published = [8, 24, 46, 74, 108, 148, 194, 246, 304, 368];
         for (n, length) in (2..).zip(published) {
-            assert_eq!(Problem::working_length(n), length, "n = {n}");
+            assert_eq!(Problem::cot_length(n), length, "n = {n}");
             if n <= 9 {
                 let largest = 10u64.pow(n as u32) - 1;
-                assert_eq!(problem(largest, largest, n).working().len(), length);
+                assert_eq!(problem(largest, largest, n).chain_of_thought().len(), length);
             }
         }
     }
 
     #[test]
-    fn running_sums_are_as_published() {
+    fn running_sums_match_the_published_examples() {
         let check = |a, b, sums: [u32; 8]| assert_eq!(problem(a, b, 4).running_sums(), sums);
         check(8331, 5015, [5, 16, 19, 49, 27, 17, 41, 4]);
         check(3719, 3349, [81, 53, 99, 94, 45, 34, 12, 1]);

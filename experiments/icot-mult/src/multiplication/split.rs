@@ -1,4 +1,4 @@
-//! Which problems are for training, and which are held out.
+//! Disjoint training, validation and test problems.
 
 use std::collections::HashSet;
 
@@ -8,44 +8,45 @@ use rand_chacha::ChaCha12Rng;
 
 use super::Problem;
 
-/// Disjoint training, validation and test problems of one size.
+/// Disjoint training, validation and test problems with operands of one length.
 #[derive(Clone, Debug)]
 pub struct Split {
     digits: usize,
     /// Held-out problems for curves and analyses.
     pub validation: Vec<Problem>,
-    /// Held-out problems for the last word.
+    /// Held-out problems for the final evaluation.
     pub test: Vec<Problem>,
-    /// A fixed training set, or fresh problems for ever.
+    /// A fixed training set; `None` samples fresh problems at every step.
     train: Option<Vec<Problem>>,
     held_out: HashSet<Problem>,
 }
 
-/// More problems asked for than there are.
+/// A split that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
-    /// Sizes that do not fit.
+    /// More distinct problems were requested than exist.
     #[error(
-        "{asked} distinct problems asked for (training, validation and test together), but {digits}-digit operands give only {available}"
+        "{requested} distinct problems were requested (training, validation and test together), \
+         but {digits}-digit operands give only {available}"
     )]
     TooMany {
-        /// Together.
-        asked: u64,
-        /// Digits of each operand.
+        /// Requested problems in total.
+        requested: u64,
+        /// Number of digits of each operand.
         digits: usize,
-        /// Ordered pairs.
+        /// Number of ordered pairs of operands.
         available: u64,
     },
-    /// Products that do not fit 64 bits.
-    #[error("operands of {0} digits are not supported: 1 to 9 digits are")]
+    /// Products would overflow 64 bits.
+    #[error("operands of {0} digits are not supported; use 1 to 9 digits")]
     Digits(usize),
 }
 
 impl Split {
-    /// Draws the split. `train` is the size of a fixed training set, or nothing for fresh problems at every step.
+    /// Samples the split. `train` is the size of a fixed training set, or `None` for fresh problems at every step.
     ///
     /// # Errors
-    /// When there are not enough distinct problems.
+    /// If the number of digits is unsupported or there are not enough distinct problems.
     pub fn new(
         digits: usize,
         train: Option<usize>,
@@ -57,31 +58,31 @@ impl Split {
             return Err(SplitError::Digits(digits));
         }
         let available = (9 * 10u64.pow(digits as u32 - 1)).pow(2);
-        // fresh training needs something left to draw, and rejection should not take for ever
-        let asked = (validation + test + train.unwrap_or(1)) as u64;
-        if asked > available {
-            return Err(SplitError::TooMany { asked, digits, available });
+        // fresh training needs at least one problem that is not held out
+        let requested = (validation + test + train.unwrap_or(1)) as u64;
+        if requested > available {
+            return Err(SplitError::TooMany { requested, digits, available });
         }
         let mut taken = HashSet::new();
-        let mut draw = |count: usize| -> Vec<Problem> {
-            let mut drawn = Vec::with_capacity(count);
-            while drawn.len() < count {
+        let mut sample = |count: usize| -> Vec<Problem> {
+            let mut sampled = Vec::with_capacity(count);
+            while sampled.len() < count {
                 let problem = random(digits, rng);
                 if taken.insert(problem) {
-                    drawn.push(problem);
+                    sampled.push(problem);
                 }
             }
-            drawn
+            sampled
         };
-        let (validation, test) = (draw(validation), draw(test));
+        let (validation, test) = (sample(validation), sample(test));
         let held_out = validation.iter().chain(&test).copied().collect();
-        let train = train.map(&mut draw);
+        let train = train.map(&mut sample);
         Ok(Self { digits, validation, test, train, held_out })
     }
 
-    /// The problems of one training step: a function of the stream and the step alone.
+    /// The problems of one training step. They depend only on the stream and the step.
     ///
-    /// Fresh problems avoid the held-out ones; a fixed set is gone through in a new order each epoch.
+    /// Fresh problems are never held-out ones. A fixed set is traversed in a new order in each epoch.
     #[must_use]
     pub fn batch(&self, stream: &ChaCha12Rng, step: u64, size: usize) -> Vec<Problem> {
         match &self.train {
@@ -94,12 +95,12 @@ impl Split {
                 let first = step * size as u64;
                 let mut order: Option<(u64, Vec<u32>)> = None;
                 (first..first + size as u64)
-                    .map(|place| {
-                        let epoch = place / set.len() as u64;
+                    .map(|index| {
+                        let epoch = index / set.len() as u64;
                         if order.as_ref().is_none_or(|(known, _)| *known != epoch) {
                             order = Some((epoch, shuffled(set.len(), &mut training::stream_at(stream, epoch))));
                         }
-                        let within = (place % set.len() as u64) as usize;
+                        let within = (index % set.len() as u64) as usize;
                         set[order.as_ref().map_or(within, |(_, order)| order[within] as usize)]
                     })
                     .collect()
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_disjoint_and_seeded() {
+    fn parts_are_disjoint_and_reproducible() {
         let split = Split::new(2, Some(5000), 1000, 1000, &mut rng(1)).unwrap();
         let all: HashSet<Problem> =
             split.validation.iter().chain(&split.test).chain(split.train.as_ref().unwrap()).copied().collect();
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn fresh_batches_avoid_the_held_out_and_depend_on_the_step_alone() {
+    fn fresh_batches_contain_no_held_out_problem_and_depend_only_on_the_step() {
         let split = Split::new(2, None, 4000, 4000, &mut rng(1)).unwrap();
         let stream = rng(2);
         let batch = split.batch(&stream, 17, 64);
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_of_a_fixed_set_sees_each_problem_once() {
+    fn an_epoch_of_a_fixed_set_contains_each_problem_once() {
         let split = Split::new(2, Some(100), 10, 10, &mut rng(1)).unwrap();
         let stream = rng(2);
         let epoch =
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_is_said() {
+    fn too_many_problems_are_an_error() {
         let error = Split::new(2, Some(8000), 50, 51, &mut rng(1)).unwrap_err().to_string();
         assert!(error.contains("8101") && error.contains("8100"), "{error}");
         assert!(Split::new(12, None, 1, 1, &mut rng(1)).is_err());

@@ -1,22 +1,22 @@
-//! From problems to token ids, in two vocabularies of the same structure.
+//! Encodes problems as token ids, in two vocabularies with the same sequence structure.
 //!
 //! | part | digit-level | GPT-2's byte-level BPE |
 //! |---|---|---|
 //! | operands | `a * b` | `a * b`, each symbol with a leading space |
 //! | separator | `%` | a lone space, end-of-text |
-//! | working | working | working, a lone space |
+//! | chain of thought | chain of thought | chain of thought, a lone space |
 //! | marker | `% #` | end-of-text, ` #`, `###` |
 //! | answer | c_0 .. c_{2n-1} | the same |
 //! | end | `%` | a lone space, end-of-text |
 //!
-//! Token ids as the models of arXiv 2405.14838 and 2510.00184 see them.
+//! The token ids are those of arXiv 2405.14838 and 2510.00184.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Problem, Symbol};
 
-/// Which ids stand for the symbols.
+/// The mapping from symbols to token ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Vocabulary {
@@ -26,13 +26,13 @@ pub enum Vocabulary {
     Gpt2,
 }
 
-/// From which end working is taken away.
+/// The end from which chain-of-thought tokens are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// The first token of the working goes first.
+    /// The first token of the chain of thought is removed first.
     Left,
-    /// The last token of the working goes first.
+    /// The last token of the chain of thought is removed first.
     Right,
 }
 
@@ -41,11 +41,11 @@ pub enum Side {
 pub struct Example {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// Place of the first token that is trained; all from it on are.
+    /// Index of the first token with a loss. All tokens from here on have one.
     pub first_trained: usize,
-    /// Place of the first token behind the working that was taken away.
+    /// Index of the first token after the removed part of the chain of thought.
     pub gap: usize,
-    /// Place of c_0; the logits that predict c_k are one place before c_k.
+    /// Index of c_0. The logits that predict c_k are one position before c_k.
     pub answer_start: usize,
 }
 
@@ -72,7 +72,7 @@ impl Vocabulary {
         }
     }
 
-    /// Id that fills up shorter sequences on the right, where nothing is trained: the end token.
+    /// Id of the padding on the right of shorter sequences, which has no loss: the end token.
     #[must_use]
     pub fn padding(self) -> u32 {
         match self {
@@ -109,49 +109,50 @@ impl Vocabulary {
         }
     }
 
-    fn working(self, problem: &Problem) -> Vec<u32> {
-        let mut ids: Vec<u32> = problem.working().into_iter().map(|symbol| self.symbol(symbol)).collect();
+    fn chain_of_thought(self, problem: &Problem) -> Vec<u32> {
+        let mut ids: Vec<u32> = problem.chain_of_thought().into_iter().map(|symbol| self.symbol(symbol)).collect();
         if self == Self::Gpt2 {
             ids.push(GPT2_SPACE);
         }
         ids
     }
 
-    /// Tokens of working that can be taken away, m.
+    /// Number of chain-of-thought tokens that can be removed, m.
     #[must_use]
     pub fn working_length(self, n: usize) -> usize {
-        Problem::working_length(n) + usize::from(self == Self::Gpt2)
+        Problem::cot_length(n) + usize::from(self == Self::Gpt2)
     }
 
-    /// Length of a sequence for n-digit operands with `removed` tokens of working gone.
+    /// Length of a sequence for n-digit operands from which `removed` chain-of-thought tokens are removed.
     #[must_use]
     pub fn sequence_length(self, n: usize, removed: usize) -> usize {
-        let working = self.working_length(n).saturating_sub(removed);
-        4 * n + 1 + 2 * self.separator().len() + self.marker().len() + working
+        let cot_tokens = self.working_length(n).saturating_sub(removed);
+        4 * n + 1 + 2 * self.separator().len() + self.marker().len() + cot_tokens
     }
 
-    /// The ids of a problem with `removed` tokens of its working taken away from one side.
+    /// Encodes a problem from which `removed` chain-of-thought tokens are removed on one side.
     #[must_use]
     pub fn encode(self, problem: &Problem, removed: usize, side: Side) -> Example {
         let answer: Vec<u32> = problem.answer().into_iter().map(|digit| self.digit(digit)).collect();
         self.encode_answer(problem, removed, side, &answer)
     }
 
-    /// As [`Self::encode`], with the given ids in the answer's place (a counterfactual operand keeps the original answer).
+    /// As [`Self::encode`], but with the given answer ids. A counterfactual operand can keep the original answer this
+    /// way.
     #[must_use]
     pub fn encode_answer(self, problem: &Problem, removed: usize, side: Side, answer: &[u32]) -> Example {
         let mut tokens: Vec<u32> = problem.operands().into_iter().map(|symbol| self.symbol(symbol)).collect();
         tokens.extend(self.separator());
         let first_trained = tokens.len();
-        let working = self.working(problem);
-        let removed = removed.min(working.len());
+        let cot = self.chain_of_thought(problem);
+        let removed = removed.min(cot.len());
         let gap = match side {
             Side::Left => {
-                tokens.extend(&working[removed..]);
+                tokens.extend(&cot[removed..]);
                 first_trained
             }
             Side::Right => {
-                tokens.extend(&working[..working.len() - removed]);
+                tokens.extend(&cot[..cot.len() - removed]);
                 tokens.len()
             }
         };
@@ -170,7 +171,7 @@ mod tests {
     const PROBLEM: Problem = Problem { a: 8331, b: 5015, digits: 4 };
 
     #[test]
-    fn the_gpt2_form_is_as_published() {
+    fn the_gpt2_encoding_matches_the_published_one() {
         let full = Vocabulary::Gpt2.encode(&PROBLEM, 0, Side::Left);
         assert_eq!(full.tokens.len(), 71);
         assert_eq!(Vocabulary::Gpt2.working_length(4), 47);
@@ -182,12 +183,12 @@ mod tests {
             352, 604, 220, 50256,
         ];
         assert_eq!(bare.tokens, expected);
-        // c_0 stands at 14, the logits that predict c_k at 13 + k; 13 tokens are trained
+        // c_0 is at index 14, so the logits at 13 + k predict c_k; 13 tokens have a loss
         assert_eq!((bare.answer_start, bare.tokens.len() - bare.first_trained), (14, 13));
     }
 
     #[test]
-    fn lengths_are_what_is_said() {
+    fn encoded_lengths_match_the_formula() {
         for vocabulary in [Vocabulary::Digits, Vocabulary::Gpt2] {
             for n in 2..6 {
                 let low = 10u64.pow(n as u32 - 1);
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn removal_takes_the_right_side() {
+    fn removal_is_on_the_requested_side() {
         let whole = Vocabulary::Digits.encode(&PROBLEM, 0, Side::Left).tokens;
         let left = Vocabulary::Digits.encode(&PROBLEM, 3, Side::Left).tokens;
         let right = Vocabulary::Digits.encode(&PROBLEM, 3, Side::Right).tokens;
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_stands_where_it_is_said() {
+    fn the_answer_begins_at_answer_start() {
         let example = Vocabulary::Digits.encode(&PROBLEM, 7, Side::Left);
         let answer: Vec<u32> = PROBLEM.answer().into_iter().map(u32::from).collect();
         assert_eq!(example.tokens[example.answer_start..][..8], answer);

@@ -1,32 +1,32 @@
-//! The smoke profile against committed tables. `RETRACE_BLESS=1` rewrites them, for the reviewer of `git diff`.
+//! The smoke profile against committed tables. `RETRACE_BLESS=1` rewrites them, to be reviewed with `git diff`.
 
 use tables::{Table, Tolerance, Value};
 use trial::assert_same;
 
 use crate::PROGRAM;
 
-/// Rounding differs between processors and grows over the forty steps of the smoke run, so numbers have room.
-const ROOM: Tolerance = Tolerance { relative: 1e-2, absolute: 2e-3 };
+/// Rounding errors differ between processors and grow over the forty steps of the smoke run.
+const TOLERANCE: Tolerance = Tolerance { relative: 1e-2, absolute: 2e-3 };
 
 #[test]
-fn smoke_tables_are_the_golden_ones() {
+fn smoke_tables_of_training_and_attribution_match_the_golden_ones() {
     let train = PROGRAM.trial("train", &[]);
     train.finish();
-    PROGRAM.check_golden(&train, &["dynamics", "thresholds"], ROOM);
+    PROGRAM.check_golden(&train, &["dynamics", "thresholds"], TOLERANCE);
     let attribution = PROGRAM.trial("attribution", &[]).needing("icot-mult/train", &train.results());
     attribution.finish();
-    PROGRAM.check_golden(&attribution, &["delta", "reference", "published_delta"], ROOM);
+    PROGRAM.check_golden(&attribution, &["delta", "reference", "published_delta"], TOLERANCE);
 }
 
 #[test]
-fn smoke_tables_of_the_analyses_are_the_golden_ones() {
+fn smoke_tables_of_the_analyses_match_the_golden_ones() {
     let train = PROGRAM.trial("train", &[]);
     train.finish();
-    // what is computed from forty steps of training has the room of those, sums over many problems less
+    // analyses inherit the errors of training; sums over many problems are less sensitive
     let tables: [(&'static str, &[&str]); 4] = [
         ("probes", &["errors"]),
         ("attention", &["entropy"]),
-        // which head and digits it takes may hang on the last bit of a barely trained model
+        // the chosen head and digits may depend on the last bit of a barely trained model
         ("geometry", &[]),
         ("fourier", &["fits", "power"]),
     ];
@@ -45,12 +45,12 @@ fn smoke_tables_of_the_analyses_are_the_golden_ones() {
         let trial = PROGRAM.trial(experiment, &[]);
         trial.finish();
         let name = if experiment == "deeper" { "dynamics" } else { "stability" };
-        PROGRAM.check_golden(&trial, &[name], ROOM);
+        PROGRAM.check_golden(&trial, &[name], TOLERANCE);
     }
 }
 
 #[test]
-fn analyses_take_other_trainings_and_say_what_they_cannot_do() {
+fn analyses_accept_other_trainings_and_report_invalid_parameters() {
     let deeper = PROGRAM.trial("deeper", &[]);
     deeper.finish();
     let with = |set: &[&str]| {
@@ -71,10 +71,10 @@ fn analyses_take_other_trainings_and_say_what_they_cannot_do() {
 }
 
 #[test]
-fn kept_positions_are_a_model_of_their_own() {
+fn models_with_kept_positions_have_only_the_positions_in_use() {
     let trial = PROGRAM.trial("train", &["params.icot.keep_positions=true", "params.methods=[icot, sft, cot]"]);
     trial.finish();
-    // all working is gone from the models of the first two, so that they have as few positions as plain ones
+    // the first two methods end without a chain of thought, so their models have as few positions as plain ones
     let positions = |method: &str| {
         let model = trial.results().join(format!("models/{method}.safetensors"));
         models::load(&model, &candle_core::Device::Cpu).unwrap().config().n_positions
@@ -87,7 +87,7 @@ fn kept_positions_are_a_model_of_their_own() {
 }
 
 #[test]
-fn draws_differ_and_the_worst_decides() {
+fn seeds_differ_and_the_worst_decides_a_claim() {
     let claims = "claims=[{id: c, artefact: M-ACC, statement: s, metric: sft.c0.loss, threshold: {at_most: 9}}]";
     let trial = PROGRAM.trial("train", &["params.methods=[sft, sft-2]", "published=[]", "figures=[]", claims]);
     trial.finish();
@@ -103,12 +103,12 @@ fn draws_differ_and_the_worst_decides() {
     let alone = PROGRAM.trial("train", &["params.methods=[sft-2]", "published=[]", "figures=[]", "claims=[]"]);
     alone.finish();
     let file = |trial: &trial::Trial| std::fs::read(trial.results().join("models/sft-2.safetensors")).unwrap();
-    assert_eq!(file(&trial), file(&alone), "a draw does not depend on what else is trained");
+    assert_eq!(file(&trial), file(&alone), "a seed does not depend on what else is trained");
 }
 
 #[test]
 fn one_two_and_four_threads_and_a_second_run_give_the_same_bytes() {
-    // the second is large enough for its steps to be split, in every way that there is
+    // the second configuration is large enough for its steps to be split between threads in every way
     let split =
         ["params.batch_size=96", "params.model.d_model=32", "params.model.dropout=0.1", "params.training.accumulate=2"];
     for set in [&[], split.as_slice()] {

@@ -1,4 +1,4 @@
-//! What the program answers to nonsense.
+//! Error messages for invalid input.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use trial::told;
 
 use crate::PROGRAM;
 
-/// Runs a configuration after an edit; the program must refuse it with code 2 and say all of `words`.
+/// Runs an edited configuration. The program must exit with code 2 and print all of `words`.
 fn refused(edit: impl Fn(String) -> String, words: &[&str]) {
     let trial = PROGRAM.trial("train", &[]);
     let text = edit(fs::read_to_string(trial.config()).unwrap());
@@ -16,7 +16,7 @@ fn refused(edit: impl Fn(String) -> String, words: &[&str]) {
 }
 
 #[test]
-fn three_mistakes_are_told_at_once() {
+fn three_mistakes_are_reported_together() {
     refused(
         |text| text.replace("d_model:", "d_modle:").replace("steps: 40", "steps: many").replace("gelu_tanh", "gelu"),
         &["3 mistakes", "d_modle", "`d_model`", "many", "gelu_tanh", "config.yaml:"],
@@ -24,7 +24,7 @@ fn three_mistakes_are_told_at_once() {
 }
 
 #[test]
-fn a_claim_without_a_measure_is_told() {
+fn a_claim_on_an_unknown_metric_is_reported() {
     let trial = PROGRAM.trial("train", &[]);
     let text = fs::read_to_string(trial.config()).unwrap().replace("sft.c0.loss", "sft.c0.lost");
     fs::write(trial.config(), text).unwrap();
@@ -35,7 +35,7 @@ fn a_claim_without_a_measure_is_told() {
 }
 
 #[test]
-fn draws_that_cannot_be_are_told() {
+fn invalid_methods_are_reported() {
     for (methods, word) in [("[sft, sft]", "stands there twice"), ("[icot-1]", "none of sft, icot"), ("[icto]", "icto")]
     {
         let trial = PROGRAM.trial("train", &[&format!("params.methods={methods}"), "claims=[]", "published=[]"]);
@@ -45,22 +45,22 @@ fn draws_that_cannot_be_are_told() {
 }
 
 #[test]
-fn unknown_devices_and_experiments_are_told() {
+fn unknown_devices_and_experiments_are_reported() {
     let trial = PROGRAM.trial("train", &[]);
-    let said = |change: &[&str]| {
+    let message = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_icot-mult"));
-        let output = command.args(change).output().unwrap();
+        let output = command.args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", told(&output));
         told(&output)
     };
-    assert!(said(&["schema", "trian"]).contains("did you mean `train`?"));
+    assert!(message(&["schema", "trian"]).contains("did you mean `train`?"));
     let output = trial.command().args(["--device", "gpu"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(told(&output).contains("--device"), "{}", told(&output));
 }
 
 #[test]
-fn needs_that_are_not_there_are_told() {
+fn missing_needs_are_reported() {
     let trial = PROGRAM.trial("attribution", &[]);
     let output = trial.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -72,7 +72,7 @@ fn needs_that_are_not_there_are_told() {
 }
 
 #[test]
-fn impossible_models_are_told() {
+fn impossible_models_are_reported() {
     let trial = PROGRAM.trial("train", &["params.model.n_heads=3"]);
     let output = trial.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -86,7 +86,7 @@ fn impossible_models_are_told() {
 }
 
 #[test]
-fn a_results_folder_that_cannot_be_made_is_named() {
+fn a_results_folder_that_cannot_be_created_is_named() {
     let trial = PROGRAM.trial("train", &[]);
     fs::write(trial.results(), b"a file in the way").unwrap();
     let output = trial.command().output().unwrap();

@@ -1,4 +1,4 @@
-//! Pulling the plug, at any moment.
+//! Runs that are killed or stopped at any moment continue to the same results.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -11,7 +11,7 @@ use trial::{Trial, assert_same, told};
 
 use crate::PROGRAM;
 
-/// Two methods, long enough to be killed ten times, with a checkpoint every few steps.
+/// Two methods, with enough steps to be killed ten times and frequent checkpoints.
 const LONG: [&str; 4] = [
     "params.methods=[sft, icot]",
     "params.training.steps=2000",
@@ -24,13 +24,13 @@ fn long() -> Trial {
 }
 
 fn kill(child: &mut Child) {
-    assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed: make it longer");
-    // SIGKILL: the program gets no chance to tidy up
+    assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed; increase params.training.steps");
+    // SIGKILL: the program cannot clean up
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-/// Waits until a file is being written below `folder`.
+/// Waits until a checkpoint file is being written below `folder`.
 fn wait_for_write(folder: &Path, child: &mut Child) {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(60) {
@@ -42,13 +42,13 @@ fn wait_for_write(folder: &Path, child: &mut Child) {
                 }
             }
         }
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before a checkpoint was seen being written");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before a checkpoint write was observed");
     }
-    panic!("no checkpoint was written in a minute");
+    panic!("no checkpoint write was observed within a minute");
 }
 
 #[test]
-fn ten_kills_three_of_them_inside_a_checkpoint_write_change_no_byte() {
+fn ten_kills_including_three_during_checkpoint_writes_change_no_byte() {
     let undisturbed = long();
     undisturbed.finish();
     let killed = long();
@@ -68,7 +68,7 @@ fn ten_kills_three_of_them_inside_a_checkpoint_write_change_no_byte() {
 }
 
 #[test]
-fn a_polite_stop_saves_and_the_same_command_continues() {
+fn a_signal_saves_and_the_same_command_continues() {
     let undisturbed = long();
     undisturbed.finish();
     for signal in ["-INT", "-TERM"] {
@@ -89,7 +89,7 @@ fn a_polite_stop_saves_and_the_same_command_continues() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused() {
+fn a_damaged_checkpoint_is_skipped_and_a_foreign_one_is_an_error() {
     let undisturbed = long();
     undisturbed.finish();
     let damaged = long();
@@ -122,7 +122,7 @@ fn a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused() {
 }
 
 #[test]
-fn two_runs_in_one_folder_are_told_apart() {
+fn a_second_run_in_the_same_folder_is_an_error() {
     let trial = long();
     let mut first = trial.spawn();
     while !trial.work().join("sft").exists() {

@@ -1,21 +1,21 @@
-//! Numbers of predicted tokens: how sure, how right, how far apart (definitions of the code behind arXiv 2507.02559,
-//! section 5.4). All in f64, logarithms natural.
+//! Statistics of token predictions: loss, entropy, confidence, calibration and divergence (definitions from the code of
+//! arXiv 2507.02559, section 5.4). All values are f64 and all logarithms are natural.
 
 use std::ops::Range;
 
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 
-/// What is added to a probability before its logarithm; losses end at -ln of it, 23.03 nats.
+/// Added to a probability before its logarithm. Losses are at most -ln of it, 23.03 nats.
 const FLOOR: f64 = 1e-10;
-/// What is added to every probability, which are then made to sum to one again, before two models are compared.
+/// Added to every probability before two models are compared. The probabilities are then renormalised.
 const SMOOTHING: f64 = 1e-8;
-/// Equally wide bins of confidence.
+/// Number of equally wide bins of confidence.
 pub const CONFIDENCE_BINS: usize = 10;
-/// Whiskers end at the farthest value within so many interquartile ranges of the box.
+/// Whiskers end at the farthest value within this many interquartile ranges of the box.
 const WHISKER: f64 = 1.5;
 
-/// Probabilities of all tokens from their logits.
+/// Probabilities of all tokens, from their logits.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut p: Vec<f64> = logits.iter().map(|logit| (f64::from(*logit) - f64::from(largest)).exp()).collect();
@@ -24,21 +24,21 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
     p
 }
 
-/// What a model says of one token before it has seen it.
+/// Statistics of a model's prediction of one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction {
     /// Cross-entropy, -ln(p of the token + 1e-10), in nats.
     pub ce: f64,
     /// Entropy, -Σ p ln(p + 1e-10), in nats.
     pub entropy: f64,
-    /// The largest probability.
+    /// The largest probability of any token.
     pub confidence: f64,
-    /// 1 when the token is the one of the largest probability (the first of equals), else 0.
+    /// 1 if the token has the largest probability (ties go to the lowest id), else 0.
     pub right: f64,
 }
 
 impl Prediction {
-    /// Of the token `target`, from the probabilities of all.
+    /// The statistics for the token `target`, from the probabilities of all tokens.
     pub fn new(p: &[f64], target: usize) -> Self {
         let (mut best, mut entropy) = (0, 0.);
         for (token, probability) in p.iter().enumerate() {
@@ -56,7 +56,7 @@ impl Prediction {
     }
 }
 
-/// A distribution without zeros, to be compared with others.
+/// A distribution without zeros, for divergences.
 #[derive(Clone, Debug)]
 pub struct Smoothed {
     p: Vec<f64>,
@@ -64,7 +64,7 @@ pub struct Smoothed {
 }
 
 impl Smoothed {
-    /// From probabilities that may be zero.
+    /// Smooths probabilities that may be zero.
     pub fn new(p: &[f64]) -> Self {
         let sum: f64 = p.iter().map(|p| p + SMOOTHING).sum();
         let p: Vec<f64> = p.iter().map(|p| (p + SMOOTHING) / sum).collect();
@@ -72,7 +72,7 @@ impl Smoothed {
         Self { p, log }
     }
 
-    /// Jensen-Shannon divergence in nats: half of KL(p, m) + KL(q, m) with m = (p + q) / 2; 0 to ln 2.
+    /// Jensen-Shannon divergence, (KL(p, m) + KL(q, m)) / 2 with m = (p + q) / 2, in nats; 0 to ln 2.
     pub fn divergence(&self, other: &Self) -> f64 {
         let (p, q) = (self.p.iter().zip(&self.log), other.p.iter().zip(&other.log));
         let term = |((p, log_p), (q, log_q)): ((&f64, &f64), (&f64, &f64))| {
@@ -83,54 +83,56 @@ impl Smoothed {
     }
 }
 
-/// A number of a set of tokens, which can be had again when some are drawn more than once.
+/// A statistic of a set of tokens that can be recomputed for bootstrap resamples.
 #[derive(Clone, Copy, Debug)]
 pub enum Statistic<'a> {
-    /// Mean of one value a token.
+    /// Mean of one value per token.
     Mean(&'a [f64]),
-    /// Expected calibration error, Σ n_k / N |mean confidence - share right| over equally wide bins of confidence.
+    /// Expected calibration error, Σ n_k / N |mean confidence - accuracy| over equally wide bins of confidence.
     CalibrationError {
-        /// The largest probability, of each token.
+        /// The largest probability at each token.
         confidence: &'a [f64],
-        /// 1 or 0, of each token.
+        /// 1 if the prediction of the token is right, else 0.
         right: &'a [f64],
     },
 }
 
 impl Statistic<'_> {
-    /// Its value where token i counts `draws[i]` times.
-    pub fn of(&self, draws: &[u32]) -> f64 {
-        let count: f64 = draws.iter().map(|draws| f64::from(*draws)).sum();
+    /// The value of the statistic if token i occurs `counts[i]` times.
+    pub fn of(&self, counts: &[u32]) -> f64 {
+        let total: f64 = counts.iter().map(|count| f64::from(*count)).sum();
         match self {
-            Self::Mean(values) => values.iter().zip(draws).map(|(x, draws)| x * f64::from(*draws)).sum::<f64>() / count,
+            Self::Mean(values) => {
+                values.iter().zip(counts).map(|(x, count)| x * f64::from(*count)).sum::<f64>() / total
+            }
             Self::CalibrationError { confidence, right } => {
                 let mut gaps = [0.; CONFIDENCE_BINS];
-                for ((confidence, right), draws) in confidence.iter().zip(*right).zip(draws) {
-                    gaps[confidence_bin(*confidence)] += (confidence - right) * f64::from(*draws);
+                for ((confidence, right), count) in confidence.iter().zip(*right).zip(counts) {
+                    gaps[confidence_bin(*confidence)] += (confidence - right) * f64::from(*count);
                 }
-                gaps.iter().map(|gap| gap.abs()).sum::<f64>() / count
+                gaps.iter().map(|gap| gap.abs()).sum::<f64>() / total
             }
         }
     }
 }
 
-/// Values of all statistics in each of some bootstrap resamples of `tokens` tokens, `[resamples, statistics]`.
+/// Values of all statistics in some bootstrap resamples of `tokens` tokens, `[resamples][statistics]`.
 ///
-/// A resample's draws depend on the stream and on its own number alone, and are the same for all statistics.
+/// A resample depends only on the stream and its index, and is the same for all statistics.
 pub fn resample(statistics: &[Statistic], tokens: usize, stream: &ChaCha12Rng, resamples: Range<u64>) -> Vec<Vec<f64>> {
-    let mut draws = vec![0; tokens];
-    let once = |number: u64| {
-        let mut rng = training::stream_at(stream, number);
-        draws.fill(0);
+    let mut counts = vec![0; tokens];
+    let once = |index: u64| {
+        let mut rng = training::stream_at(stream, index);
+        counts.fill(0);
         for _ in 0..tokens {
-            draws[rng.random_range(0..tokens as u32) as usize] += 1;
+            counts[rng.random_range(0..tokens as u32) as usize] += 1;
         }
-        statistics.iter().map(|statistic| statistic.of(&draws)).collect()
+        statistics.iter().map(|statistic| statistic.of(&counts)).collect()
     };
     resamples.map(once).collect()
 }
 
-/// The middle 95 % of some values.
+/// The 2.5th and 97.5th percentiles of some values.
 pub fn interval(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
     [0.025, 0.975].map(|share| probes::quantile(&values, share))
@@ -145,27 +147,27 @@ pub struct Bins {
 }
 
 impl Bins {
-    /// From `low` to `high`, which are widened to one unit where they are the same.
+    /// Bins from `low` to `high`, or from `low` to `low + 1` if `high` is not larger.
     pub fn new(low: f64, high: f64, count: usize) -> Self {
         let high = if high > low { high } else { low + 1. };
         Self { low, width: (high - low) / count as f64, count }
     }
 
-    /// From the smallest to the largest value.
+    /// Bins from the smallest to the largest value.
     pub fn around<'a>(values: impl Iterator<Item = &'a f64>, count: usize) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)));
         Self::new(low, high, count)
     }
 
-    /// The bin of a value, none outside; the last bin holds its upper end.
+    /// The bin of a value, or `None` outside all bins. The last bin includes its upper edge.
     pub fn of(&self, value: f64) -> Option<usize> {
-        let at = (value - self.low) / self.width;
-        // the largest value may come out a rounding error above the end
-        let inside = at >= 0. && at <= self.count as f64 * (1. + 1e-12);
-        inside.then(|| (at as usize).min(self.count - 1))
+        let scaled = (value - self.low) / self.width;
+        // rounding may put the largest value slightly above the upper edge
+        let inside = scaled >= 0. && scaled <= self.count as f64 * (1. + 1e-12);
+        inside.then(|| (scaled as usize).min(self.count - 1))
     }
 
-    /// Lower end of a bin, and upper end of the one before.
+    /// Lower edge of a bin, which is the upper edge of the bin before.
     pub fn edge(&self, bin: usize) -> f64 {
         self.low + self.width * bin as f64
     }
@@ -175,14 +177,14 @@ impl Bins {
         self.low + self.width * (bin as f64 + 0.5)
     }
 
-    /// How many values lie in each bin.
+    /// Number of values in each bin.
     pub fn counts(&self, values: &[f64]) -> Vec<usize> {
         let mut counts = vec![0; self.count];
         values.iter().filter_map(|x| self.of(*x)).for_each(|bin| counts[bin] += 1);
         counts
     }
 
-    /// How many pairs lie in each cell, `[x bin, y bin]`; pairs of which one value lies outside count nowhere.
+    /// Number of pairs in each cell, `[x bin][y bin]`. Pairs with a value outside all bins are not counted.
     pub fn joint_counts(&self, x: &[f64], y: &[f64]) -> Vec<Vec<usize>> {
         let mut counts = vec![vec![0; self.count]; self.count];
         for (x, y) in x.iter().zip(y) {
@@ -194,23 +196,23 @@ impl Bins {
     }
 }
 
-/// The bin of confidence that a probability lies in.
+/// The confidence bin of a probability.
 fn confidence_bin(confidence: f64) -> usize {
     ((confidence * CONFIDENCE_BINS as f64) as usize).min(CONFIDENCE_BINS - 1)
 }
 
-/// How sure and how right a model is in one bin of confidence.
+/// Calibration of a model in one bin of confidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Calibration {
-    /// Tokens in the bin.
+    /// Number of tokens in the bin.
     pub tokens: usize,
-    /// Mean confidence; 0 without tokens.
+    /// Mean confidence; 0 for an empty bin.
     pub confidence: f64,
-    /// Share of tokens that are right; 0 without tokens.
+    /// Share of right predictions; 0 for an empty bin.
     pub accuracy: f64,
 }
 
-/// Confidence and accuracy by bin.
+/// Confidence and accuracy by confidence bin.
 pub fn calibration(confidence: &[f64], right: &[f64]) -> [Calibration; CONFIDENCE_BINS] {
     let mut bins = [Calibration::default(); CONFIDENCE_BINS];
     for (confidence, right) in confidence.iter().zip(right) {
@@ -226,38 +228,66 @@ pub fn calibration(confidence: &[f64], right: &[f64]) -> [Calibration; CONFIDENC
     bins
 }
 
-/// What a box plot shows, from below: whisker, lower quartile, median, upper quartile, whisker; NaN of nothing.
-pub fn box_plot(mut values: Vec<f64>) -> [(&'static str, f64); 5] {
-    values.sort_by(f64::total_cmp);
-    let [lower, median, upper] = [0.25, 0.5, 0.75].map(|share| probes::quantile(&values, share));
-    let reach = WHISKER * (upper - lower);
-    let inside = |x: &&f64| **x >= lower - reach && **x <= upper + reach;
-    let end = |found: Option<&f64>| found.copied().unwrap_or(f64::NAN);
-    [
-        ("lower whisker", end(values.iter().find(inside))),
-        ("lower quartile", lower),
-        ("median", median),
-        ("upper quartile", upper),
-        ("upper whisker", end(values.iter().rev().find(inside))),
-    ]
+/// The five numbers of a box plot.
+#[derive(Clone, Copy, Debug)]
+pub struct BoxPlot {
+    /// Smallest value within 1.5 interquartile ranges of the lower quartile.
+    pub lower_whisker: f64,
+    /// Lower quartile.
+    pub lower_quartile: f64,
+    /// Median.
+    pub median: f64,
+    /// Upper quartile.
+    pub upper_quartile: f64,
+    /// Largest value within 1.5 interquartile ranges of the upper quartile.
+    pub upper_whisker: f64,
 }
 
-/// Where a token lies when two models' losses of it are drawn against each other.
+impl BoxPlot {
+    /// The box plot of sorted values. Quantiles are interpolated linearly, as in numpy and matplotlib. All numbers are
+    /// NaN if there are no values.
+    pub fn of_sorted(values: &[f64]) -> Self {
+        let [lower, median, upper] = [0.25, 0.5, 0.75].map(|share| probes::quantile(values, share));
+        let reach = WHISKER * (upper - lower);
+        let inside = |x: &&f64| **x >= lower - reach && **x <= upper + reach;
+        let end = |found: Option<&f64>| found.copied().unwrap_or(f64::NAN);
+        Self {
+            lower_whisker: end(values.iter().find(inside)),
+            lower_quartile: lower,
+            median,
+            upper_quartile: upper,
+            upper_whisker: end(values.iter().rev().find(inside)),
+        }
+    }
+
+    /// The numbers and their names in tables, from the smallest to the largest.
+    pub fn named(&self) -> [(&'static str, f64); 5] {
+        [
+            ("lower whisker", self.lower_whisker),
+            ("lower quartile", self.lower_quartile),
+            ("median", self.median),
+            ("upper quartile", self.upper_quartile),
+            ("upper whisker", self.upper_whisker),
+        ]
+    }
+}
+
+/// The region of a token in a scatter plot of one model's loss (x) against another's (y).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
-    /// The losses differ by at most the width of the band.
+    /// The losses differ by at most the band.
     Band,
-    /// The second model's loss is larger by more.
+    /// The second model's loss is larger by more than the band.
     Above,
-    /// The second model's loss is smaller by more.
+    /// The second model's loss is smaller by more than the band.
     Below,
 }
 
 impl Region {
-    /// All, in the order of tables.
+    /// All regions, in the order of tables.
     pub const ALL: [Self; 3] = [Self::Band, Self::Above, Self::Below];
 
-    /// Of a token whose losses are `x` and `y`.
+    /// The region of a token with losses `x` and `y`.
     pub fn of(x: f64, y: f64, band: f64) -> Self {
         match y - x {
             difference if difference > band => Self::Above,
@@ -266,7 +296,7 @@ impl Region {
         }
     }
 
-    /// Its name in tables and metrics.
+    /// Name in tables and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Band => "band",
@@ -276,7 +306,7 @@ impl Region {
     }
 }
 
-/// Tokens of a region, and what they add to the difference of the two means, y less x.
+/// The number of tokens in a region, and their contribution to the difference of the mean losses, y minus x.
 pub fn contribution(x: &[f64], y: &[f64], band: f64, region: Region) -> (usize, f64) {
     let inside = x.iter().zip(y).filter(|(x, y)| Region::of(**x, **y, band) == region);
     let (tokens, sum) = inside.fold((0, 0.), |(tokens, sum), (x, y)| (tokens + 1, sum + (y - x)));
@@ -290,14 +320,14 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn near(ours: f64, expected: f64, room: f64) {
-        assert!((ours - expected).abs() <= room, "{ours} instead of {expected}");
+    fn near(actual: f64, expected: f64, tolerance: f64) {
+        assert!((actual - expected).abs() <= tolerance, "{actual} instead of {expected}");
     }
 
     #[test]
-    fn predictions_by_hand() {
+    fn predictions_match_hand_computed_values() {
         let p = softmax(&[0., (3f32).ln(), f32::NEG_INFINITY]);
-        p.iter().zip([0.25, 0.75, 0.]).for_each(|(ours, expected)| near(*ours, expected, 1e-7));
+        p.iter().zip([0.25, 0.75, 0.]).for_each(|(actual, expected)| near(*actual, expected, 1e-7));
         let right = Prediction::new(&p, 1);
         near(right.ce, -(0.75f64.ln()), 1e-7);
         near(right.entropy, -(0.25 * 0.25f64.ln() + 0.75 * 0.75f64.ln()), 1e-7);
@@ -307,13 +337,13 @@ mod tests {
         near(Prediction::new(&p, 2).ce, 23.025_850_93, 1e-6);
         // large logits neither overflow nor vanish
         assert_eq!(softmax(&[1e30, 1e30]), [0.5, 0.5]);
-        // the first of equals counts as said
+        // the first of equally likely tokens counts as the prediction
         let even = [0, 1].map(|target| Prediction::new(&[0.5, 0.5], target).right);
         assert_eq!(even, [1., 0.]);
     }
 
     #[test]
-    fn divergence_of_equal_disjoint_and_other_distributions() {
+    fn divergence_of_equal_disjoint_and_overlapping_distributions() {
         let of = |p: &[f64], q: &[f64]| Smoothed::new(p).divergence(&Smoothed::new(q));
         assert_eq!(of(&[0.2, 0.8, 0.], &[0.2, 0.8, 0.]), 0.);
         near(of(&[1., 0.], &[0., 1.]), 2f64.ln(), 1e-6);
@@ -324,24 +354,24 @@ mod tests {
     }
 
     #[test]
-    fn calibration_by_hand() {
-        // bin 9: two tokens, mean 0.95, one right; bin 0: one token of 0.05, wrong; 1 belongs to the last bin
+    fn calibration_matches_hand_computed_values() {
+        // bin 9: two tokens, mean 0.95, one right; bin 0: one token of 0.05, wrong; 1 is in the last bin
         let (confidence, right) = ([0.9, 1., 0.05], [1., 0., 0.]);
         let error = Statistic::CalibrationError { confidence: &confidence, right: &right };
         near(error.of(&[1; 3]), (2. * 0.45 + 0.05) / 3., 1e-12);
-        // the second twice, the third never: mean 2.9 / 3, one of three right
+        // the second token twice, the third never: mean 2.9 / 3, one of three right
         near(error.of(&[1, 2, 0]), 2.9 / 3. - 1. / 3., 1e-12);
         let bins = calibration(&confidence, &right);
         assert_eq!(bins[9], Calibration { tokens: 2, confidence: 0.95, accuracy: 0.5 });
         assert_eq!(bins[0], Calibration { tokens: 1, confidence: 0.05, accuracy: 0. });
         assert_eq!(bins[1..9], [Calibration::default(); 8]);
-        // both ways to the same number
+        // the bins give the same error as the statistic
         let sum: f64 = bins.iter().map(|bin| bin.tokens as f64 / 3. * (bin.confidence - bin.accuracy).abs()).sum();
         near(error.of(&[1; 3]), sum, 1e-12);
     }
 
     #[test]
-    fn intervals_hold_the_mean_and_do_not_depend_on_who_draws() {
+    fn intervals_contain_the_mean_and_do_not_depend_on_how_resamples_are_split() {
         let coins: Vec<f64> = (0..100).map(|i| f64::from(i % 2)).collect();
         let statistics = [Statistic::Mean(&coins), Statistic::CalibrationError { confidence: &coins, right: &coins }];
         let stream = ChaCha12Rng::seed_from_u64(1);
@@ -353,21 +383,21 @@ mod tests {
         near(low, 0.402, 0.02);
         near(high, 0.598, 0.02);
         assert!(low < Statistic::Mean(&coins).of(&[1; 100]) && Statistic::Mean(&coins).of(&[1; 100]) < high);
-        // a model that is as right as it is sure stays so however tokens are drawn
+        // confidence equals accuracy in every bin, so the error is zero in every resample
         assert!(whole.iter().all(|values| values[1] == 0.));
     }
 
     #[test]
-    fn intervals_and_boxes() {
+    fn intervals_and_box_plots_match_hand_computed_values() {
         assert_eq!(interval(vec![3.; 5]), [3., 3.]);
-        // quartiles 2 and 4, reach 3: 20 lies outside
-        let values = box_plot(vec![20., 1., 2., 3., 4.]).map(|(_, value)| value);
+        // quartiles 2 and 4, whiskers reach 3 beyond them: 20 is an outlier
+        let values = BoxPlot::of_sorted(&[1., 2., 3., 4., 20.]).named().map(|(_, value)| value);
         assert_eq!(values, [1., 2., 3., 4., 4.]);
-        assert!(box_plot(Vec::new()).iter().all(|(_, value)| value.is_nan()));
+        assert!(BoxPlot::of_sorted(&[]).named().iter().all(|(_, value)| value.is_nan()));
     }
 
     #[test]
-    fn bins_hold_all_values_once() {
+    fn bins_count_every_value_once() {
         let values = [0., 0.1, 0.25, 0.5, 1.];
         let bins = Bins::around(values.iter(), 4);
         assert_eq!(bins.counts(&values), [2, 1, 1, 1]);
@@ -381,12 +411,12 @@ mod tests {
     }
 
     #[test]
-    fn regions_share_the_difference_of_the_means() {
+    fn contributions_of_the_regions_sum_to_the_difference_of_the_means() {
         let (x, y) = ([1., 2., 3., 9.], [1.5, 8., 3., 1.]);
         let parts = Region::ALL.map(|region| contribution(&x, &y, 3.5, region));
         assert_eq!(parts, [(2, 0.125), (1, 1.5), (1, -2.)]);
         near(parts.iter().map(|(_, part)| part).sum(), 13.5 / 4. - 15. / 4., 1e-12);
-        // the band's edges belong to it
+        // the edges belong to the band
         assert_eq!((Region::of(0., 3.5, 3.5), Region::of(3.5, 0., 3.5)), (Region::Band, Region::Band));
     }
 }

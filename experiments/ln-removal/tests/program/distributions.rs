@@ -1,4 +1,4 @@
-//! What must hold of predictions' statistics whatever the models say.
+//! Statistics of predictions, against properties that hold for all models.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use trial::{Trial, assert_same};
 use crate::PROGRAM;
 
 const NEEDS: &str = "needs=[ln-removal/pretrain]";
-/// Predicted tokens of the smoke configuration: 24 sequences of 32.
+/// Predicted tokens of the smoke configuration: 24 sequences of 32 tokens.
 const TOKENS: usize = 24 * 31;
 
 fn pretrained(steps: &str) -> Trial {
@@ -17,7 +17,7 @@ fn pretrained(steps: &str) -> Trial {
     pretrain
 }
 
-/// `distributions` on three checkpoints, where the second is the first again.
+/// `distributions` on three checkpoints, of which the first two are the same.
 fn compared(pretrain: &Trial, other: &Trial, overrides: &[&str], threads: usize) -> Trial {
     let folder = |of: &Trial| of.results().join("models/toy").display().to_string();
     let models = format!(
@@ -30,14 +30,14 @@ fn compared(pretrain: &Trial, other: &Trial, overrides: &[&str], threads: usize)
     trial.needing("ln-removal/pretrain", &pretrain.results()).threads(threads)
 }
 
-/// Values of a column by the words in two others.
+/// Values of a column by the cells of two others.
 fn by(table: &Table, keys: [&str; 2], column: &str) -> BTreeMap<(String, String), f64> {
     let [first, second] = keys.map(|key| table.values(key).unwrap());
     let keys = first.iter().zip(&second).map(|(first, second)| (first.to_string(), second.to_string()));
     keys.zip(table.floats(column).unwrap()).collect()
 }
 
-/// Sum of `tokens` by the words in a column.
+/// Sum of `tokens` by the cells of a column.
 fn tokens(table: &Table, column: &str) -> BTreeMap<String, usize> {
     let mut sums = BTreeMap::new();
     for (key, count) in table.values(column).unwrap().iter().zip(table.ints("tokens").unwrap()) {
@@ -47,7 +47,7 @@ fn tokens(table: &Table, column: &str) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn one_model_twice_is_equal_and_all_tables_count_all_tokens() {
+fn equal_models_have_equal_statistics_and_all_tables_count_all_tokens() {
     let (pretrain, other) = (pretrained("60"), pretrained("20"));
     let trial = compared(&pretrain, &other, &[], 1);
     trial.finish();
@@ -68,11 +68,11 @@ fn one_model_twice_is_equal_and_all_tables_count_all_tokens() {
     assert_eq!(upper[&at("jsd", "original vs vanilla")], 0.);
     assert!(mean[&at("jsd", "original vs ln_free")] > 0.01);
     assert_eq!(mean[&at("jsd", "original vs ln_free")], mean[&at("jsd", "vanilla vs ln_free")]);
-    // the calibration error of resamples is biased upwards, so its value need not lie inside
+    // the calibration error of resamples is biased upwards, so the interval need not contain its value
     for (key, mean) in mean.iter().filter(|((metric, _), _)| !metric.starts_with("ece")) {
         assert!(lower[key] <= *mean && *mean <= upper[key], "{key:?}");
     }
-    // less trained, and so worse
+    // `ln_free` is trained for fewer steps and so has a larger loss
     assert!(lower[&at("ce_change", "original vs ln_free")] > 0.);
 
     for (name, column, subjects) in [
@@ -88,7 +88,7 @@ fn one_model_twice_is_equal_and_all_tables_count_all_tokens() {
     }
     let joint = table("joint").filter("metric", &[Value::from("ce")]).unwrap();
     assert!(tokens(&joint, "pair").values().all(|sum| *sum <= TOKENS && *sum > TOKENS * 9 / 10));
-    // equal models lie on the diagonal
+    // values of equal models are on the diagonal
     let equal = joint.filter("pair", &[Value::from("original vs vanilla")]).unwrap();
     assert_eq!((equal.len(), equal.floats("x").unwrap()), (50, equal.floats("y").unwrap()));
 
@@ -119,7 +119,7 @@ fn batches_and_threads_do_not_matter() {
 }
 
 #[test]
-fn draws_are_compared_with_what_has_only_one() {
+fn every_seed_is_paired_with_models_that_have_only_one() {
     let pretrain = pretrained("1");
     let folder = pretrain.results().join("models/toy").display().to_string();
     let names = ["original", "vanilla", "ln_free", "vanilla-2", "ln_free-2"];
@@ -139,11 +139,11 @@ fn draws_are_compared_with_what_has_only_one() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told() {
+fn invalid_lengths_and_edges_are_reported() {
     let pretrain = pretrained("1");
     let refused = |overrides: &[&str], words: &[&str]| {
         compared(&pretrain, &pretrain, overrides, 1).refused(words);
     };
-    refused(&["params.length=49"], &["params.length", "49", "original reads 48"]);
+    refused(&["params.length=49"], &["params.length", "49", "original reads at most 48"]);
     refused(&["params.position_edges=[0, 8, 8]"], &["params.position_edges", "[0, 8, 8]"]);
 }

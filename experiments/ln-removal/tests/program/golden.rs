@@ -1,4 +1,4 @@
-//! The smoke profile against committed tables, and against what must hold whatever the numbers are.
+//! The smoke profile against committed tables, and against properties that hold for all models.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use trial::{Trial, assert_same};
 
 use crate::PROGRAM;
 
-/// Rounding differs between processors and grows over the steps of the smoke run, so numbers have room.
-const ROOM: Tolerance = Tolerance { relative: 2e-2, absolute: 5e-3 };
+/// Rounding errors differ between processors and grow over the steps of the smoke run.
+const TOLERANCE: Tolerance = Tolerance { relative: 2e-2, absolute: 5e-3 };
 
 /// Pre-training and removal of the smoke profile.
 pub fn models(threads: usize) -> [Trial; 2] {
@@ -25,10 +25,10 @@ fn of(experiment: &'static str, [pretrain, removal]: &[Trial; 2], overrides: &[&
 }
 
 #[test]
-fn smoke_tables_are_the_golden_ones_and_the_maps_are_consistent() {
+fn smoke_tables_match_the_golden_ones_and_maps_are_consistent() {
     let models = models(1);
-    PROGRAM.check_golden(&models[0], &["curves", "corpus"], ROOM);
-    PROGRAM.check_golden(&models[1], &["losses", "validation", "events", "initial"], ROOM);
+    PROGRAM.check_golden(&models[0], &["curves", "corpus"], TOLERANCE);
+    PROGRAM.check_golden(&models[1], &["losses", "validation", "events", "initial"], TOLERANCE);
     for (experiment, tables) in [
         ("evaluation", ["losses", "unseen"].as_slice()),
         ("direct", &["summary"]),
@@ -38,13 +38,13 @@ fn smoke_tables_are_the_golden_ones_and_the_maps_are_consistent() {
     ] {
         let trial = of(experiment, &models, &[]);
         trial.finish();
-        PROGRAM.check_golden(&trial, tables, ROOM);
+        PROGRAM.check_golden(&trial, tables, TOLERANCE);
     }
     let ioi = of("ioi", &models, &[]);
     ioi.finish();
-    PROGRAM.check_golden(&ioi, &["prompts", "behaviour"], ROOM);
-    consistent(&Table::read(&ioi.results(), "maps").unwrap());
-    // the toy is a checkpoint like any other, and batches do not matter
+    PROGRAM.check_golden(&ioi, &["prompts", "behaviour"], TOLERANCE);
+    assert_consistent(&Table::read(&ioi.results(), "maps").unwrap());
+    // models given by path have the same results, and the batch size does not matter
     let folders =
         [("original", &models[0], "toy"), ("vanilla", &models[1], "vanilla"), ("ln_free", &models[1], "ln_free")];
     let list = folders.map(|(name, trial, model)| {
@@ -57,9 +57,9 @@ fn smoke_tables_are_the_golden_ones_and_the_maps_are_consistent() {
     tables::compare(&maps[0], &maps[1], Tolerance { relative: 1e-3, absolute: 1e-4 }).unwrap();
 }
 
-/// The same schedule takes RMSNorms and the norms of parallel blocks away, and the exports are read without them.
+/// The same schedule removes RMSNorms and the norms of parallel blocks, and the exported models have no norms.
 #[test]
-fn other_families_lose_their_norms_too() {
+fn norms_of_other_families_are_removed_too() {
     for family in ["llama", "gpt_neox"] {
         let family = format!("params.model.family={family}");
         let pretrain = PROGRAM.trial("pretrain", &[&family, "params.training.steps=20"]);
@@ -82,23 +82,23 @@ fn other_families_lose_their_norms_too() {
     }
 }
 
-/// Patching S2 before the first block gives the clean run; nothing before it, and nothing behind the last place.
-fn consistent(maps: &Table) {
+/// Patching S2 before the first block gives the clean run. Patching any position before S2 has no effect.
+fn assert_consistent(maps: &Table) {
     let text = |column| -> Vec<String> { maps.texts(column).unwrap().into_iter().map(Option::unwrap).collect() };
     let (method, position) = (text("method"), text("position"));
     let (layer, effect) = (maps.ints("layer").unwrap(), maps.floats("effect").unwrap());
-    let place = |label: &str| -> usize { label.split(' ').next().unwrap().parse().unwrap() };
+    let index = |label: &str| -> usize { label.split(' ').next().unwrap().parse().unwrap() };
     let cells =
-        (0..maps.len()).map(|row| ((method[row].clone(), layer[row].unwrap(), place(&position[row])), effect[row]));
-    let seen: BTreeMap<(String, i64, usize), f64> = cells.collect();
-    let s2 = place(position.iter().find(|label| label.ends_with(" S2")).unwrap());
-    for ((method, layer, place), effect) in &seen {
-        if *place < s2 {
-            assert_eq!(*effect, 0., "{method} block {layer} place {place}");
+        (0..maps.len()).map(|row| ((method[row].clone(), layer[row].unwrap(), index(&position[row])), effect[row]));
+    let effects: BTreeMap<(String, i64, usize), f64> = cells.collect();
+    let s2 = index(position.iter().find(|label| label.ends_with(" S2")).unwrap());
+    for ((method, layer, position), effect) in &effects {
+        if *position < s2 {
+            assert_eq!(*effect, 0., "{method} block {layer} position {position}");
         }
         if method == "activation" && *layer == 0 {
-            let expected = if *place == s2 { 1. } else { 0. };
-            assert!((effect - expected).abs() < 1e-5, "place {place}: {effect}");
+            let expected = if *position == s2 { 1. } else { 0. };
+            assert!((effect - expected).abs() < 1e-5, "position {position}: {effect}");
         }
     }
 }
@@ -123,9 +123,9 @@ fn one_two_and_four_threads_give_the_same_bytes() {
     }
 }
 
-/// A text of one's own, packed once and found again.
+/// A local text file is packed once and the packed corpus is reused.
 #[test]
-fn files_of_ones_own_are_read() {
+fn local_files_are_packed_once() {
     let pretrain = PROGRAM.trial("pretrain", &["params.training.steps=2"]);
     pretrain.finish();
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +136,7 @@ fn files_of_ones_own_are_read() {
         "params.texts=[{{name: mine, sequences: 6, text: {{corpus: {{source: {}, column: {{text: text}}, recipe: {{block: 32, end: true}}}}}}}}]",
         file.display()
     );
-    let model = format!("params.models=[{{name: toy, model: {}}}]", pretrain.results().join("models/toy").display());
+    let model = format!("params.models=[{{name: small, model: {}}}]", pretrain.results().join("models/toy").display());
     let overrides = ["needs=[]", &model, &text, "params.length=24", "claims=[]", "published=[]", "figures=[]"];
     let mut losses = Vec::new();
     for _ in 0..2 {

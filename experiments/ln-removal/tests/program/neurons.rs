@@ -1,15 +1,15 @@
-//! Confidence neurons on the smoke toy, against what must hold whatever the numbers are.
+//! Confidence neurons of the small smoke model, against properties that hold for all weights.
 
 use tables::{Table, Tolerance, Value};
 use trial::{Trial, assert_same};
 
 use crate::PROGRAM;
 
-/// The toy twice: as the original, and as what was fine-tuned from it, so that both must give the same.
+/// The small model twice, as `original` and as `vanilla`, so that both must give the same values.
 fn trial(pretrain: &Trial, overrides: &[&str]) -> Trial {
-    let toy = pretrain.results().join("models/toy");
-    let toy = toy.display();
-    let models = format!("params.models=[{{name: original, model: {toy}}}, {{name: vanilla, model: {toy}}}]");
+    let small = pretrain.results().join("models/toy");
+    let small = small.display();
+    let models = format!("params.models=[{{name: original, model: {small}}}, {{name: vanilla, model: {small}}}]");
     let first = ["needs=[ln-removal/pretrain]", &models, "params.without_norms=original", "claims=[]"];
     let trial = PROGRAM.trial("neurons", &[&first, overrides].concat());
     trial.needing("ln-removal/pretrain", &pretrain.results())
@@ -35,8 +35,8 @@ fn neurons_are_ranked_and_ablated_consistently() {
     neurons.finish();
     let folder = neurons.results();
     let table = |name: &str| Table::read(&folder, name).unwrap();
-    of_one(&table("neurons"));
-    // the same weights twice
+    ranks_are_consistent(&table("neurons"));
+    // both models have the same weights
     assert_eq!(metric(&folder, "vanilla.top_overlap"), 1.);
     assert_eq!(metric(&folder, "vanilla.ce_effect_ratio"), 1.);
     assert!(metric(&folder, "original.entropy_effect") > 0.);
@@ -47,14 +47,14 @@ fn neurons_are_ranked_and_ablated_consistently() {
             assert_eq!(both[0].values(&column.name).unwrap(), both[1].values(&column.name).unwrap(), "{name}");
         }
     }
-    ordered(&table("ablation"));
-    // all directions together hold the whole neuron, and the largest singular value is one
+    box_plots_are_ordered(&table("ablation"));
+    // squared cosines with all directions sum to one, and the largest singular value is one
     let original = table("null_space").filter("model", &[Value::from("original")]).unwrap();
     let curve = |name: &str| original.filter("curve", &[Value::from(name)]).unwrap().floats("value").unwrap();
     assert!((curve("cosine").iter().map(|cosine| cosine * cosine).sum::<f64>() - 1.).abs() < 1e-9);
     assert_eq!(curve("singular")[0], 1.);
     assert!(curve("singular").windows(2).all(|pair| pair[0] >= pair[1]));
-    // nothing ablated is no change; the first of many is the model as it is
+    // without ablation nothing changes, and the first entry of the cumulative ablation is the model itself
     let cumulative = table("cumulative");
     let nothing = cumulative.filter("n", &[Value::from(0usize)]).unwrap();
     assert!(nothing.floats("ce_change").unwrap().iter().all(|change| *change == 0.));
@@ -62,7 +62,7 @@ fn neurons_are_ranked_and_ablated_consistently() {
     assert_eq!(in_order.floats("ce").unwrap()[0], metric(&folder, "vanilla.ce"));
     assert_eq!(in_order.floats("ce").unwrap()[4], metric(&folder, "in_order.ce"));
     assert_eq!(table("in_order").len(), 5 + 2);
-    // a batch is only a batch
+    // the batch size does not matter
     let one_by_one = trial(&pretrain, &["params.batch=1"]);
     one_by_one.finish();
     for name in ["ablation", "cumulative", "in_order"] {
@@ -71,8 +71,8 @@ fn neurons_are_ranked_and_ablated_consistently() {
     }
 }
 
-/// Every neuron once, scores as ranks say, and seven marked.
-fn of_one(neurons: &Table) {
+/// Every neuron occurs once, scores decrease with rank, and seven neurons are marked as highest.
+fn ranks_are_consistent(neurons: &Table) {
     let original = neurons.filter("model", &[Value::from("original")]).unwrap();
     let rank: Vec<i64> = original.ints("rank").unwrap().into_iter().map(Option::unwrap).collect();
     let score = original.floats("score").unwrap();
@@ -87,8 +87,8 @@ fn of_one(neurons: &Table) {
     assert_eq!(original.filter("group", &[Value::from("highest")]).unwrap().len(), 7);
 }
 
-/// Low whisker, quartiles, high whisker.
-fn ordered(ablation: &Table) {
+/// Lower whisker, quartiles and upper whisker are in increasing order.
+fn box_plots_are_ordered(ablation: &Table) {
     let columns = ["low", "q1", "median", "q3", "high"].map(|name| ablation.floats(name).unwrap());
     assert_eq!(ablation.len(), 2 * 3 * 2);
     for row in 0..ablation.len() {
@@ -108,7 +108,7 @@ fn neurons_do_not_depend_on_threads() {
 }
 
 #[test]
-fn neurons_that_are_not_there_are_told() {
+fn missing_models_and_neurons_are_reported() {
     let pretrain = PROGRAM.trial("pretrain", &["params.training.steps=1"]);
     pretrain.finish();
     let refused = |change: &str, words: &[&str]| {

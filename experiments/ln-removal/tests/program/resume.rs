@@ -1,4 +1,4 @@
-//! A training that is killed goes on where it was.
+//! A training that is killed continues from its last checkpoint.
 
 use std::time::Duration;
 
@@ -6,11 +6,10 @@ use trial::{Trial, assert_same};
 
 use crate::PROGRAM;
 
-/// Kills a trial after its first checkpoint in `part` of its work folder, and lets it finish.
+/// Kills a trial after its first checkpoint in `part` of its work folder, then lets it finish.
 fn kill_and_finish(trial: &Trial, part: &str) {
     let checkpoints = trial.work().join(part);
     let mut child = trial.spawn();
-    // after the first checkpoint, wherever it is then
     while std::fs::read_dir(&checkpoints).map_or(0, |files| files.flatten().count()) == 0 {
         assert!(child.try_wait().unwrap().is_none(), "the program ended before it was killed");
         std::thread::sleep(Duration::from_millis(2));
@@ -39,7 +38,7 @@ fn a_killed_training_ends_with_the_same_bytes() {
     assert_same_files(&whole, &killed, &files);
 }
 
-/// Running means, what norms divide by, and losses are in the tables and in the model.
+/// The tables and the model contain running means, fixed scales and losses.
 #[test]
 fn a_killed_removal_ends_with_the_same_scales_and_losses() {
     let pretrain = PROGRAM.trial("pretrain", &["params.training.steps=20"]);
