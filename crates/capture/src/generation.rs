@@ -54,8 +54,8 @@ impl KeyValueCache {
         Ok(())
     }
 
-    /// Reads `tokens` `[batch, more]` after those that were read before, and returns the result at `end`. Result and hook see
-    /// the new positions only.
+    /// Reads `tokens` `[batch, more]` after those that were read before, and returns the result at `end`. Result and
+    /// hook see the new positions only.
     ///
     /// # Errors
     /// When the tokens do not fit the model, or earlier tokens had another batch size.
@@ -152,11 +152,12 @@ pub struct Choice {
 
 /// Continues prompts `[batch, seq]` and returns each sequence's new tokens, up to and including its first stop token.
 ///
-/// Greedy choices use no random numbers, and the first of equal logits wins. With a temperature, `rng` gives one number per
-/// sequence and step, also for sequences that have ended, so a sequence's tokens do not depend on when others end.
+/// Greedy choices use no random numbers, and the first of equal logits wins. With a temperature, `rng` gives one number
+/// per sequence and step, also for sequences that have ended, so a sequence's tokens do not depend on when others end.
 ///
 /// # Errors
-/// When the tokens do not fit the model, the model lacks positions for the new tokens, or the temperature is not positive.
+/// When the tokens do not fit the model, the model lacks positions for the new tokens, or the temperature is not
+/// positive.
 pub fn generate(
     model: &dyn HookedModel,
     prompts: &Tokens,

@@ -10,7 +10,7 @@
 //! use models::{Config, Decoder};
 //! use rand::SeedableRng;
 //!
-//! let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+//! let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 //! let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 //! let tokens = Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu)?;
 //!
@@ -29,8 +29,8 @@
 //! - [`generate`] with [`Choice`]: greedy or sampled continuations; [`KeyValueCache`] keeps what was read.
 //!
 //! # What it does not do
-//! It changes no activation (see `patching`), trains nothing (see `probes`) and loads no model (see `pretrained`). Recorded
-//! tensors stay part of the gradient graph, except those on disk.
+//! It changes no activation (see `patching`), trains nothing (see `probes`) and loads no model (see `pretrained`).
+//! Recorded tensors stay part of the gradient graph, except those on disk.
 
 mod generation;
 mod select;
@@ -118,7 +118,7 @@ pub enum Error {
         reason: String,
     },
     /// A pattern that matches no site.
-    #[error("`{text}` matches no site of this model{}", .nearest.as_ref().map_or(String::new(), |near| format!(", did you mean `{near}`?")))]
+    #[error("`{text}` matches no site of this model{}", suggestion(.nearest))]
     NothingFits {
         /// The given pattern.
         text: String,
@@ -140,6 +140,10 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |address| format!(", did you mean `{address}`?"))
 }
 
 impl Recorder {
@@ -211,7 +215,7 @@ pub fn run_with_cache(
 /// # use candle_core::{Device, Tensor};
 /// # use models::{Config, Decoder};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// use capture::{Keep, capture};
 /// use hooks::{Layer, Point, Site};

@@ -4,11 +4,12 @@ use hooks::{HookedModel, Point, Site};
 
 use crate::Error;
 
-/// Sites of a model whose addresses match one of the patterns, such as `blocks.*.hook_resid_post`. In a pattern `*` stands
-/// for any characters, `?` for one and `[0-5]` for a range. Each site comes once, in the order of a forward pass.
+/// Sites of a model whose addresses match one of the patterns, such as `blocks.*.hook_resid_post`. In a pattern `*`
+/// stands for any characters, `?` for one and `[0-5]` for a range. Each site comes once, in the order of a forward
+/// pass.
 ///
-/// Only patterns that end with `hook_result` match `attn.hook_result`, which is `n_heads` times as large as the residual
-/// stream.
+/// Only patterns that end with `hook_result` match `attn.hook_result`, which is `n_heads` times as large as the
+/// residual stream.
 ///
 /// # Errors
 /// When a pattern is invalid or matches no site of the model; the message suggests the most similar address.

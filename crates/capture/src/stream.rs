@@ -20,9 +20,10 @@ pub struct Written {
     pub tokens: usize,
 }
 
-/// Runs the model over batches and writes the activations at `sites` to `folder`, as `activations-00000.safetensors` and so
-/// on. Each shard has about `shard_bytes` bytes, and only one is in memory at a time. `index.json` lists the sites and the
-/// shards with their numbers of sequences; it is written last, so it exists only when the stream is complete.
+/// Runs the model over batches and writes the activations at `sites` to `folder`, as `activations-00000.safetensors`
+/// and so on. Each shard has about `shard_bytes` bytes, and only one is in memory at a time. `index.json` lists the
+/// sites and the shards with their numbers of sequences; it is written last, so it exists only when the stream is
+/// complete.
 ///
 /// # Errors
 /// When the folder already has an index, or a batch or a write fails.
@@ -32,7 +33,7 @@ pub struct Written {
 /// # use candle_core::{Device, Tensor};
 /// # use models::{Config, Decoder};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// use capture::{Keep, select, stream};
 ///
@@ -74,11 +75,11 @@ pub fn stream(
         }
     }
     open.close()?;
-    let files: Vec<_> = open
-        .shards
-        .iter()
-        .map(|(path, sequences)| serde_json::json!({ "file": path.file_name().map(|n| n.to_string_lossy()), "sequences": sequences }))
-        .collect();
+    let file = |(path, sequences): &(PathBuf, usize)| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        serde_json::json!({ "file": name, "sequences": sequences })
+    };
+    let files: Vec<_> = open.shards.iter().map(file).collect();
     let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
     let text = serde_json::json!({ "sites": names, "sequences": sequences, "tokens": tokens, "shards": files });
     storage::write_atomic(&index, format!("{text:#}\n").as_bytes())?;

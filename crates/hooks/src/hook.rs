@@ -28,8 +28,8 @@ pub trait Hook {
     /// Whether to call [`visit`](Self::visit) for `site`. The model may skip computing a site that no hook wants.
     fn wants(&self, site: Site) -> bool;
 
-    /// Receives the activation at `site` and returns the one that the model continues with: the same tensor to read, another
-    /// of the same shape and type to patch.
+    /// Receives the activation at `site` and returns the one that the model continues with: the same tensor to read,
+    /// another of the same shape and type to patch.
     ///
     /// # Errors
     /// An error stops the forward pass.
@@ -58,11 +58,11 @@ pub type Tokens = Tensor;
 pub enum Start<'a> {
     /// Tokens.
     Tokens(&'a Tokens),
-    /// The residual stream before a block, `[batch, seq, d_model]`. With `Layer(n_layers)`, the pass starts at the final
-    /// norm.
+    /// The residual stream before a block, `[batch, seq, d_model]`. With `Layer(n_layers)`, the pass starts at the
+    /// final norm.
     Resid(Layer, &'a Tensor),
-    /// The residual stream before a block at the last positions only, `[batch, last, d_model]`, and the keys and values of
-    /// all earlier positions.
+    /// The residual stream before a block at the last positions only, `[batch, last, d_model]`, and the keys and values
+    /// of all earlier positions.
     Suffix(Layer, &'a Tensor, &'a Past),
 }
 
@@ -72,8 +72,8 @@ pub struct Past {
     /// Number of positions.
     pub seq: usize,
     /// Keys as attention reads them (after rotation in rotary models) and values of each block,
-    /// `[batch, seq, n_key_value_heads, d_head]` each. The batch of a pass that continues from here may be a multiple of this
-    /// one.
+    /// `[batch, seq, n_key_value_heads, d_head]` each. The batch of a pass that continues from here may be a multiple
+    /// of this one.
     pub keys_values: Vec<[Tensor; 2]>,
 }
 
@@ -84,7 +84,8 @@ pub enum End {
     Logits,
     /// Logits at the last positions only, `[batch, last, d_vocab]`.
     LastLogits(usize),
-    /// The residual stream before a block, `[batch, seq, d_model]`; hooks have not visited that block's `hook_resid_pre`.
+    /// The residual stream before a block, `[batch, seq, d_model]`; hooks have not visited that block's
+    /// `hook_resid_pre`.
     Resid(Layer),
 }
 

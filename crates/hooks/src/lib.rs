@@ -1,9 +1,10 @@
-//! The vocabulary of interpretability: addresses of activations in a transformer ([`Site`]), code that reads or replaces
-//! them ([`Hook`]), and models that let it ([`HookedModel`]).
+//! The vocabulary of interpretability: addresses of activations in a transformer ([`Site`]), code that reads or
+//! replaces them ([`Hook`]), and models that let it ([`HookedModel`]).
 //!
-//! Addresses print and parse as in TransformerLens: `blocks.3.attn.hook_z`, `blocks.3.hook_resid_mid`, `ln_final.hook_scale`.
-//! A model visits its sites in reading order. At each site that the hook wants, the hook receives the activation and returns
-//! the tensor that the model continues with. A site that no hook wants costs nothing.
+//! Addresses print and parse as in TransformerLens: `blocks.3.attn.hook_z`, `blocks.3.hook_resid_mid`,
+//! `ln_final.hook_scale`. A model visits its sites in reading order. At each site that the hook wants, the hook
+//! receives the activation and returns the tensor that the model continues with. A site that no hook wants costs
+//! nothing.
 //!
 //! # Example
 //! ```
@@ -41,8 +42,8 @@
 //!   earlier positions in [`Past`].
 //!
 //! # What it does not do
-//! It has no model (see `models`) and no hooks beyond [`NoHook`]: `capture` has those that record, `patching` those that
-//! write.
+//! It has no model (see `models`) and no hooks beyond [`NoHook`]: `capture` has those that record, `patching` those
+//! that write.
 
 mod hook;
 mod site;

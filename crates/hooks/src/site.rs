@@ -54,7 +54,8 @@ pub enum Point {
     V,
     /// Queries after their norm and rotation, in rotary models, `[batch, seq, n_heads, d_head]`: `attn.hook_rot_q`.
     RotQ,
-    /// Keys after their norm and rotation, in rotary models, `[batch, seq, n_key_value_heads, d_head]`: `attn.hook_rot_k`.
+    /// Keys after their norm and rotation, in rotary models, `[batch, seq, n_key_value_heads, d_head]`:
+    /// `attn.hook_rot_k`.
     RotK,
     /// Scaled scores before the softmax, minus infinity where masked, `[batch, n_heads, q_seq, k_seq]`:
     /// `attn.hook_attn_scores`.
@@ -63,9 +64,10 @@ pub enum Point {
     Pattern,
     /// Output of each head, its mix of values, `[batch, seq, n_heads, d_head]`: `attn.hook_z`.
     Z,
-    /// Each head's write to the residual stream, without the bias, `[batch, seq, n_heads, d_model]`: `attn.hook_result`.
+    /// Each head's write to the residual stream, without the bias, `[batch, seq, n_heads, d_model]`:
+    /// `attn.hook_result`.
     Result,
-    /// What attention adds to the residual stream, `[batch, seq, d_model]`: `hook_attn_out`.
+    /// Write of attention to the residual stream, `[batch, seq, d_model]`: `hook_attn_out`.
     AttnOut,
     /// Residual stream between attention and MLP, `[batch, seq, d_model]`; not in parallel blocks: `hook_resid_mid`.
     ResidMid,
@@ -79,7 +81,7 @@ pub enum Point {
     MlpPreLinear,
     /// Input of the MLP's output map, `[batch, seq, d_mlp]`: `mlp.hook_post`.
     MlpPost,
-    /// What the MLP adds to the residual stream, `[batch, seq, d_model]`: `hook_mlp_out`.
+    /// Write of the MLP to the residual stream, `[batch, seq, d_model]`: `hook_mlp_out`.
     MlpOut,
     /// Residual stream after the block, `[batch, seq, d_model]`: `hook_resid_post`.
     ResidPost,
@@ -138,8 +140,8 @@ impl Site {
         ])
     }
 
-    /// The axis of heads, if the activation has one: 1 for scores and patterns `[batch, head, query, key]`, 2 for queries,
-    /// keys, values and head outputs `[batch, position, head, d_head]`.
+    /// The axis of heads, if the activation has one: 1 for scores and patterns `[batch, head, query, key]`, 2 for
+    /// queries, keys, values and head outputs `[batch, position, head, d_head]`.
     #[must_use]
     pub fn head_axis(self) -> Option<usize> {
         let Self::Block(_, point) = self else { return None };
@@ -182,12 +184,16 @@ impl fmt::Display for Site {
 
 /// Text that is not the address of a site.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a site{}", .nearest.as_ref().map_or(String::new(), |near| format!(", did you mean `{near}`?")))]
+#[error("`{text}` is not a site{}", suggestion(.nearest))]
 pub struct ParseSiteError {
     /// The given text.
     pub text: String,
     /// The most similar address, if one is similar.
     pub nearest: Option<String>,
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |address| format!(", did you mean `{address}`?"))
 }
 
 impl FromStr for Site {

@@ -1,4 +1,4 @@
-//! What distinguishes one family of decoders from another, as values.
+//! Differences between families of decoders, as values.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use crate::Error;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Architecture {
-    /// Key and value heads of each block, each shared by adjacent query heads (arXiv 2305.13245); by default one per query
-    /// head.
+    /// Key and value heads of each block, each shared by adjacent query heads (arXiv 2305.13245); by default one per
+    /// query head.
     pub n_key_value_heads: Option<usize>,
     /// Width of a head; by default `d_model / n_heads`.
     pub d_head: Option<usize>,
@@ -29,10 +29,10 @@ pub struct Architecture {
     pub gated: bool,
     /// The RMSNorm of queries and keys, if any.
     pub qk_norm: QkNorm,
-    /// Which maps add a bias; by default all or none, by `biases` of the model.
+    /// The maps that add a bias; by default all or none, by `biases` of the model.
     pub biases: Option<Biases>,
-    /// For each block, how many keys a query attends to, itself included (arXiv 2310.06825). Blocks without an entry attend
-    /// to all.
+    /// For each block, how many keys a query attends to, itself included (arXiv 2310.06825). Blocks without an entry
+    /// attend to all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Option<usize>>,
     /// Norms that divide by a fixed scale.
@@ -89,8 +89,8 @@ pub(crate) const EXPORT_EPSILON: f64 = 1e12;
 /// The epsilon of a model with fixed norms, for norms that are freed later.
 pub(crate) const USUAL_EPSILON: f64 = 1e-5;
 
-/// Norms that divide by a fixed scale instead of their input's own (FakeLN, arXiv 2507.02559, section 2). A LayerNorm still
-/// subtracts the mean, and gain and bias stay, so the norm is an affine map.
+/// Norms that divide by a fixed scale instead of their input's own (FakeLN, arXiv 2507.02559, section 2). A LayerNorm
+/// still subtracts the mean, and gain and bias stay, so the norm is an affine map.
 ///
 /// Lists are indexed by block. A norm without an entry divides by its input's own scale.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -157,8 +157,8 @@ impl FixedScales {
         list[layer] = scale;
     }
 
-    /// The fixed scales of a checkpoint without norms. Such checkpoints have an epsilon so large that every norm divides by its
-    /// root, because the hub's formats have no other way to express it (arXiv 2507.02559).
+    /// The fixed scales of a checkpoint without norms. Such checkpoints have an epsilon so large that every norm
+    /// divides by its root, because the hub's formats have no other way to express it (arXiv 2507.02559).
     pub(crate) fn of_epsilon(eps: f64, n_layers: usize, norm_place: NormPlace) -> Option<Self> {
         (eps >= LARGE_EPSILON && norm_place == NormPlace::Before).then(|| Self::all(n_layers, eps.sqrt()))
     }
@@ -240,7 +240,7 @@ pub enum QkNorm {
     Whole,
 }
 
-/// Which maps add a bias.
+/// The maps that add a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Biases {

@@ -16,15 +16,15 @@ use crate::{Config, Decoder, Error, Family, Fields};
 /// Numbers are widened or dequantised to `dtype` (f32 or f64). Nothing is folded: logits are those of the checkpoint.
 ///
 /// # Errors
-/// When the family is unknown, or a key or tensor is missing, unexpected, damaged, of the wrong shape or not finite. The
-/// message names the file, and the key or tensor.
+/// When the family is unknown, or a key or tensor is missing, unexpected, damaged, of the wrong shape or not finite.
+/// The message names the file, and the key or tensor.
 ///
 /// # Examples
 /// ```
 /// use candle_core::{DType, Device};
 /// use models::{Config, Decoder, Family};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// # let scratch = tempfile::tempdir()?;
 /// # let folder = scratch.path().join("gpt2");
@@ -84,12 +84,13 @@ pub fn read_hub_config(file: &Path) -> Result<(Family, Config), Error> {
 
 /// Writes a model as a folder that transformers loads: `config.json` and `model.safetensors`.
 ///
-/// A model with all norms fixed gets an epsilon of 1e12, and gains that undo its root and divide by the fixed scales, as the
-/// published models without norms do (arXiv 2507.02559). In f32 this is the same to 1e-7; in f16 the gains overflow.
+/// A model with all norms fixed gets an epsilon of 1e12, and gains that undo its root and divide by the fixed scales,
+/// as the published models without norms do (arXiv 2507.02559). In f32 this is the same to 1e-7; in f16 the gains
+/// overflow.
 ///
 /// # Errors
-/// When the family cannot express the model's architecture, only some norms are fixed, or writing fails. A failed export
-/// leaves no partial files.
+/// When the family cannot express the model's architecture, only some norms are fixed, or writing fails. A failed
+/// export leaves no partial files.
 pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Error> {
     let (config, ours) = without_fixed_norms(model)?;
     let config = &config;

@@ -92,9 +92,9 @@ pub enum Initialisation {
     Gpt2,
     /// Embeddings N(0, 1), linear maps uniform within 1 / sqrt(fan_in).
     UniformFanIn,
-    /// Scaled with the width, as N(mean, standard deviation): embeddings N(0, 0.5), linear maps N(0, 1 / sqrt(d_model)),
-    /// output projections smaller by 1 / sqrt(2 n_layers), unembedding N(0, 0.5 / sqrt(d_model)), biases 0. Small models
-    /// leave their first plateau thousands of steps earlier than with GPT-2's constant 0.02.
+    /// Scaled with the width, as N(mean, standard deviation): embeddings N(0, 0.5), linear maps N(0, 1 /
+    /// sqrt(d_model)), output projections smaller by 1 / sqrt(2 n_layers), unembedding N(0, 0.5 / sqrt(d_model)),
+    /// biases 0. Small models leave their first plateau thousands of steps earlier than with GPT-2's constant 0.02.
     WidthScaled,
 }
 
@@ -133,7 +133,7 @@ impl Config {
         self.architecture.n_key_value_heads.unwrap_or(self.n_heads)
     }
 
-    /// Which maps add a bias.
+    /// The maps that add a bias.
     #[must_use]
     pub fn biases(&self) -> Biases {
         self.architecture.biases.unwrap_or(Biases::all(self.biases))

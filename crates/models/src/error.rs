@@ -18,7 +18,7 @@ pub enum Error {
     #[error("{0}")]
     Checkpoint(String),
     /// A weight file without a model configuration.
-    #[error("{}: no model configuration in the file; only files that `models::save` wrote can be loaded", path.display())]
+    #[error("{}: no model configuration in the file; load files that `models::save` wrote", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,

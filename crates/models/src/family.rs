@@ -1,7 +1,7 @@
 //! Families of models on the hub: their `config.json` and weight names, mapped to ours.
 //!
-//! Each format is a file: functions between its configuration and [`Config`], and a list of [`Rule`]s that map its tensors
-//! to ours. The same rules read and write checkpoints.
+//! Each format is a file: functions between its configuration and [`Config`], and a list of [`Rule`]s that map its
+//! tensors to ours. The same rules read and write checkpoints.
 
 mod fields;
 mod gguf;

@@ -1,11 +1,11 @@
 //! The fast pass: forward and backward on the CPU, for GPT-2's architecture, when no hook needs to see inside.
 //!
-//! The batch is cut into shards of whole sequences, by its shape alone. Each shard runs through all blocks on one thread,
-//! with its activations in the cache. Sums over shards are taken in their order, so the bytes do not depend on the number
-//! of threads.
+//! The batch is cut into shards of whole sequences, by its shape alone. Each shard runs through all blocks on one
+//! thread, with its activations in the cache. Sums over shards are taken in their order, so the bytes do not depend on
+//! the number of threads.
 //!
-//! In candle's graph the pass is one operation, from a handle to logits or losses. candle's operations take three inputs
-//! at most, so the weights' gradients go through [`ops::deposit`].
+//! In candle's graph the pass is one operation, from a handle to logits or losses. candle's operations take three
+//! inputs at most, so the weights' gradients go through [`ops::deposit`].
 
 mod context;
 mod output;
@@ -30,7 +30,7 @@ use crate::{Architecture, Config, Decoder, FixedScales};
 /// Shards of finished passes, whose buffers the next pass uses.
 type Spare<T> = Mutex<Vec<Vec<Shard<T>>>>;
 
-/// What stays the same between passes: sizes, the index of the weights, and buffers.
+/// The part that all passes share: sizes, the index of the weights, and buffers.
 #[derive(Debug)]
 pub(crate) struct FastPass {
     config: Config,
@@ -169,7 +169,7 @@ impl FastPass {
     }
 }
 
-/// What a pass computes.
+/// The result that a pass computes.
 #[derive(Debug)]
 enum Request {
     /// Logits of every token, `[batch, seq, d_vocab]`. Nothing is kept; a backward pass would compute them again.

@@ -7,7 +7,7 @@
 //! use models::{Config, Decoder, Step};
 //! use rand::SeedableRng;
 //!
-//! let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+//! let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 //! let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(0);
 //! let model = Decoder::fresh(&sizes, &mut rng, &Device::Cpu)?;
 //!
@@ -28,19 +28,19 @@
 //! - [`Decoder`]: the model. Read `model.rs` first: weights, then the forward pass from embedding to logits, with every
 //!   site that hooks can visit.
 //! - [`Config`] and [`Architecture`]: sizes, and what distinguishes one family from another.
-//! - [`Decoder::losses`] with [`Step`] and [`Losses`]: training steps. GPT-2's architecture has a fast pass on the CPU; a
-//!   test holds it to the composed pass for losses, head outputs and every gradient.
-//! - [`open()`], [`export`] and [`Family`]: checkpoints as on the hub, in safetensors or GGUF; [`save`] and [`load`]: one
-//!   file that holds weights and configuration.
+//! - [`Decoder::losses`] with [`Step`] and [`Losses`]: training steps. GPT-2's architecture has a fast pass on the CPU;
+//!   a test holds it to the composed pass for losses, head outputs and every gradient.
+//! - [`open()`], [`export`] and [`Family`]: checkpoints as on the hub, in safetensors or GGUF; [`save`] and [`load`]:
+//!   one file that holds weights and configuration.
 //! - [`Transform`]: exact changes of weights, such as folding norms.
 //!
-//! Weights are named as in TransformerLens (`blocks.0.attn.W_O`) and map inputs from the left, `[d_in, d_out]`. Unlike there,
-//! queries, keys and values share one matrix `attn.W_QKV` `[d_model, (n_heads + 2 n_key_value_heads) d_head]`, and heads are
-//! not an axis of their own.
+//! Weights are named as in TransformerLens (`blocks.0.attn.W_O`) and map inputs from the left, `[d_in, d_out]`. Unlike
+//! there, queries, keys and values share one matrix `attn.W_QKV` `[d_model, (n_heads + 2 n_key_value_heads) d_head]`,
+//! and heads are not an axis of their own.
 //!
 //! # What it does not do
-//! It does not optimise (see `training`), record (see `capture`), tokenize (see `tokens`) or download (see `pretrained`).
-//! Nothing is folded on loading: logits are those of the checkpoint.
+//! It does not optimise (see `training`), record (see `capture`), tokenize (see `tokens`) or download (see
+//! `pretrained`). Nothing is folded on loading: logits are those of the checkpoint.
 
 mod architecture;
 mod checkpoint;

@@ -22,8 +22,8 @@ pub struct Losses {
     pub norm_scales: Option<NormScales>,
 }
 
-/// Scales of the norms' inputs: `sqrt(var + eps)` of each token for LayerNorm, `sqrt(mean(x^2) + eps)` for RMSNorm. A norm
-/// with a fixed scale has them too, although it does not divide by them.
+/// Scales of the norms' inputs: `sqrt(var + eps)` of each token for LayerNorm, `sqrt(mean(x^2) + eps)` for RMSNorm. A
+/// norm with a fixed scale has them too, although it does not divide by them.
 #[derive(Clone, Debug)]
 pub struct NormScales {
     /// Mean over all tokens before attention, by block.
@@ -51,9 +51,9 @@ pub struct Step<'a> {
 impl Decoder {
     /// Losses of a training step, with head outputs of the blocks in `taps`.
     ///
-    /// In f32 and f64 on the CPU, models of GPT-2's architecture use the fast pass, whose bytes do not depend on the number
-    /// of threads. All others run operation by operation. Take gradients with [`ops::backward`]; they are those at the
-    /// weights' values at that moment.
+    /// In f32 and f64 on the CPU, models of GPT-2's architecture use the fast pass, whose bytes do not depend on the
+    /// number of threads. All others run operation by operation. Take gradients with [`ops::backward`]; they are those
+    /// at the weights' values at that moment.
     ///
     /// # Shapes
     /// `tokens` and `targets` `[batch, seq]` (`u32`); targets equal to [`ops::IGNORED`] do not count.
@@ -156,8 +156,8 @@ impl Decoder {
         })
     }
 
-    /// The residual stream after all blocks. Each block keeps only its input and runs again in the backward pass, except
-    /// blocks whose head outputs are requested.
+    /// The residual stream after all blocks. Each block keeps only its input and runs again in the backward pass,
+    /// except blocks whose head outputs are requested.
     fn recomputed_blocks(&self, mut resid: Tensor, masks: &mut DropoutMasks, hook: &mut Taps) -> Result<Tensor> {
         for layer in 0..self.config.n_layers {
             let at = |point| Site::Block(Layer(layer), point);

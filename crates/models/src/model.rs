@@ -33,7 +33,7 @@ use crate::{Activation, Config};
 /// use models::{Config, Decoder};
 /// use rand::SeedableRng;
 ///
-/// let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(0);
 /// let model = Decoder::fresh(&sizes, &mut rng, &Device::Cpu)?;
 ///
@@ -72,7 +72,7 @@ pub(crate) struct Block {
     pub(crate) mlp_out: Linear,          // m to d
 }
 
-/// What attention needs to know about the positions of its tokens.
+/// Positions of the tokens that attention reads.
 #[derive(Clone, Copy)]
 struct AttentionContext<'a> {
     rotation: Option<&'a Rotation>,

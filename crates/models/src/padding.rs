@@ -1,7 +1,7 @@
 //! Sequences of unequal length in one batch.
 //!
-//! In a causal model, padding after a sequence does not affect the sequence. Left-padded batches, as used in generation, are
-//! therefore rolled so that the padding comes last, and hooks receive activations rolled back.
+//! In a causal model, padding after a sequence does not affect the sequence. Left-padded batches, as used in
+//! generation, are therefore rolled so that the padding comes last, and hooks receive activations rolled back.
 
 use candle_core::{Result, Tensor};
 use hooks::{Hook, HookedModel, Site, Tokens};

@@ -22,8 +22,8 @@ impl Decoder {
         Self::new(config, init::fresh(config, rng)?, device)
     }
 
-    /// A decoder with the given weights, named and shaped as in [`Config::shapes`]. The variables of another decoder are
-    /// copied, so training one does not change the other.
+    /// A decoder with the given weights, named and shaped as in [`Config::shapes`]. The variables of another decoder
+    /// are copied, so training one does not change the other.
     ///
     /// # Errors
     /// When a weight is missing or has another shape.
@@ -106,7 +106,8 @@ impl Decoder {
         &self.parameters
     }
 
-    /// The same model with weights that take no gradient, so that a backward pass computes gradients of activations only.
+    /// The same model with weights that take no gradient, so that a backward pass computes gradients of activations
+    /// only.
     #[must_use]
     pub fn frozen(&self) -> Self {
         let detach = |weight: &Option<Tensor>| weight.as_ref().map(Tensor::detach);

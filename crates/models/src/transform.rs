@@ -15,21 +15,21 @@ pub enum Transform {
     /// Folds gains and biases of norms into the maps that read them. The norms keep gain 1 and bias 0, and fixed ones
     /// divide by 1. Norms after attention and MLP stay, because the residual stream reads them.
     FoldNorms,
-    /// Removes the mean over `d_model` from everything that writes to the residual stream; LayerNorms subtract it anyway.
-    /// LayerNorm models only.
+    /// Removes the mean over `d_model` from everything that writes to the residual stream; LayerNorms subtract it
+    /// anyway. LayerNorm models only.
     CentreWriting,
     /// Removes the unembedding's mean over the vocabulary: logits shift, log-probabilities do not.
     CentreUnembed,
     /// Folds the biases of values into the bias of the attention output, because each row of a pattern sums to 1.
     FoldValueBiases,
-    /// Gives every query head its own copy of the keys and values that it shares (arXiv 2305.13245), so that they can be
-    /// changed head by head.
+    /// Gives every query head its own copy of the keys and values that it shares (arXiv 2305.13245), so that they can
+    /// be changed head by head.
     OwnKeysAndValues,
 }
 
 impl Decoder {
-    /// The model with transformed weights, one transform after another. A tied unembedding becomes a weight of its own where
-    /// it no longer equals the transposed embedding.
+    /// The model with transformed weights, one transform after another. A tied unembedding becomes a weight of its own
+    /// where it no longer equals the transposed embedding.
     ///
     /// # Errors
     /// When a transform is not exact for this architecture.

@@ -1,5 +1,5 @@
-//! Exports of models without norms (an epsilon of 1e12, arXiv 2507.02559) as transformers reads them. `export/make.py` gave
-//! the exported files to PyTorch and stored its logits.
+//! Exports of models without norms (an epsilon of 1e12, arXiv 2507.02559) as transformers reads them. `export/make.py`
+//! gave the exported files to PyTorch and stored its logits.
 
 use std::path::{Path, PathBuf};
 

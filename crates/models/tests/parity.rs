@@ -1,9 +1,9 @@
 //! Every site of every layer of every family against PyTorch transformers.
 //!
-//! The reference runs the same f32 weights in f64 (`parity/make.py`), so differences come from our side. Each comparison
-//! checks magnitude (largest difference) and direction (cosine), because a wrong constant factor passes the second alone.
-//! A deliberately wrong variant of each family must fail. `RETRACE_BLESS=1` writes the measured differences to
-//! `parity/budget.csv`, which the documentation shows.
+//! The reference runs the same f32 weights in f64 (`parity/make.py`), so differences come from our side. Each
+//! comparison checks magnitude (largest difference) and direction (cosine), because a wrong constant factor passes the
+//! second alone. A deliberately wrong variant of each family must fail. `RETRACE_BLESS=1` writes the measured
+//! differences to `parity/budget.csv`, which the documentation shows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -37,7 +37,7 @@ impl Hook for FrozenScale<'_> {
 /// # use candle_core::{Device, Tensor};
 /// # use models::{Config, Decoder};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// use hooks::{Layer, Point, Site};
 /// use patching::direct_logit_attribution;
@@ -59,8 +59,8 @@ pub fn direct_logit_attribution(model: &dyn HookedModel, component: &Tensor, sca
 
 /// Logits `[batch, seq, d_vocab]` of an intermediate residual stream `[batch, seq, d_model]`.
 ///
-/// With `norm` the stream passes through the final norm first: the logit lens. Without it the unembedding reads the stream
-/// directly.
+/// With `norm` the stream passes through the final norm first: the logit lens. Without it the unembedding reads the
+/// stream directly.
 ///
 /// # Errors
 /// When the shape does not fit the model.
@@ -70,7 +70,7 @@ pub fn direct_logit_attribution(model: &dyn HookedModel, component: &Tensor, sca
 /// # use candle_core::{Device, Tensor};
 /// # use models::{Config, Decoder};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// use hooks::{HookedModel, Layer, NoHook, Point, Site};
 /// use patching::logit_lens;

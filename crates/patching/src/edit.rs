@@ -15,7 +15,7 @@ type Change<'a> = Box<dyn Fn(&Tensor) -> CandleResult<Tensor> + 'a>;
 /// # use candle_core::{Device, Tensor};
 /// # use models::{Config, Decoder};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// use hooks::{HookedModel, Layer, NoHook, Point, Site};
 /// use patching::{Edit, run_with_edits};

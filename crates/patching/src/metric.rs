@@ -23,7 +23,8 @@ impl<'a> Metric<'a> {
         Self::new(1, move |logits| chosen(logits, &right)? - chosen(logits, &wrong)?)
     }
 
-    /// Negative log-probability in nats of each sequence's answer at the last position, with the softmax over the options.
+    /// Negative log-probability in nats of each sequence's answer at the last position, with the softmax over the
+    /// options.
     #[must_use]
     pub fn restricted_loss(answers: &[u32], options: &[u32]) -> Self {
         let (answers, options) = (answers.to_vec(), options.to_vec());

@@ -1,5 +1,5 @@
-//! Heads and MLPs at the last position of a prompt as nodes of a circuit: what each writes, and the effect of replacing it
-//! by what it writes in another prompt (arXiv 2307.09458, section 3).
+//! Heads and MLPs at the last position of a prompt as nodes of a circuit: what each writes, and the effect of replacing
+//! it by what it writes in another prompt (arXiv 2307.09458, section 3).
 //!
 //! Only the last position changes, so base and source prompts may differ in length. Every pass computes that position
 //! alone, after the keys and values of its base run.
@@ -67,8 +67,8 @@ impl fmt::Display for Node {
     }
 }
 
-/// Runs prompts of one length and records what [`Writes`] and patches need. Activations and logits are those of the last
-/// position alone.
+/// Runs prompts of one length and records what [`Writes`] and patches need. Activations and logits are those of the
+/// last position alone.
 ///
 /// # Errors
 /// When the tokens do not fit the model.
@@ -186,8 +186,8 @@ pub struct DirectEffects {
 }
 
 /// Direct effects at the last position: each node's write through the final norm, frozen at the run's scale, and the
-/// unembedding. For a linear `read` of `[batch, 1, d_vocab]`, `nodes`, `rest` and `constant` sum to `read` of the run's own
-/// logits.
+/// unembedding. For a linear `read` of `[batch, 1, d_vocab]`, `nodes`, `rest` and `constant` sum to `read` of the run's
+/// own logits.
 ///
 /// # Errors
 /// When the run was not made by [`run_nodes`], or `read` fails.
@@ -197,7 +197,7 @@ pub struct DirectEffects {
 /// # use candle_core::{Device, Tensor};
 /// # use models::{Config, Decoder};
 /// # use rand::SeedableRng;
-/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, n_positions: 16, ..Config::gpt2_small() };
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
 /// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
 /// use patching::{Node, direct_effects, run_nodes};
 ///
@@ -258,9 +258,9 @@ pub fn patch_nodes(
     changed(model, base, source, &changes, read)
 }
 
-/// Path patching into queries, for each sender (arXiv 2307.09458, section 3.1): `read` of the logits when the receivers have
-/// the queries that follow if the sender alone writes what `source` has. Every other node keeps its write, so a sender
-/// without a later receiver has no effect.
+/// Path patching into queries, for each sender (arXiv 2307.09458, section 3.1): `read` of the logits when the receivers
+/// have the queries that follow if the sender alone writes what `source` has. Every other node keeps its write, so a
+/// sender without a later receiver has no effect.
 ///
 /// # Errors
 /// As [`patch_nodes`]; when a receiver is not a head.

@@ -27,12 +27,12 @@ pub struct Receiver {
     pub head: Option<usize>,
 }
 
-/// The metric of the base, one number per sequence, when the senders have the source's outputs but only the receivers see
-/// the change. `runs` are the base and the source.
+/// The metric of the base, one number per sequence, when the senders have the source's outputs but only the receivers
+/// see the change. `runs` are the base and the source.
 ///
-/// The first pass records the receivers. In it the senders have the source's outputs and every other head the base's; with
-/// `freeze_mlps` every MLP has the base's output too, otherwise MLPs pass the change on. The second pass is the base with
-/// the recorded receivers. Both runs must have recorded `attn.hook_z` of all blocks, and `hook_mlp_out` with
+/// The first pass records the receivers. In it the senders have the source's outputs and every other head the base's;
+/// with `freeze_mlps` every MLP has the base's output too, otherwise MLPs pass the change on. The second pass is the
+/// base with the recorded receivers. Both runs must have recorded `attn.hook_z` of all blocks, and `hook_mlp_out` with
 /// `freeze_mlps`.
 ///
 /// # Errors

@@ -35,8 +35,8 @@ impl Run {
         Ok(Self { tokens: tokens.to_vec2()?, seen, logits, key, before_last: None })
     }
 
-    /// As [`Self::new`], for patches at the last position only: earlier positions keep their keys and values and nothing
-    /// else.
+    /// As [`Self::new`], for patches at the last position only: earlier positions keep their keys and values and
+    /// nothing else.
     pub(crate) fn of_last(model: &dyn HookedModel, tokens: &Tokens, sites: &[Site]) -> Result<Self, Error> {
         let (_, seq) = tokens.dims2()?;
         let layers = || (0..model.n_layers()).map(Layer);

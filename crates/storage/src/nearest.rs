@@ -4,8 +4,8 @@ use strsim::damerau_levenshtein;
 
 /// The name most similar to a mistyped one, for `did you mean ..?`; `None` when no name is similar.
 ///
-/// Counts insertions, deletions, substitutions and swaps, up to a third of the longer name. Case and the difference between
-/// `-` and `_` do not count. After these come names that contain the text or that the text contains.
+/// Counts insertions, deletions, substitutions and swaps, up to a third of the longer name. Case and the difference
+/// between `-` and `_` do not count. After these come names that contain the text or that the text contains.
 ///
 /// # Examples
 /// ```

@@ -8,8 +8,8 @@ use crate::{
     Activation, Architecture, Biases, Config, Error, Initialisation, NormKind, Positions, QkNorm, Rotary, Scaling,
 };
 
-/// Family and configuration of a GGUF file. `has` tells whether the file has a tensor; `vocabulary` is the number of rows of
-/// its embedding.
+/// Family and configuration of a GGUF file. `has` tells whether the file has a tensor; `vocabulary` is the number of
+/// rows of its embedding.
 ///
 /// # Errors
 /// When the architecture is not supported (the message lists those that are), or a key is missing or invalid.

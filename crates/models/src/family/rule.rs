@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-/// A group of tensors of the checkpoint and the tensors of ours that hold the same numbers: theirs stacked along rows, and
-/// transposed, are ours stacked along columns.
+/// A group of tensors of the checkpoint and the tensors of ours that hold the same numbers: theirs stacked along rows,
+/// and transposed, are ours stacked along columns.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     /// Our names, in the order of their columns.

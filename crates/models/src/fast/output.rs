@@ -1,7 +1,7 @@
 //! The output of a fast pass with losses, and its layout in the one flat vector that candle's graph can hold.
 //!
-//! candle's custom operations return one tensor. The layout of the vector is the order in which [`Output::try_map`] visits
-//! the parts; joining, splitting and slicing all go through it.
+//! candle's custom operations return one tensor. The layout of the vector is the order in which [`Output::try_map`]
+//! visits the parts; joining, splitting and slicing all go through it.
 
 use std::ops::Range;
 

@@ -209,7 +209,8 @@ pub(super) fn is_single(config: &Config, batch: usize, seq: usize) -> bool {
     batch <= per_shard(config, batch, seq)
 }
 
-/// Cuts a batch into shards that reuse the buffers of earlier ones. Positions count from 0 in each sequence unless given.
+/// Cuts a batch into shards that reuse the buffers of earlier ones. Positions count from 0 in each sequence unless
+/// given.
 pub(super) fn shards<T: Real>(
     config: &Config,
     tokens: &[u32],
@@ -281,8 +282,8 @@ impl<T: Real> Shard<T> {
         last
     }
 
-    /// Whether a block computes only the counted rows after its heads. The last block does, unless dropout or the norms'
-    /// scales need all rows.
+    /// Whether a block computes only the counted rows after its heads. The last block does, unless dropout or the
+    /// norms' scales need all rows.
     fn counts_only(&self, context: &Context<'_, T>, layer: usize) -> bool {
         let last = layer + 1 == context.config.n_layers;
         last && self.counted.len() < self.rows() && !context.norm_scales && context.dropout.p == 0.

@@ -8,7 +8,8 @@ use crate::config::tests::tiny;
 use crate::dropout::{DropoutKey, DropoutMasks};
 use crate::{Config, Decoder, Losses, NormScales, Step};
 
-/// Every output of a step: losses, head outputs, scales if requested, and the gradient of every weight for a sum of these.
+/// Every output of a step: losses, head outputs, scales if requested, and the gradient of every weight for a sum of
+/// these.
 fn step(model: &Decoder, fast: bool, recompute: bool, norm_scales: bool) -> Vec<(String, Tensor)> {
     step_of(model, batch(6, 7), fast, recompute, norm_scales)
 }
