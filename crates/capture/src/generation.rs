@@ -1,4 +1,4 @@
-//! Generation: a model continues its own tokens, with the keys and values of what it has read kept.
+//! Generation with a cache of keys and values.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use candle_core::{D, DType, IndexOp, Result, Tensor};
 use hooks::{End, Hook, HookedModel, Layer, NoHook, Past, Point, Site, Start, Tokens};
 use rand::Rng;
 
-/// Keys and values of what some sequences have read so far, so that what follows need not read it again.
+/// Keys and values of the tokens that a batch of sequences has read, so that later tokens need not read them again.
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
     /// `[batch, seq]`.
@@ -15,31 +15,31 @@ pub struct KeyValueCache {
 }
 
 impl KeyValueCache {
-    /// Nothing read yet.
+    /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Tokens of each sequence so far.
+    /// Number of tokens read in each sequence.
     #[must_use]
     pub fn seq(&self) -> usize {
         self.past.as_ref().map_or(0, |past| past.seq)
     }
 
-    /// Keys and values; nothing before the first token.
+    /// Keys and values; `None` before the first token.
     #[must_use]
     pub fn past(&self) -> Option<&Past> {
         self.past.as_ref()
     }
 
-    /// Only the first places.
+    /// Keeps the first `seq` positions only.
     ///
     /// # Errors
-    /// When there are fewer.
+    /// When fewer were read.
     pub fn truncate(&mut self, seq: usize) -> Result<()> {
         let (Some(tokens), Some(past)) = (&self.tokens, &self.past) else {
-            candle_core::bail!("nothing was read yet");
+            candle_core::bail!("the cache is empty; read tokens before truncating it");
         };
         if seq == 0 {
             *self = Self::default();
@@ -54,12 +54,11 @@ impl KeyValueCache {
         Ok(())
     }
 
-    /// Reads on: `tokens` `[batch, more]` come after what was read. The hook sees the new places only.
-    ///
-    /// Gives the pass's end: logits of the new places, of the last of them, or a stream.
+    /// Reads `tokens` `[batch, more]` after those that were read before, and returns the result at `end`. Result and
+    /// hook see the new positions only.
     ///
     /// # Errors
-    /// When the tokens do not fit the model, or another number of sequences was read before.
+    /// When the tokens do not fit the model, or earlier tokens had another batch size.
     pub fn read(&mut self, model: &dyn HookedModel, tokens: &Tokens, end: End, hook: &mut dyn Hook) -> Result<Tensor> {
         let (_, more) = tokens.dims2()?;
         let all = match &self.tokens {
@@ -67,10 +66,10 @@ impl KeyValueCache {
             None => tokens.clone(),
         };
         let seq = all.dim(1)?;
-        // positions count from the first token, so the new ones are embedded behind the old ones
+        // positions count from the first token, so the new tokens are embedded together with the old ones
         let embedded = model.forward_between(Start::Tokens(&all), End::Resid(Layer(0)), &mut NoHook)?;
         let resid = embedded.narrow(1, seq - more, more)?.contiguous()?;
-        let mut keep = Keep::new(model, hook);
+        let mut keep = KeepPast::new(model, hook);
         let start = match &self.past {
             Some(past) => Start::Suffix(Layer(0), &resid, past),
             None => Start::Resid(Layer(0), &resid),
@@ -92,73 +91,73 @@ impl KeyValueCache {
     }
 }
 
-/// Keeps keys and values on their way to another hook.
-struct Keep<'a> {
+/// Records keys and values, and passes every site on to another hook.
+struct KeepPast<'a> {
     key: Point,
     kept: Vec<[Option<Tensor>; 2]>,
     then: &'a mut dyn Hook,
 }
 
-impl<'a> Keep<'a> {
+impl<'a> KeepPast<'a> {
     fn new(model: &dyn HookedModel, then: &'a mut dyn Hook) -> Self {
         Self { key: key_point(model), kept: vec![[None, None]; model.n_layers()], then }
     }
 
+    /// The block and slot (0 for keys, 1 for values) of a site to keep.
     fn slot(&self, site: Site) -> Option<(usize, usize)> {
-        match site {
-            Site::Block(Layer(layer), point) if point == self.key => Some((layer, 0)),
-            Site::Block(Layer(layer), Point::V) => Some((layer, 1)),
-            _ => None,
-        }
+        let Site::Block(Layer(layer), point) = site else { return None };
+        let slot = [self.key, Point::V].iter().position(|kept| *kept == point)?;
+        Some((layer, slot))
     }
 
     fn finish(self) -> Result<Vec<[Tensor; 2]>> {
         let both = |kept: [Option<Tensor>; 2]| match kept {
             [Some(k), Some(v)] => Ok([k, v]),
-            _ => candle_core::bail!("the pass ended before all keys and values were there"),
+            _ => candle_core::bail!("the forward pass ended before it had computed all keys and values"),
         };
         self.kept.into_iter().map(both).collect()
     }
 }
 
-impl Hook for Keep<'_> {
+impl Hook for KeepPast<'_> {
     fn wants(&self, site: Site) -> bool {
         self.slot(site).is_some() || self.then.wants(site)
     }
 
     fn visit(&mut self, site: Site, tensor: Tensor) -> Result<Tensor> {
         let tensor = if self.then.wants(site) { self.then.visit(site, tensor)? } else { tensor };
-        if let Some((layer, which)) = self.slot(site) {
-            self.kept[layer][which] = Some(tensor.contiguous()?);
+        if let Some((layer, slot)) = self.slot(site) {
+            self.kept[layer][slot] = Some(tensor.contiguous()?);
         }
         Ok(tensor)
     }
 }
 
-/// Keys as attention reads them: turned, where positions are rotary.
+/// The site of the keys as attention reads them: after rotation in rotary models.
 #[must_use]
 pub fn key_point(model: &dyn HookedModel) -> Point {
     if model.sites().contains(&Site::Block(Layer(0), Point::RotK)) { Point::RotK } else { Point::K }
 }
 
-/// How tokens are chosen, and when it is enough.
+/// How tokens are chosen, and when generation stops.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// Tokens at most.
+    /// The largest number of new tokens.
     pub most: usize,
-    /// Tokens after which a sequence ends; the token itself is given.
+    /// Tokens that end a sequence; they are part of the result.
     pub stop: Vec<u32>,
-    /// Logits are divided by it and a token drawn; without: the likeliest token (greedy).
+    /// Divides the logits before sampling; `None` takes the most likely token (greedy).
     pub temperature: Option<f64>,
 }
 
-/// Continues sequences of one length, `[batch, seq]`: for each its new tokens, up to and with its first stop token.
+/// Continues prompts `[batch, seq]` and returns each sequence's new tokens, up to and including its first stop token.
 ///
-/// Greedy choices need no random numbers; of equal logits the first wins. With a temperature one number is drawn from `rng` per
-/// sequence and step, also for sequences that have ended, so that a sequence's tokens do not depend on when others end.
+/// Greedy choices use no random numbers, and the first of equal logits wins. With a temperature, `rng` gives one number
+/// per sequence and step, also for sequences that have ended, so a sequence's tokens do not depend on when others end.
 ///
 /// # Errors
-/// When the tokens do not fit the model, there are no positions left for `most` more, or the temperature is not positive.
+/// When the tokens do not fit the model, the model lacks positions for the new tokens, or the temperature is not
+/// positive.
 pub fn generate(
     model: &dyn HookedModel,
     prompts: &Tokens,
@@ -166,7 +165,7 @@ pub fn generate(
     rng: &mut impl Rng,
 ) -> Result<Vec<Vec<u32>>> {
     if choice.temperature.is_some_and(|t| !t.is_finite() || t <= 0.) {
-        candle_core::bail!("a temperature must be positive; without one the likeliest token is taken");
+        candle_core::bail!("the temperature must be positive; use `None` for greedy choices");
     }
     let (batch, _) = prompts.dims2()?;
     let mut written: Vec<Vec<u32>> = vec![Vec::new(); batch];
@@ -178,7 +177,7 @@ pub fn generate(
             None => logits.argmax(D::Minus1)?.to_vec1::<u32>()?,
             Some(temperature) => {
                 let logits = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-                logits.iter().map(|row| drawn(row, temperature, rng.random_range(UNIT))).collect()
+                logits.iter().map(|row| sample(row, temperature, rng.random_range(UNIT))).collect()
             }
         };
         let open = |written: &Vec<u32>| written.last().is_none_or(|last| !choice.stop.contains(last));
@@ -195,8 +194,8 @@ pub fn generate(
 
 const UNIT: Range<f64> = 0. ..1.;
 
-/// The token at which the sum of probabilities passes `at`.
-fn drawn(logits: &[f64], temperature: f64, at: f64) -> u32 {
+/// The token at which the cumulative probability exceeds `at`.
+fn sample(logits: &[f64], temperature: f64, at: f64) -> u32 {
     let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = logits.iter().map(|logit| ((logit - most) / temperature).exp()).collect();
     let mut left = at * weights.iter().sum::<f64>();
@@ -206,7 +205,7 @@ fn drawn(logits: &[f64], temperature: f64, at: f64) -> u32 {
             return token as u32;
         }
     }
-    // rounding: the last token that can be drawn at all
+    // rounding can leave a rest: take the last token with a positive probability
     weights.iter().rposition(|weight| *weight > 0.).unwrap_or(0) as u32
 }
 
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_continuations_are_those_of_transformers_in_every_family() {
+    fn greedy_continuations_equal_those_of_transformers_in_every_family() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/parity");
         let text = std::fs::read_to_string(folder.join("greedy.json")).unwrap();
         let expected: BTreeMap<String, Vec<Vec<u32>>> = serde_json::from_str(&text).unwrap();
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_in_pieces_and_again_is_reading_at_once() {
+    fn reading_in_pieces_equals_reading_at_once() {
         let (model, tokens) = (model(), Tensor::new(&[[1u32, 5, 3, 7, 2], [9, 0, 2, 2, 4]], &Device::Cpu).unwrap());
         let whole = model.forward(&tokens, &mut NoHook).unwrap();
         let mut cache = KeyValueCache::new();
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_tokens_end_each_sequence_by_itself() {
+    fn stop_tokens_end_each_sequence_independently() {
         let model = model();
         let free = generate(&model, &prompts(), &greedy(6), &mut rng()).unwrap();
         let stop = vec![free[0][1]];
@@ -301,12 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn temperatures_draw_by_probability_and_repeat_by_seed() {
+    fn sampling_follows_probabilities_and_repeats_by_seed() {
         let shares = |temperature: f64| -> Vec<f64> {
             let mut rng = rng();
             let mut counts = [0.; 3];
-            let draw = |rng: &mut ChaCha12Rng| drawn(&[0., 1., 2.], temperature, rng.random_range(UNIT));
-            (0..20_000).for_each(|_| counts[draw(&mut rng) as usize] += 1. / 20_000.);
+            let token = |rng: &mut ChaCha12Rng| sample(&[0., 1., 2.], temperature, rng.random_range(UNIT));
+            (0..20_000).for_each(|_| counts[token(&mut rng) as usize] += 1. / 20_000.);
             counts.to_vec()
         };
         for temperature in [0.5, 1., 2.] {
@@ -316,7 +315,7 @@ mod tests {
                 assert!((share - weight / total).abs() < 0.015, "{temperature}: {share} {}", weight / total);
             }
         }
-        assert_eq!(drawn(&[f64::NEG_INFINITY, 0., f64::NEG_INFINITY], 1., 0.999_999_999_999), 1);
+        assert_eq!(sample(&[f64::NEG_INFINITY, 0., f64::NEG_INFINITY], 1., 0.999_999_999_999), 1);
         let warm = Choice { temperature: Some(1.), ..greedy(5) };
         let once = generate(&model(), &prompts(), &warm, &mut rng()).unwrap();
         assert_eq!(once, generate(&model(), &prompts(), &warm, &mut rng()).unwrap());

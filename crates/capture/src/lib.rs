@@ -1,5 +1,36 @@
-//! Hooks that record: chosen activations of a forward pass, in memory under the sites they were seen at, or streamed to
-//! disk.
+//! Recording activations: hooks that read chosen sites of a forward pass into memory or to disk, and generation with a
+//! cache of keys and values.
+//!
+//! Everything here works on any [`HookedModel`].
+//!
+//! # Example
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use capture::{Keep, capture, select};
+//! use models::{Config, Decoder};
+//! use rand::SeedableRng;
+//!
+//! let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
+//! let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
+//! let tokens = Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu)?;
+//!
+//! let sites = select(&model, &["blocks.*.hook_resid_post"])?;
+//! let last_position = Keep { positions: Some(vec![-1]), heads: None };
+//! let seen = capture(&model, &tokens, &sites, &last_position)?;
+//! assert_eq!(seen.get(sites[1])?.dims(), [1, 1, 8]); // [batch, positions, d_model]
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Main types
+//! - [`select`]: sites by patterns such as `blocks.*.attn.hook_z`.
+//! - [`Recorder`]: the hook; [`Keep`] limits it to some positions and heads.
+//! - [`capture()`]: a forward pass that ends after the last requested site; [`run_with_cache`] also returns the logits.
+//! - [`stream()`]: activations of many batches, written to disk in shards.
+//! - [`generate`] with [`Choice`]: greedy or sampled continuations; [`KeyValueCache`] keeps what was read.
+//!
+//! # What it does not do
+//! It changes no activation (see `patching`), trains nothing (see `probes`) and loads no model (see `pretrained`).
+//! Recorded tensors stay part of the gradient graph, except those on disk.
 
 mod generation;
 mod select;
@@ -15,7 +46,7 @@ pub use generation::{Choice, KeyValueCache, generate, key_point};
 pub use select::select;
 pub use stream::{Written, stream};
 
-/// Records the wanted sites and changes nothing. Tensors stay part of the gradient graph.
+/// A hook that records some sites and changes nothing. Recorded tensors stay part of the gradient graph.
 #[derive(Clone, Debug, Default)]
 pub struct Recorder {
     wanted: Vec<Site>,
@@ -23,12 +54,12 @@ pub struct Recorder {
     seen: BTreeMap<Site, Tensor>,
 }
 
-/// Which part of each activation is kept.
+/// The part of each activation that is recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Places of the sequence (of scores and patterns, the query's); negative ones count from the end; without: all.
+    /// Positions (the query's for scores and patterns), negative ones counted from the end; `None` for all.
     pub positions: Option<Vec<isize>>,
-    /// Heads, of sites that have them; without: all. Keys and values have as many as there are key heads.
+    /// Heads, at sites that have heads; `None` for all. Sites of keys and values have `n_key_value_heads`.
     pub heads: Option<Vec<usize>>,
 }
 
@@ -38,16 +69,16 @@ impl Keep {
         if let Some(positions) = &self.positions {
             let axis = site.position_axis();
             let size = x.dim(axis)?;
-            let place = |position: &isize| {
-                let place =
+            let index = |position: &isize| {
+                let index =
                     if *position < 0 { size.checked_add_signed(*position) } else { usize::try_from(*position).ok() };
-                match place.filter(|place| *place < size) {
-                    Some(place) => Ok(place as u32),
+                match index.filter(|index| *index < size) {
+                    Some(index) => Ok(index as u32),
                     None => candle_core::bail!("{site}: no position {position} in a sequence of {size}"),
                 }
             };
-            let places = positions.iter().map(place).collect::<Result<Vec<u32>>>()?;
-            x = x.index_select(&Tensor::new(places, x.device())?, axis)?;
+            let indices = positions.iter().map(index).collect::<Result<Vec<u32>>>()?;
+            x = x.index_select(&Tensor::new(indices, x.device())?, axis)?;
         }
         if let (Some(heads), Some(axis)) = (&self.heads, site.head_axis()) {
             let size = x.dim(axis)?;
@@ -61,61 +92,65 @@ impl Keep {
     }
 }
 
-/// A recording that lacks something.
+/// A recording that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The model has no such place.
+    /// The model does not have this site.
     #[error("{site} does not exist in this model of {n_layers} blocks (0 to {})", n_layers - 1)]
     NoSuchSite {
-        /// What was asked for.
+        /// The requested site.
         site: Site,
-        /// Blocks of the model.
+        /// Number of blocks in the model.
         n_layers: usize,
     },
-    /// The forward pass never came by.
-    #[error("{site} was never visited: was it asked for, and did a forward pass run?")]
+    /// The forward pass never visited this site.
+    #[error("{site} was never visited; pass it to `Recorder::new` and run a forward pass")]
     NotRecorded {
-        /// What was asked for.
+        /// The requested site.
         site: Site,
     },
-    /// A text that is no pattern.
-    #[error("`{text}` is no pattern of hook points: {reason}")]
+    /// An invalid pattern.
+    #[error("`{text}` is not a pattern of sites: {reason}")]
     NoPattern {
-        /// What was given.
+        /// The given pattern.
         text: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A pattern without a site.
-    #[error("`{text}` fits no hook point of this model; the nearest are {}", .nearest.join(", "))]
+    /// A pattern that matches no site.
+    #[error("`{text}` matches no site of this model{}", suggestion(.nearest))]
     NothingFits {
-        /// What was given.
+        /// The given pattern.
         text: String,
-        /// Addresses most like it.
-        nearest: Vec<String>,
+        /// The most similar address, if one is similar.
+        nearest: Option<String>,
     },
-    /// A folder that has activations already.
-    #[error("{} is there already; choose another folder, or delete it", path.display())]
+    /// A folder that already has activations.
+    #[error("{} already exists; choose another folder or delete it", path.display())]
     Occupied {
-        /// The index.
+        /// The index file.
         path: PathBuf,
     },
-    /// A shard cannot be written.
+    /// A shard could not be written.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// The index cannot be written.
+    /// The index could not be written.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// candle refused an operation.
+    /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |address| format!(", did you mean `{address}`?"))
 }
 
 impl Recorder {
     /// A recorder of some sites of a model.
     ///
     /// # Errors
-    /// When the model does not have one of them.
+    /// When the model lacks one of them.
     pub fn new(model: &dyn HookedModel, sites: &[Site]) -> std::result::Result<Self, Error> {
         let known = model.sites();
         if let Some(site) = sites.iter().find(|site| !known.contains(site)) {
@@ -124,16 +159,16 @@ impl Recorder {
         Ok(Self { wanted: sites.to_vec(), ..Self::default() })
     }
 
-    /// The same recorder, keeping a part of each activation only.
+    /// The same recorder, limited to a part of each activation.
     #[must_use]
     pub fn keeping(self, keep: Keep) -> Self {
         Self { keep, ..self }
     }
 
-    /// What was seen at a site in the last forward pass.
+    /// The activation at a site in the last forward pass.
     ///
     /// # Errors
-    /// When nothing was.
+    /// When the site was not recorded.
     pub fn get(&self, site: Site) -> std::result::Result<&Tensor, Error> {
         self.seen.get(&site).ok_or(Error::NotRecorded { site })
     }
@@ -150,10 +185,10 @@ impl Hook for Recorder {
     }
 }
 
-/// Runs a model once and gives its logits and the activations at `sites`.
+/// Runs the model once and returns its logits and the activations at `sites`.
 ///
 /// # Shapes
-/// `tokens` `[batch, seq]`, logits `[batch, seq, d_vocab]`, activations as [`Site`] says.
+/// `tokens` `[batch, seq]`, logits `[batch, seq, d_vocab]`, activations as in [`Site`].
 ///
 /// # Errors
 /// When the model lacks a site, or a site was not visited.
@@ -170,10 +205,27 @@ pub fn run_with_cache(
     Ok((logits, recorder))
 }
 
-/// The activations at `sites`, of a pass that ends after the last of them.
+/// The activations at `sites`, from a forward pass that ends after the last of them.
 ///
 /// # Errors
-/// As [`run_with_cache`]; when a place or head to keep does not exist.
+/// As [`run_with_cache`]; when a position or head to keep does not exist.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// # use models::{Config, Decoder};
+/// # use rand::SeedableRng;
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
+/// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
+/// use capture::{Keep, capture};
+/// use hooks::{Layer, Point, Site};
+///
+/// let tokens = Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu)?;
+/// let pattern = Site::Block(Layer(0), Point::Pattern);
+/// let seen = capture(&model, &tokens, &[pattern], &Keep { positions: None, heads: Some(vec![1]) })?;
+/// assert_eq!(seen.get(pattern)?.dims(), [1, 1, 4, 4]); // [batch, heads, q_seq, k_seq]
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn capture(
     model: &dyn HookedModel,
     tokens: &Tokens,
@@ -204,7 +256,7 @@ mod tests {
 
     use super::*;
 
-    /// A model that visits one site only.
+    /// A model that visits one of its two sites.
     struct OneSite;
 
     impl HookedModel for OneSite {
@@ -225,20 +277,20 @@ mod tests {
         }
 
         fn forward_between(&self, start: Start<'_>, _: End, hook: &mut dyn Hook) -> Result<Tensor> {
-            let Start::Tokens(tokens) = start else { candle_core::bail!("tokens only") };
+            let Start::Tokens(tokens) = start else { candle_core::bail!("this model starts from tokens only") };
             let x = tokens.to_dtype(DType::F32)?;
             if hook.wants(Site::Embed) { hook.visit(Site::Embed, x) } else { Ok(x) }
         }
     }
 
     #[test]
-    fn only_what_exists_and_fires_is_recorded() {
+    fn missing_and_unvisited_sites_are_errors() {
         let tokens = Tensor::new(&[[1u32, 2]], &Device::Cpu).unwrap();
         let (_, seen) = run_with_cache(&OneSite, &tokens, &[Site::Embed]).unwrap();
         assert_eq!(seen.get(Site::Embed).unwrap().to_vec2::<f32>().unwrap(), [[1., 2.]]);
-        let check = |site: Site, words: &str| {
+        let check = |site: Site, expected: &str| {
             let error = run_with_cache(&OneSite, &tokens, &[site]).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
         check(Site::Block(Layer(0), Point::Z), "never visited");
         check(Site::Block(Layer(1), Point::Z), "blocks.1.attn.hook_z does not exist");
@@ -262,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_choose_sites() {
+    fn patterns_select_sites() {
         let model = model();
         let names = |patterns: &[&str]| -> Vec<String> {
             select(&model, patterns).unwrap().iter().map(ToString::to_string).collect()
@@ -274,12 +326,12 @@ mod tests {
         assert_eq!(names(&["*.hook_result"]).len(), 3);
         let error = select(&model, &["blocks.*.hook_residpost"]).unwrap_err().to_string();
         assert!(error.contains("hook_resid_post"), "{error}");
-        assert!(select(&model, &["blocks.[.hook_z"]).unwrap_err().to_string().contains("no pattern"));
+        assert!(select(&model, &["blocks.[.hook_z"]).unwrap_err().to_string().contains("not a pattern"));
         assert!(select(&model, &["blocks.7.*"]).is_err());
     }
 
     #[test]
-    fn a_capture_ends_early_and_sees_the_same() {
+    fn a_capture_that_ends_early_records_the_same() {
         let model = model();
         let sites = select(&model, &["blocks.[01].hook_resid_post", "hook_embed"]).unwrap();
         let early = capture(&model, &tokens(), &sites, &Keep::default()).unwrap();
@@ -291,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_wanted_places_and_heads_are_kept() {
+    fn only_the_requested_positions_and_heads_are_kept() {
         let model = model();
         let sites = select(&model, &["blocks.1.attn.hook_z", "blocks.1.attn.hook_pattern", "hook_embed"]).unwrap();
         let keep = Keep { positions: Some(vec![-1, 0]), heads: Some(vec![1]) };
@@ -302,17 +354,17 @@ mod tests {
         let z = whole.get(sites[2]).unwrap().narrow(1, 3, 1).unwrap().narrow(2, 1, 1).unwrap();
         let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(flat(&seen.get(sites[2]).unwrap().narrow(1, 0, 1).unwrap()), flat(&z));
-        let refuse = |keep: Keep, words: &str| {
+        let check = |keep: Keep, expected: &str| {
             let error = capture(&model, &tokens(), &sites, &keep).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
-        refuse(Keep { positions: Some(vec![4]), heads: None }, "no position 4");
-        refuse(Keep { positions: Some(vec![-5]), heads: None }, "no position -5");
-        refuse(Keep { positions: None, heads: Some(vec![2]) }, "no head 2 of 2");
+        check(Keep { positions: Some(vec![4]), heads: None }, "no position 4");
+        check(Keep { positions: Some(vec![-5]), heads: None }, "no position -5");
+        check(Keep { positions: None, heads: Some(vec![2]) }, "no head 2 of 2");
     }
 
     #[test]
-    fn shards_on_disk_hold_what_memory_would() {
+    fn shards_on_disk_equal_recordings_in_memory() {
         let (model, folder) = (model(), tempfile::tempdir().unwrap());
         let sites = select(&model, &["blocks.*.hook_resid_post"]).unwrap();
         let batches = || (0..5u32).map(|shift| (tokens() + f64::from(shift))?.clamp(0u32, 10u32));
@@ -333,6 +385,6 @@ mod tests {
             .collect();
         assert_eq!(found, expected);
         let again = stream(&model, batches(), &sites, &Keep::default(), folder.path(), 1000).unwrap_err();
-        assert!(again.to_string().contains("there already"));
+        assert!(again.to_string().contains("already exists"));
     }
 }

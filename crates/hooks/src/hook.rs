@@ -1,22 +1,42 @@
-//! Who looks, and at what.
+//! The interface between a model and code that reads or changes its activations.
 
 use candle_core::{Result, Tensor};
 
 use crate::{Layer, Site};
 
-/// Something that reads or replaces activations during a forward pass.
+/// Reads or replaces activations during a forward pass.
+///
+/// # Examples
+/// ```
+/// use candle_core::{Result, Tensor};
+/// use hooks::{Hook, Layer, Point, Site};
+///
+/// /// Sets the output of one MLP to zero.
+/// struct ZeroMlp(Layer);
+///
+/// impl Hook for ZeroMlp {
+///     fn wants(&self, site: Site) -> bool {
+///         site == Site::Block(self.0, Point::MlpOut)
+///     }
+///
+///     fn visit(&mut self, _: Site, tensor: Tensor) -> Result<Tensor> {
+///         tensor.zeros_like()
+///     }
+/// }
+/// ```
 pub trait Hook {
-    /// Whether this hook wants to see `site`. A site that is not wanted is not visited, and may not be computed.
+    /// Whether to call [`visit`](Self::visit) for `site`. The model may skip computing a site that no hook wants.
     fn wants(&self, site: Site) -> bool;
 
-    /// Sees the tensor at `site` and returns what the model goes on with: the same tensor to read, another to patch.
+    /// Receives the activation at `site` and returns the one that the model continues with: the same tensor to read,
+    /// another of the same shape and type to patch.
     ///
     /// # Errors
-    /// Whatever goes wrong in the hook stops the forward pass.
+    /// An error stops the forward pass.
     fn visit(&mut self, site: Site, tensor: Tensor) -> Result<Tensor>;
 }
 
-/// Nobody looks.
+/// A hook that wants no site.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoHook;
 
@@ -30,44 +50,86 @@ impl Hook for NoHook {
     }
 }
 
-/// Token ids, one row a sequence, as the models take them: `[batch, seq]`, `u32`.
+/// Token ids `[batch, seq]` (`u32`).
 pub type Tokens = Tensor;
 
-/// Where a forward pass begins.
+/// The start of a forward pass.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a> {
-    /// With tokens.
+    /// Tokens.
     Tokens(&'a Tokens),
-    /// With the residual stream before a block, `[batch, seq, d_model]`; before the block after the last: with the final
-    /// norm.
+    /// The residual stream before a block, `[batch, seq, d_model]`. With `Layer(n_layers)`, the pass starts at the
+    /// final norm.
     Resid(Layer, &'a Tensor),
-    /// With the residual stream before a block at the last places only, `[batch, last, d_model]`, behind places whose keys
-    /// and values are known.
+    /// The residual stream before a block at the last positions only, `[batch, last, d_model]`, and the keys and values
+    /// of all earlier positions.
     Suffix(Layer, &'a Tensor, &'a Past),
 }
 
-/// Keys and values of the first places of every block, as a forward pass over them left them.
+/// Keys and values of the first positions, for every block.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// How many places.
+    /// Number of positions.
     pub seq: usize,
-    /// For each block, keys as attention reads them (turned, in rotary models) and values,
-    /// `[batch, seq, n_key_value_heads, d_head]` each. The batch of what follows may be a multiple of theirs.
+    /// Keys as attention reads them (after rotation in rotary models) and values of each block,
+    /// `[batch, seq, n_key_value_heads, d_head]` each. The batch of a pass that continues from here may be a multiple
+    /// of this one.
     pub keys_values: Vec<[Tensor; 2]>,
 }
 
-/// Where a forward pass ends, and so what it gives.
+/// The end of a forward pass, which decides what it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With logits `[batch, seq, d_vocab]`.
+    /// Logits `[batch, seq, d_vocab]`.
     Logits,
-    /// With logits of the last places of a sequence only, `[batch, last, d_vocab]`.
+    /// Logits at the last positions only, `[batch, last, d_vocab]`.
     LastLogits(usize),
-    /// With the residual stream before a block `[batch, seq, d_model]`, which no hook has seen there yet.
+    /// The residual stream before a block, `[batch, seq, d_model]`; hooks have not visited that block's
+    /// `hook_resid_pre`.
     Resid(Layer),
 }
 
-/// A model that can be looked into.
+/// A model with activations that hooks can read and replace.
+///
+/// # Examples
+/// ```
+/// use candle_core::{DType, Device, Result, Tensor};
+/// use hooks::{End, Hook, HookedModel, NoHook, Site, Start};
+///
+/// /// A model without blocks: each token's logit for itself is 1.
+/// struct Echo;
+///
+/// impl HookedModel for Echo {
+///     fn n_layers(&self) -> usize {
+///         0
+///     }
+///
+///     fn n_heads(&self) -> usize {
+///         0
+///     }
+///
+///     fn sites(&self) -> Vec<Site> {
+///         vec![Site::Embed]
+///     }
+///
+///     fn unembed(&self, resid: &Tensor) -> Result<Tensor> {
+///         Ok(resid.clone())
+///     }
+///
+///     fn forward_between(&self, start: Start<'_>, _: End, hook: &mut dyn Hook) -> Result<Tensor> {
+///         let Start::Tokens(tokens) = start else { candle_core::bail!("this model starts from tokens only") };
+///         let embed = Tensor::eye(10, DType::F32, &Device::Cpu)?.index_select(&tokens.flatten_all()?, 0)?;
+///         let (batch, seq) = tokens.dims2()?;
+///         let embed = embed.reshape((batch, seq, 10))?;
+///         let embed = if hook.wants(Site::Embed) { hook.visit(Site::Embed, embed)? } else { embed };
+///         self.unembed(&embed)
+///     }
+/// }
+///
+/// let logits = Echo.forward(&Tensor::new(&[[3u32, 7]], &Device::Cpu)?, &mut NoHook)?;
+/// assert_eq!(logits.argmax(2)?.to_vec2::<u32>()?, [[3, 7]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 pub trait HookedModel {
     /// Number of blocks.
     fn n_layers(&self) -> usize;
@@ -75,22 +137,22 @@ pub trait HookedModel {
     /// Number of query heads in each block.
     fn n_heads(&self) -> usize;
 
-    /// Every place it can be looked at, in the order in which a forward pass comes by.
+    /// Every site that the model has, in the order of a forward pass.
     fn sites(&self) -> Vec<Site>;
 
-    /// Part of a forward pass, with every wanted site on the way shown to `hook`.
+    /// Part of a forward pass. `hook` visits every site on the way that it wants.
     ///
     /// # Errors
-    /// When the tokens or the stream do not fit the model, it ends before it begins, or the hook fails.
+    /// When the tokens or the stream do not fit the model, `end` comes before `start`, or the hook fails.
     fn forward_between(&self, start: Start<'_>, end: End, hook: &mut dyn Hook) -> Result<Tensor>;
 
-    /// Logits `[batch, seq, d_vocab]` of a stream `[batch, seq, d_model]` as it is, without the final norm.
+    /// Logits `[batch, seq, d_vocab]` of a residual stream `[batch, seq, d_model]`, without the final norm.
     ///
     /// # Errors
-    /// When the stream does not fit the model.
+    /// When the residual stream does not fit the model.
     fn unembed(&self, resid: &Tensor) -> Result<Tensor>;
 
-    /// Logits `[batch, seq, d_vocab]` of `tokens` `[batch, seq]`, with every wanted site shown to `hook` on the way.
+    /// Logits `[batch, seq, d_vocab]` of `tokens` `[batch, seq]`. `hook` visits every site that it wants.
     ///
     /// # Errors
     /// When the tokens do not fit the model or the hook fails.

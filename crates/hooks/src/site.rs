@@ -1,22 +1,35 @@
-//! Places in a transformer, as types that print and parse as the field's addresses.
+//! Addresses of activations in a transformer, as types that print and parse as in TransformerLens.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Index of a block, from 0.
+/// The index of a block, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Layer(pub usize);
 
-/// A place in the forward pass.
+/// The address of an activation in a forward pass.
+///
+/// # Examples
+/// ```
+/// use hooks::{Layer, Point, Site};
+///
+/// let site = Site::Block(Layer(3), Point::Z);
+/// assert_eq!(site.to_string(), "blocks.3.attn.hook_z");
+/// assert_eq!("blocks.3.attn.hook_z".parse(), Ok(site));
+/// assert_eq!((site.position_axis(), site.head_axis()), (1, Some(2))); // [batch, seq, n_heads, d_head]
+///
+/// let error = "blocks.3.attn.hook_zz".parse::<Site>().unwrap_err();
+/// assert_eq!(error.nearest.as_deref(), Some("blocks.3.attn.hook_z"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
     /// Token embedding, `[batch, seq, d_model]`: `hook_embed`.
     Embed,
     /// Position embedding, `[batch, seq, d_model]`: `hook_pos_embed`.
     PosEmbed,
-    /// A place inside a block: `blocks.L...`.
+    /// A site inside a block: `blocks.L...`.
     Block(Layer, Point),
-    /// Divisor of the final norm, `[batch, seq, 1]`: `ln_final.hook_scale`.
+    /// Scale (divisor) of the final norm, `[batch, seq, 1]`: `ln_final.hook_scale`.
     FinalScale,
     /// Output of the final norm before gain and bias, `[batch, seq, d_model]`: `ln_final.hook_normalized`.
     FinalNormalized,
@@ -24,12 +37,12 @@ pub enum Site {
     Logits,
 }
 
-/// A place inside a block.
+/// A site inside a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Point {
     /// Residual stream before the block, `[batch, seq, d_model]`: `hook_resid_pre`.
     ResidPre,
-    /// Divisor of the norm before attention, `[batch, seq, 1]`: `ln1.hook_scale`.
+    /// Scale (divisor) of the attention's norm, `[batch, seq, 1]`: `ln1.hook_scale`.
     Ln1Scale,
     /// Output of that norm before gain and bias, `[batch, seq, d_model]`: `ln1.hook_normalized`.
     Ln1Normalized,
@@ -41,38 +54,41 @@ pub enum Point {
     V,
     /// Queries after their norm and rotation, in rotary models, `[batch, seq, n_heads, d_head]`: `attn.hook_rot_q`.
     RotQ,
-    /// Keys after their norm and rotation, in rotary models, `[batch, seq, n_key_value_heads, d_head]`: `attn.hook_rot_k`.
+    /// Keys after their norm and rotation, in rotary models, `[batch, seq, n_key_value_heads, d_head]`:
+    /// `attn.hook_rot_k`.
     RotK,
-    /// Scaled scores before the softmax, masked places at minus infinity, `[batch, n_heads, q_seq, k_seq]`: `attn.hook_attn_scores`.
+    /// Scaled scores before the softmax, minus infinity where masked, `[batch, n_heads, q_seq, k_seq]`:
+    /// `attn.hook_attn_scores`.
     AttnScores,
     /// Attention probabilities, `[batch, n_heads, q_seq, k_seq]`: `attn.hook_pattern`.
     Pattern,
-    /// Mix of values per head, `[batch, seq, n_heads, d_head]`: `attn.hook_z`.
+    /// Output of each head, its mix of values, `[batch, seq, n_heads, d_head]`: `attn.hook_z`.
     Z,
-    /// What each head writes, without the bias, `[batch, seq, n_heads, d_model]`: `attn.hook_result`.
+    /// Each head's write to the residual stream, without the bias, `[batch, seq, n_heads, d_model]`:
+    /// `attn.hook_result`.
     Result,
-    /// What attention adds to the stream, `[batch, seq, d_model]`: `hook_attn_out`.
+    /// Write of attention to the residual stream, `[batch, seq, d_model]`: `hook_attn_out`.
     AttnOut,
     /// Residual stream between attention and MLP, `[batch, seq, d_model]`; not in parallel blocks: `hook_resid_mid`.
     ResidMid,
-    /// Divisor of the norm before the MLP, `[batch, seq, 1]`: `ln2.hook_scale`.
+    /// Scale (divisor) of the MLP's norm, `[batch, seq, 1]`: `ln2.hook_scale`.
     Ln2Scale,
     /// Output of that norm before gain and bias, `[batch, seq, d_model]`: `ln2.hook_normalized`.
     Ln2Normalized,
     /// MLP before its activation, `[batch, seq, d_mlp]`: `mlp.hook_pre`.
     MlpPre,
-    /// What the activation is multiplied with, in gated MLPs, `[batch, seq, d_mlp]`: `mlp.hook_pre_linear`.
+    /// The factor of the activation in gated MLPs, `[batch, seq, d_mlp]`: `mlp.hook_pre_linear`.
     MlpPreLinear,
-    /// What the MLP's last map reads, `[batch, seq, d_mlp]`: `mlp.hook_post`.
+    /// Input of the MLP's output map, `[batch, seq, d_mlp]`: `mlp.hook_post`.
     MlpPost,
-    /// What the MLP adds to the stream, `[batch, seq, d_model]`: `hook_mlp_out`.
+    /// Write of the MLP to the residual stream, `[batch, seq, d_model]`: `hook_mlp_out`.
     MlpOut,
     /// Residual stream after the block, `[batch, seq, d_model]`: `hook_resid_post`.
     ResidPost,
 }
 
 impl Point {
-    /// All of them, in reading order, with their addresses below `blocks.L.`.
+    /// All points in reading order, with their addresses after `blocks.L.`.
     pub const ALL: [(Self, &'static str); 21] = [
         (Self::ResidPre, "hook_resid_pre"),
         (Self::Ln1Scale, "ln1.hook_scale"),
@@ -97,7 +113,7 @@ impl Point {
         (Self::ResidPost, "hook_resid_post"),
     ];
 
-    /// Address below `blocks.L.`, such as `attn.hook_z`.
+    /// The address after `blocks.L.`, such as `attn.hook_z`.
     #[must_use]
     pub fn address(self) -> &'static str {
         Self::ALL.iter().find(|(point, _)| *point == self).map_or("", |(_, address)| address)
@@ -113,7 +129,7 @@ const OUTSIDE: [(Site, &str); 5] = [
 ];
 
 impl Site {
-    /// Every site that a decoder with `n_layers` blocks may have, in the order in which a forward pass visits them.
+    /// Every site that a decoder with `n_layers` blocks can have, in the order of a forward pass.
     pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
         let blocks =
             (0..n_layers).flat_map(|layer| Point::ALL.iter().map(move |(point, _)| Self::Block(Layer(layer), *point)));
@@ -124,19 +140,30 @@ impl Site {
         ])
     }
 
-    /// Which axis of the activation counts heads, if it has them: 1 of scores and patterns, `[batch, head, query, key]`,
-    /// 2 of what each head computes, `[batch, position, head, d_head]`.
+    /// The axis of heads, if the activation has one: 1 for scores and patterns `[batch, head, query, key]`, 2 for
+    /// queries, keys, values and head outputs `[batch, position, head, d_head]`.
     #[must_use]
     pub fn head_axis(self) -> Option<usize> {
-        use Point::{AttnScores, K, Pattern, Q, Result, RotK, RotQ, V, Z};
-        match self {
-            Self::Block(_, AttnScores | Pattern) => Some(1),
-            Self::Block(_, Q | K | V | RotQ | RotK | Z | Result) => Some(2),
-            _ => None,
+        let Self::Block(_, point) = self else { return None };
+        match point {
+            Point::AttnScores | Point::Pattern => Some(1),
+            Point::Q | Point::K | Point::V | Point::RotQ | Point::RotK | Point::Z | Point::Result => Some(2),
+            Point::ResidPre
+            | Point::Ln1Scale
+            | Point::Ln1Normalized
+            | Point::AttnOut
+            | Point::ResidMid
+            | Point::Ln2Scale
+            | Point::Ln2Normalized
+            | Point::MlpPre
+            | Point::MlpPreLinear
+            | Point::MlpPost
+            | Point::MlpOut
+            | Point::ResidPost => None,
         }
     }
 
-    /// Which axis counts places of the sequence; of scores and patterns, the queries'.
+    /// The axis of positions; for scores and patterns, that of the queries.
     #[must_use]
     pub fn position_axis(self) -> usize {
         if self.head_axis() == Some(1) { 2 } else { 1 }
@@ -155,14 +182,18 @@ impl fmt::Display for Site {
     }
 }
 
-/// A text that is no address of a site.
+/// Text that is not the address of a site.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no hook point{}", .nearest.as_ref().map_or(String::new(), |near| format!(", did you mean `{near}`?")))]
+#[error("`{text}` is not a site{}", suggestion(.nearest))]
 pub struct ParseSiteError {
-    /// What was given.
+    /// The given text.
     pub text: String,
-    /// The address most like it.
+    /// The most similar address, if one is similar.
     pub nearest: Option<String>,
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |address| format!(", did you mean `{address}`?"))
 }
 
 impl FromStr for Site {
@@ -178,22 +209,19 @@ impl FromStr for Site {
 
 fn parse_block(text: &str) -> Option<Site> {
     let (layer, address) = text.strip_prefix("blocks.")?.split_once('.')?;
-    // "03" and "+3" would be second names of the same place
+    // "03" and "+3" would be second names of block 3
     let layer = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer)?;
     let (point, _) = Point::ALL.iter().find(|(_, known)| *known == address)?;
     Some(Site::Block(Layer(layer), *point))
 }
 
+/// The most similar address, with the block that the text names.
 fn nearest(text: &str) -> Option<String> {
     let layer = text.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok()).unwrap_or(0);
     let inside = Point::ALL.iter().map(|(point, _)| Site::Block(Layer(layer), *point).to_string());
     let outside = OUTSIDE.iter().map(|(_, address)| (*address).to_owned());
-    inside
-        .chain(outside)
-        .map(|address| (strsim::jaro_winkler(text, &address), address))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, address)| address)
+    let known: Vec<String> = inside.chain(outside).collect();
+    storage::nearest(text, known.iter().map(String::as_str))
 }
 
 #[cfg(test)]
@@ -211,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_get_the_nearest_address() {
+    fn mistakes_get_the_most_similar_address() {
         let check = |text: &str, near: &str| {
             let error = text.parse::<Site>().unwrap_err();
             assert_eq!(error.nearest.as_deref(), Some(near), "{text}");
@@ -221,10 +249,11 @@ mod tests {
         check("ln_final.scale", "ln_final.hook_scale");
         check("blocks.03.attn.hook_z", "blocks.3.attn.hook_z");
     }
+
     #[test]
-    fn heads_and_places_are_where_the_addresses_say() {
+    fn axes_of_heads_and_positions_follow_from_the_address() {
         let at = |address: &str| address.parse::<Site>().unwrap();
-        for (address, heads, places) in [
+        for (address, heads, positions) in [
             ("blocks.0.attn.hook_pattern", Some(1), 2),
             ("blocks.0.attn.hook_attn_scores", Some(1), 2),
             ("blocks.3.attn.hook_z", Some(2), 1),
@@ -232,7 +261,7 @@ mod tests {
             ("blocks.3.hook_resid_mid", None, 1),
             ("unembed.hook_out", None, 1),
         ] {
-            assert_eq!((at(address).head_axis(), at(address).position_axis()), (heads, places), "{address}");
+            assert_eq!((at(address).head_axis(), at(address).position_axis()), (heads, positions), "{address}");
         }
     }
 }

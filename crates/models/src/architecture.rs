@@ -1,66 +1,70 @@
-//! What sets one family of decoders apart from another, as values.
+//! Differences between families of decoders, as values.
 
+use std::ops::Range;
+
+use ops::{Pairs, Rotation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Variations of a decoder. The default is GPT-2's.
+/// Variations of a decoder. The default is GPT-2.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Architecture {
-    /// Key and value heads of each block, each shared by neighbouring query heads (arXiv 2305.13245); without: one for
-    /// each query head.
+    /// Key and value heads of each block, each shared by adjacent query heads (arXiv 2305.13245); by default one per
+    /// query head.
     pub n_key_value_heads: Option<usize>,
-    /// Width of a head; without: `d_model / n_heads`.
+    /// Width of a head; by default `d_model / n_heads`.
     pub d_head: Option<usize>,
-    /// Which norm.
+    /// The kind of norm.
     pub norm: NormKind,
-    /// Where in a block the norms stand.
+    /// Whether norms come before or after attention and MLP.
     pub norm_place: NormPlace,
-    /// How a token's place gets in.
+    /// The encoding of positions.
     pub positions: Positions,
-    /// Attention and MLP read the same stream and write together (arXiv 2204.06745).
+    /// Whether attention and MLP read the same residual stream and write together (arXiv 2204.06745).
     pub parallel: bool,
-    /// The MLP's inside is `activation(x W_gate) * (x W_in)` (arXiv 2002.05202).
+    /// Whether the MLP computes `activation(x W_gate) * (x W_in)` (arXiv 2002.05202).
     pub gated: bool,
-    /// RMSNorm of queries and keys.
+    /// The RMSNorm of queries and keys, if any.
     pub qk_norm: QkNorm,
-    /// Which maps add a bias; without: all or none, as `biases` says.
+    /// The maps that add a bias; by default all or none, by `biases` of the model.
     pub biases: Option<Biases>,
-    /// For each block, how many keys a query sees, itself included (arXiv 2310.06825); nothing, or no entry: all.
+    /// For each block, how many keys a query attends to, itself included (arXiv 2310.06825). Blocks without an entry
+    /// attend to all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Option<usize>>,
-    /// Norms that divide by a fixed number.
+    /// Norms that divide by a fixed scale.
     #[serde(skip_serializing_if = "FixedScales::is_empty")]
     pub fixed: FixedScales,
 }
 
 impl Architecture {
-    /// Whether this is GPT-2's.
+    /// Whether this is GPT-2's architecture.
     #[must_use]
     pub fn is_gpt2(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// A norm as one of its readers sees it: queries and keys, values, an MLP, or the unembedding.
+/// A norm together with what reads it: queries and keys, values, an MLP, or the unembedding.
 ///
 /// Prints as `qk3`, `v3`, `mlp3` and `final`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NormPath {
-    /// Norm before attention, as queries and keys of this block see it.
+    /// The norm before attention, as queries and keys of this block read it.
     QueriesKeys(usize),
-    /// The same norm, as values of this block see it.
+    /// The same norm, as values of this block read it.
     Values(usize),
-    /// Norm before this block's MLP.
+    /// The norm before this block's MLP.
     Mlp(usize),
-    /// Norm before the unembedding.
+    /// The norm before the unembedding.
     Final,
 }
 
 impl NormPath {
-    /// All of a decoder's: three for each block, and the last.
+    /// All paths of a decoder: three for each block, and the final norm.
     pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
         let blocks = (0..n_layers).flat_map(|layer| [Self::QueriesKeys(layer), Self::Values(layer), Self::Mlp(layer)]);
         blocks.chain([Self::Final])
@@ -78,17 +82,17 @@ impl std::fmt::Display for NormPath {
     }
 }
 
-/// An epsilon from which on variances of activations do not matter beside it.
+/// From this epsilon on, the variance of activations is negligible beside it.
 const LARGE_EPSILON: f64 = 1e9;
-/// The epsilon of checkpoints without norms, as the published ones have it: variances are to it as 1 to 1e12.
+/// The epsilon of exported checkpoints without norms, equal to that of the published ones.
 pub(crate) const EXPORT_EPSILON: f64 = 1e12;
-/// What norms that are fixed would have, were they freed.
+/// The epsilon of a model with fixed norms, for norms that are freed later.
 pub(crate) const USUAL_EPSILON: f64 = 1e-5;
 
-/// Norms that divide by a fixed number in place of their input's own scale (FakeLN, arXiv 2507.02559, section 2): the mean
-/// is still taken out by LayerNorms, gain and bias stay, so the norm is an affine map.
+/// Norms that divide by a fixed scale instead of their input's own (FakeLN, arXiv 2507.02559, section 2). A LayerNorm
+/// still subtracts the mean, and gain and bias stay, so the norm is an affine map.
 ///
-/// Lists go by block; nothing, or no entry: the norm divides by its input's scale.
+/// Lists are indexed by block. A norm without an entry divides by its input's own scale.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FixedScales {
@@ -103,7 +107,7 @@ pub struct FixedScales {
 }
 
 impl FixedScales {
-    /// The same number for every norm of a decoder.
+    /// The same scale for every norm of a decoder.
     #[must_use]
     pub fn all(n_layers: usize, scale: f64) -> Self {
         let mut fixed = Self::default();
@@ -111,20 +115,20 @@ impl FixedScales {
         fixed
     }
 
-    /// Whether every norm divides by its input's scale.
+    /// Whether no norm is fixed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let lists = [&self.ln1_qk, &self.ln1_v, &self.ln2];
         self.ln_final.is_none() && lists.iter().all(|list| list.iter().all(Option::is_none))
     }
 
-    /// Whether no norm of a decoder of so many blocks divides by its input's scale.
+    /// Whether every norm of a decoder with `n_layers` blocks is fixed.
     #[must_use]
     pub fn is_complete(&self, n_layers: usize) -> bool {
         NormPath::all(n_layers).all(|path| self.get(path).is_some())
     }
 
-    /// The number that a norm divides by, if it is fixed.
+    /// The fixed scale of a norm, if it has one.
     #[must_use]
     pub fn get(&self, path: NormPath) -> Option<f64> {
         let of = |list: &[Option<f64>], layer: usize| list.get(layer).copied().flatten();
@@ -136,7 +140,7 @@ impl FixedScales {
         }
     }
 
-    /// Fixes a norm, or frees it.
+    /// Fixes the scale of a norm, or frees it with `None`.
     pub fn set(&mut self, path: NormPath, scale: Option<f64>) {
         let (list, layer) = match path {
             NormPath::QueriesKeys(layer) => (&mut self.ln1_qk, layer),
@@ -153,36 +157,39 @@ impl FixedScales {
         list[layer] = scale;
     }
 
-    /// The norms of a model with this epsilon: where it is so large that no input matters beside it, every norm divides by
-    /// its root. Checkpoints without norms are written so, because no other key of the hub says it (arXiv 2507.02559).
-    pub(crate) fn of_epsilon(eps: f64, n_layers: usize, place: NormPlace) -> Option<Self> {
-        (eps >= LARGE_EPSILON && place == NormPlace::Before).then(|| Self::all(n_layers, eps.sqrt()))
+    /// The fixed scales of a checkpoint without norms. Such checkpoints have an epsilon so large that every norm
+    /// divides by its root, because the hub's formats have no other way to express it (arXiv 2507.02559).
+    pub(crate) fn of_epsilon(eps: f64, n_layers: usize, norm_place: NormPlace) -> Option<Self> {
+        (eps >= LARGE_EPSILON && norm_place == NormPlace::Before).then(|| Self::all(n_layers, eps.sqrt()))
     }
 
-    pub(crate) fn check(&self, n_layers: usize, place: NormPlace) -> Result<(), Error> {
+    pub(crate) fn check(&self, n_layers: usize, norm_place: NormPlace) -> Result<(), Error> {
         if self.is_empty() {
             return Ok(());
         }
-        if place == NormPlace::After {
-            return Err(Error::Config("fixed: only norms before attention and MLP can be fixed".to_owned()));
+        if norm_place == NormPlace::After {
+            return Err(Error::Config("fixed: only norms before attention and MLP can have fixed scales".to_owned()));
         }
         let lists = [&self.ln1_qk, &self.ln1_v, &self.ln2];
         if let Some(list) = lists.iter().find(|list| list.len() > n_layers) {
-            return Err(Error::Config(format!("fixed: {} norms in a decoder of {n_layers} blocks", list.len())));
+            return Err(Error::Config(format!(
+                "fixed: {} norms listed for a decoder of {n_layers} blocks",
+                list.len()
+            )));
         }
         let wrong = NormPath::all(n_layers).find_map(|path| {
             let scale = self.get(path).filter(|scale| !(scale.is_finite() && *scale > 0.))?;
             Some(format!("fixed: the norm {path} cannot divide by {scale}"))
         });
-        wrong.map_or(Ok(()), |words| Err(Error::Config(words)))
+        wrong.map_or(Ok(()), |message| Err(Error::Config(message)))
     }
 }
 
-/// Norm of the residual stream.
+/// The kind of norm of the residual stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
-    /// LayerNorm (arXiv 1607.06450), biased variance.
+    /// LayerNorm (arXiv 1607.06450) with the biased variance.
     #[default]
     Layer,
     /// RMSNorm (arXiv 1910.07467).
@@ -198,50 +205,50 @@ impl NormKind {
     }
 }
 
-/// Where in a block the norms stand.
+/// The position of norms in a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NormPlace {
-    /// On what attention and MLP read.
+    /// On the input of attention and MLP.
     #[default]
     Before,
-    /// On what attention and MLP write (OLMo 2, arXiv 2501.00656).
+    /// On the output of attention and MLP (OLMo 2, arXiv 2501.00656).
     After,
 }
 
-/// How a token's place gets in.
+/// The encoding of positions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Positions {
-    /// A vector per place, added to the embedding.
+    /// A learned vector per position, added to the embedding.
     #[default]
     Learned,
-    /// Queries and keys are rotary_dim.
+    /// Rotated queries and keys.
     Rotary(Rotary),
 }
 
-/// RMSNorm of queries and keys, before they are rotary_dim.
+/// The RMSNorm of queries and keys, before their rotation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QkNorm {
-    /// None.
+    /// No norm.
     #[default]
     None,
-    /// Each head for itself (Qwen 3).
+    /// One norm per head (Qwen 3).
     Head,
-    /// All heads of a token together (OLMo 2).
+    /// One norm over all heads of a token (OLMo 2).
     Whole,
 }
 
-/// Which maps add a bias.
+/// The maps that add a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Biases {
     /// Queries, keys and values.
     pub qkv: bool,
-    /// What heads write.
+    /// The output map of attention.
     pub attn_out: bool,
-    /// Both maps of the MLP.
+    /// All maps of the MLP.
     pub mlp: bool,
     /// Norms.
     pub norm: bool,
@@ -251,69 +258,83 @@ pub struct Biases {
 }
 
 impl Biases {
-    /// All but the unembedding's, or none.
+    /// All biases but the unembedding's, or none.
     #[must_use]
-    pub fn all(here: bool) -> Self {
-        Self { qkv: here, attn_out: here, mlp: here, norm: here, unembed: false }
+    pub fn all(present: bool) -> Self {
+        Self { qkv: present, attn_out: present, mlp: present, norm: present, unembed: false }
     }
 }
 
-/// Rotary positions (arXiv 2104.09864).
+/// Rotary position embedding (arXiv 2104.09864).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rotary {
-    /// Entries of a head that turn, from the first on; even.
+    /// Number of rotated entries of a head, from the first on; even.
     #[serde(alias = "turned")]
     pub rotary_dim: usize,
-    /// Pair `i` turns by `base^(-2i / rotary_dim)` radians a place.
+    /// Pair `i` rotates by `base^(-2i / rotary_dim)` radians per position.
     pub base: f64,
-    /// Slower turning, for contexts longer than those of the training.
+    /// Slower rotation, for contexts longer than in training.
     #[serde(default)]
     pub scaling: Scaling,
-    /// Entry `2i` turns with `2i + 1`, as in the paper, not with `i + rotary_dim / 2`, as in the hub's checkpoints.
+    /// Whether entry `2i` forms a pair with `2i + 1`, as in the paper. Checkpoints of the hub pair entry `i` with
+    /// `i + rotary_dim / 2`.
     #[serde(default)]
     #[serde(alias = "neighbours")]
     pub interleaved: bool,
 }
 
-/// Slower turning, for contexts longer than those of the training.
+/// Slower rotation, for contexts longer than in training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scaling {
-    /// None.
+    /// No scaling.
     #[default]
     None,
     /// Every pair slower by the same factor (arXiv 2306.15595).
     Linear {
-        /// Times slower.
+        /// Factor of the slowdown.
         factor: f64,
     },
-    /// Llama 3.1: slow pairs slower, quick pairs as they were, a ramp between.
+    /// Llama 3.1: slow pairs are slowed, fast pairs are not, with a ramp between them.
     Llama3 {
-        /// Times slower.
+        /// Factor of the slowdown.
         factor: f64,
-        /// Pairs with fewer turns than this within the original context are slowed in full.
+        /// Pairs with fewer rotations than this within the original context are slowed in full.
         low_freq_factor: f64,
-        /// Pairs with more turns than this stay as they were.
+        /// Pairs with more rotations than this are not slowed.
         high_freq_factor: f64,
-        /// Context of the training.
+        /// Context length in training.
         original: usize,
     },
-    /// YaRN (arXiv 2309.00071): a ramp over the pairs, and queries and keys grown a little.
+    /// YaRN (arXiv 2309.00071): a ramp over the pairs, and a factor on queries and keys.
     Yarn {
-        /// Times slower.
+        /// Factor of the slowdown.
         factor: f64,
-        /// Context of the training.
+        /// Context length in training.
         original: usize,
-        /// Turns within the original context from which on a pair stays as it was.
+        /// Pairs with more rotations than this within the original context are not slowed.
         beta_fast: f64,
-        /// Turns up to which a pair is slowed in full.
+        /// Pairs with fewer rotations than this are slowed in full.
         beta_slow: f64,
-        /// Whether the ramp's ends are whole pairs.
+        /// Whether the ends of the ramp are rounded to whole pairs.
         truncate: bool,
-        /// Factor on turned queries and keys.
+        /// Factor on rotated queries and keys.
         attention_factor: f64,
     },
+}
+
+impl Positions {
+    /// The rotation at some positions, where positions are rotary.
+    pub(crate) fn rotation(&self, positions: Range<usize>) -> Option<Rotation> {
+        match self {
+            Self::Learned => None,
+            Self::Rotary(rotary) => {
+                let pairs = if rotary.interleaved { Pairs::Neighbours } else { Pairs::Halves };
+                Some(Rotation::new(pairs, &rotary.frequencies(), positions).scaled(rotary.attention_factor()))
+            }
+        }
+    }
 }
 
 impl Rotary {
@@ -321,7 +342,7 @@ impl Rotary {
         let rotary_dim = self.rotary_dim;
         if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > d_head {
             return Err(Error::Config(format!(
-                "rotary: {rotary_dim} of {d_head} entries of a head cannot turn in pairs"
+                "rotary: rotary_dim = {rotary_dim} must be even, positive and at most d_head = {d_head}"
             )));
         }
         let numbers: &[f64] = match &self.scaling {
@@ -329,10 +350,10 @@ impl Rotary {
             Scaling::Linear { factor } => &[*factor],
             Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
                 if high_freq_factor <= low_freq_factor {
-                    let words = format!(
+                    let message = format!(
                         "rotary: high_freq_factor = {high_freq_factor} must exceed low_freq_factor = {low_freq_factor}"
                     );
-                    return Err(Error::Config(words));
+                    return Err(Error::Config(message));
                 }
                 &[*factor, *low_freq_factor]
             }
@@ -341,12 +362,12 @@ impl Rotary {
             }
         };
         match numbers.iter().chain([&self.base]).find(|number| !(number.is_finite() && **number > 0.)) {
-            Some(number) => Err(Error::Config(format!("rotary: {number} is no positive number"))),
+            Some(number) => Err(Error::Config(format!("rotary: {number} is not a positive number"))),
             None => Ok(()),
         }
     }
 
-    /// Radians that each pair turns from one place to the next, `[rotary_dim / 2]`.
+    /// Radians that each pair rotates from one position to the next, `[rotary_dim / 2]`.
     #[must_use]
     pub fn frequencies(&self) -> Vec<f64> {
         let plain = (0..self.rotary_dim / 2).map(|i| self.base.powf(-2. * i as f64 / self.rotary_dim as f64));
@@ -355,16 +376,16 @@ impl Rotary {
             Scaling::Linear { factor } => plain.map(|f| f / factor).collect(),
             Scaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original } => {
                 let slowed = |f: f64| {
-                    let turns = *original as f64 * f / std::f64::consts::TAU;
-                    let kept = ((turns - low) / (high - low)).clamp(0., 1.);
+                    let rotations = *original as f64 * f / std::f64::consts::TAU;
+                    let kept = ((rotations - low) / (high - low)).clamp(0., 1.);
                     (1. - kept) * f / factor + kept * f
                 };
                 plain.map(slowed).collect()
             }
             Scaling::Yarn { factor, original, beta_fast, beta_slow, truncate, .. } => {
-                // the pair that makes so many turns within the original context
-                let pair = |turns: f64| {
-                    let context = *original as f64 / (turns * std::f64::consts::TAU);
+                // the index of the pair that makes this many rotations within the original context
+                let pair = |rotations: f64| {
+                    let context = *original as f64 / (rotations * std::f64::consts::TAU);
                     self.rotary_dim as f64 * context.ln() / (2. * self.base.ln())
                 };
                 let (mut low, mut high) = (pair(*beta_fast), pair(*beta_slow));
@@ -382,12 +403,12 @@ impl Rotary {
         }
     }
 
-    /// Factor on turned queries and keys.
+    /// Factor on rotated queries and keys.
     #[must_use]
     pub fn attention_factor(&self) -> f64 {
         match self.scaling {
             Scaling::Yarn { attention_factor, .. } => attention_factor,
-            _ => 1.,
+            Scaling::None | Scaling::Linear { .. } | Scaling::Llama3 { .. } => 1.,
         }
     }
 }
@@ -414,7 +435,7 @@ mod tests {
     fn llama3_slows_only_slow_pairs() {
         let scaling = Scaling::Llama3 { factor: 8., low_freq_factor: 1., high_freq_factor: 4., original: 64 };
         let (plain, slowed) = (rotary(Scaling::None).frequencies(), rotary(scaling).frequencies());
-        // 64 places: 10 turns, 1.02 turns, 0.1 turns, 0.01 turns
+        // over 64 positions: 10, 1.02, 0.1 and 0.01 rotations
         assert_eq!(slowed[0], plain[0]);
         assert!(slowed[1] > plain[1] / 8. && slowed[1] < plain[1]);
         assert_eq!(slowed[2], plain[2] / 8.);
@@ -422,14 +443,14 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
-        let check = |rotary: Rotary, word: &str| {
+    fn invalid_rotary_settings_are_rejected() {
+        let check = |rotary: Rotary, expected: &str| {
             let error = rotary.check(8).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
+            assert!(error.contains(expected), "{error}");
         };
-        check(Rotary { rotary_dim: 3, ..rotary(Scaling::None) }, "3 of 8");
-        check(Rotary { rotary_dim: 10, ..rotary(Scaling::None) }, "10 of 8");
-        check(rotary(Scaling::Linear { factor: 0. }), "0 is no positive");
+        check(Rotary { rotary_dim: 3, ..rotary(Scaling::None) }, "rotary_dim = 3");
+        check(Rotary { rotary_dim: 10, ..rotary(Scaling::None) }, "rotary_dim = 10");
+        check(rotary(Scaling::Linear { factor: 0. }), "0 is not a positive");
         check(Rotary { base: f64::NAN, ..rotary(Scaling::None) }, "NaN");
         let scaling = Scaling::Llama3 { factor: 8., low_freq_factor: 4., high_freq_factor: 4., original: 64 };
         check(rotary(scaling), "must exceed");

@@ -1,4 +1,4 @@
-//! Checkpoints of the hub, in and out.
+//! Reading and writing checkpoints of the hub.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use weights::{Checkpoint, Named};
 
 use crate::architecture::{EXPORT_EPSILON, NormPath, QkNorm};
-use crate::family::{Rule, Turn, gguf_config, gguf_name, unpermuted};
+use crate::family::{Layout, Rule, gguf_config, gguf_name, unpermuted};
 use crate::{Config, Decoder, Error, Family, Fields};
 
 /// A model from a folder as on the hub (`config.json` beside safetensors), or from a GGUF file.
@@ -16,16 +16,33 @@ use crate::{Config, Decoder, Error, Family, Fields};
 /// Numbers are widened or dequantised to `dtype` (f32 or f64). Nothing is folded: logits are those of the checkpoint.
 ///
 /// # Errors
-/// When something is missing, superfluous, mis-shaped, not finite, damaged, or of a family that is not known; the message
-/// names the file, and the key or tensor.
+/// When the family is unknown, or a key or tensor is missing, unexpected, damaged, of the wrong shape or not finite.
+/// The message names the file, and the key or tensor.
+///
+/// # Examples
+/// ```
+/// use candle_core::{DType, Device};
+/// use models::{Config, Decoder, Family};
+/// # use rand::SeedableRng;
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
+/// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
+/// # let scratch = tempfile::tempdir()?;
+/// # let folder = scratch.path().join("gpt2");
+/// models::export(&folder, &model, Family::Gpt2)?; // writes config.json and model.safetensors
+///
+/// let (same, family) = models::open(&folder, DType::F32, &Device::Cpu)?;
+/// assert_eq!(family, Family::Gpt2);
+/// assert_eq!(same.config(), model.config());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn open(path: &Path, dtype: DType, device: &Device) -> Result<(Decoder, Family), Error> {
     read(&Checkpoint::open(path)?, dtype, device)
 }
 
-/// [`open`] for a checkpoint that is open already.
+/// [`open()`] for a checkpoint that is already open.
 ///
 /// # Errors
-/// As [`open`].
+/// As [`open()`].
 pub fn read(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<(Decoder, Family), Error> {
     let (family, config) = describe(checkpoint)?;
     let named = Reader { checkpoint, family, config: &config, dtype }.all(device)?;
@@ -35,7 +52,7 @@ pub fn read(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<(D
 /// Family and sizes of a checkpoint, without reading its weights.
 ///
 /// # Errors
-/// As [`open`].
+/// As [`open()`].
 pub fn describe_checkpoint(path: &Path) -> Result<(Family, Config), Error> {
     describe(&Checkpoint::open(path)?)
 }
@@ -49,17 +66,17 @@ fn describe(checkpoint: &Checkpoint) -> Result<(Family, Config), Error> {
         return gguf_config(gguf, vocabulary, &|name| checkpoint.shape(name).is_some());
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    describe_config(&folder.join("config.json"))
+    read_hub_config(&folder.join("config.json"))
 }
 
-/// Family and sizes of a `config.json`, as the hub has it beside the weights.
+/// Family and sizes of a hub model's `config.json`.
 ///
 /// # Errors
-/// When it cannot be read, or is of a family that is not known; the message lists those that are.
-pub fn describe_config(file: &Path) -> Result<(Family, Config), Error> {
-    let wrong = |words: String| Error::Checkpoint(format!("{}: {words}", file.display()));
-    let text = std::fs::read(file).map_err(|e| wrong(format!("{e}; it says what the model beside it is")))?;
-    let value: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("no JSON: {e}")))?;
+/// When the file cannot be read or its family is unknown; the message lists the known families.
+pub fn read_hub_config(file: &Path) -> Result<(Family, Config), Error> {
+    let wrong = |message: String| Error::Checkpoint(format!("{}: {message}", file.display()));
+    let text = std::fs::read(file).map_err(|e| wrong(format!("{e}; a checkpoint needs this file")))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("invalid JSON: {e}")))?;
     let fields = Fields::new(file, &value);
     let family = Family::of(&fields)?;
     Ok((family, family.config(&fields)?))
@@ -67,16 +84,17 @@ pub fn describe_config(file: &Path) -> Result<(Family, Config), Error> {
 
 /// Writes a model as a folder that transformers loads: `config.json` and `model.safetensors`.
 ///
-/// A model without norms (all of them fixed) gets an epsilon of 1e12, and gains that undo its root and divide by the fixed
-/// numbers (arXiv 2507.02559, section 2.6 of its code): in f32 the same to 1e-7, in f16 infinite.
+/// A model with all norms fixed gets an epsilon of 1e12, and gains that undo its root and divide by the fixed scales,
+/// as the published models without norms do (arXiv 2507.02559). In f32 this is the same to 1e-7; in f16 the gains
+/// overflow.
 ///
 /// # Errors
-/// When the model's form is not the family's, some norms are fixed and others not, or writing fails; nothing half-written
-/// is left.
+/// When the family cannot express the model's architecture, only some norms are fixed, or writing fails. A failed
+/// export leaves no partial files.
 pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Error> {
-    let (config, ours) = plain_norms(model)?;
+    let (config, ours) = without_fixed_norms(model)?;
     let config = &config;
-    let described = family.describe(config)?;
+    let hub_config = family.to_hub_config(config)?;
     let mut theirs = Named::new();
     for rule in family.rules(config) {
         let parts = rule.ours.iter().map(|name| find(&ours, name)).collect::<Result<Vec<_>, _>>()?;
@@ -91,25 +109,25 @@ pub fn export(folder: &Path, model: &Decoder, family: Family) -> Result<(), Erro
             first += rows;
         }
     }
-    Ok(weights::export(folder, &described, &theirs)?)
+    Ok(weights::export(folder, &hub_config, &theirs)?)
 }
 
-/// The model with norms that the hub's formats can say.
-fn plain_norms(model: &Decoder) -> Result<(Config, Named), Error> {
+/// Configuration and weights with fixed norms expressed by epsilon and gains.
+fn without_fixed_norms(model: &Decoder) -> Result<(Config, Named), Error> {
     let (mut config, mut named) = (model.config().clone(), model.weights());
     let fixed = std::mem::take(&mut config.architecture.fixed);
     if fixed.is_empty() {
         return Ok((config, named));
     }
-    let wrong = |words: &str| Err(Error::Config(format!("no checkpoint of the hub can say it: {words}")));
+    let wrong = |reason: &str| Err(Error::Config(format!("the hub's formats cannot express this model: {reason}")));
     if !fixed.is_complete(config.n_layers) {
-        return wrong("some norms are fixed and others are not");
+        return wrong("some norms are fixed and others are not; fix all or none");
     }
     if fixed.ln1_qk != fixed.ln1_v {
-        return wrong("a norm that divides by one number for queries and keys and by another for values");
+        return wrong("a norm has one fixed scale for queries and keys and another for values");
     }
     if config.architecture.qk_norm != QkNorm::None {
-        return wrong("fixed norms beside norms of queries and keys, which share their epsilon");
+        return wrong("fixed norms would share their epsilon with the norms of queries and keys");
     }
     config.norm_eps = EXPORT_EPSILON;
     let blocks = (0..config.n_layers).flat_map(|layer| {
@@ -164,7 +182,7 @@ impl Reader<'_> {
         used.sort();
         let is_extra = |name: &&str| {
             used.binary_search_by(|known| known.as_str().cmp(name)).is_err()
-                && !self.family.is_ballast(name, self.config)
+                && !self.family.is_ignored(name, self.config)
         };
         let extra: Vec<String> = self.checkpoint.names().filter(is_extra).map(str::to_owned).collect();
         if extra.is_empty() {
@@ -174,7 +192,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether tensors lack the prefix of the whole model, as those saved from its body alone.
+    /// Whether tensors lack the prefix of the whole model, as in checkpoints of the body alone.
     fn is_bare(&self) -> bool {
         let prefixes = ["transformer.", "gpt_neox.", "model."];
         !self.checkpoint.names().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
@@ -191,16 +209,17 @@ impl Reader<'_> {
         }
     }
 
-    /// Shapes of their tensors, which follow from ours.
+    /// Shapes of the checkpoint's tensors, derived from ours.
     fn expected(&self, rule: &Rule, shapes: &BTreeMap<String, Vec<usize>>) -> Result<Vec<Vec<usize>>, Error> {
-        let ours = rule.ours.iter().map(|name| {
-            shapes.get(name).ok_or_else(|| Error::Config(format!("weight `{name}` is none of the model's")))
-        });
+        let ours = rule
+            .ours
+            .iter()
+            .map(|name| shapes.get(name).ok_or_else(|| Error::Config(format!("the model has no weight `{name}`"))));
         let ours = ours.collect::<Result<Vec<_>, Error>>()?;
         let columns: usize = ours.iter().filter_map(|shape| shape.last()).sum();
         let rows = |rows: usize| if rule.theirs.len() == 1 { columns } else { rows };
-        Ok(match (rule.turn, ours[0].as_slice()) {
-            (Turn::Same, shape) => vec![shape.to_vec()],
+        Ok(match (rule.layout, ours[0].as_slice()) {
+            (Layout::Same, shape) => vec![shape.to_vec()],
             (_, [_]) => rule.theirs.iter().map(|(_, count)| vec![rows(*count)]).collect(),
             (_, shape) => rule.theirs.iter().map(|(_, count)| vec![rows(*count), shape[0]]).collect(),
         })

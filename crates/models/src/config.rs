@@ -1,14 +1,16 @@
-//! What distinguishes one decoder from another.
+//! Sizes of a decoder, its weights' shapes, and its sites.
 
+use candle_core::Tensor;
 use hooks::{Point, Site};
+use ops::{gelu_erf, gelu_tanh};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::architecture::{Architecture, Biases, FixedScales, NormPlace, Positions, QkNorm, USUAL_EPSILON};
 
-/// Sizes and variations of a decoder. Without a [`Architecture`] of its own it belongs to the GPT-2 family: learned positions,
-/// LayerNorm before attention and MLP, serial blocks.
+/// Sizes and architecture of a decoder. The default [`Architecture`] is GPT-2's: learned positions, LayerNorm before
+/// attention and MLP, serial blocks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -21,10 +23,10 @@ pub struct Config {
     /// Width of the residual stream.
     #[schemars(range(min = 1))]
     pub d_model: usize,
-    /// Width of the MLP's hidden layer.
+    /// Width of the MLP.
     #[schemars(range(min = 1))]
     pub d_mlp: usize,
-    /// Vocabulary.
+    /// Size of the vocabulary.
     #[schemars(range(min = 1))]
     pub d_vocab: usize,
     /// Longest sequence.
@@ -32,19 +34,19 @@ pub struct Config {
     pub n_positions: usize,
     /// Nonlinearity of the MLP.
     pub activation: Activation,
-    /// Whether linear maps and norms add a bias (the unembedding never does), unless the form says which.
+    /// Whether linear maps and norms add a bias (the unembedding does not), unless the architecture lists them.
     pub biases: bool,
     /// Whether the unembedding is the embedding transposed.
     pub tied: bool,
-    /// Added to the variance in every norm.
+    /// Epsilon added to the variance in every norm.
     #[schemars(range(min = 0))]
     pub norm_eps: f64,
-    /// Dropout probability on embeddings, patterns and what blocks add, in training only.
+    /// Dropout probability of embeddings, patterns and block outputs, in training only.
     #[schemars(range(min = 0, max = 0.99))]
     pub dropout: f64,
-    /// How fresh weights are drawn.
+    /// The distribution of initial weights.
     pub initialisation: Initialisation,
-    /// What sets the family apart from GPT-2.
+    /// Differences from GPT-2.
     #[serde(default, skip_serializing_if = "Architecture::is_gpt2")]
     #[serde(alias = "form")]
     pub architecture: Architecture,
@@ -54,7 +56,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// GELU in its tanh approximation, as in GPT-2.
+    /// The tanh approximation of GELU, as in GPT-2.
     GeluTanh,
     /// Exact GELU.
     GeluErf,
@@ -63,7 +65,16 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The kernel that the direct pass and maps with their activation use, where there is one.
+    /// The activation of `[b, t, m]`, differentiable.
+    pub(crate) fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::GeluTanh => gelu_tanh(x),
+            Self::GeluErf => gelu_erf(x),
+            Self::Silu => x.silu(),
+        }
+    }
+
+    /// The kernel of the fast pass and of fused maps, where there is one.
     pub(crate) fn kernel(self) -> Option<ops::kernel::activation::Activation> {
         match self {
             Self::GeluTanh => Some(ops::kernel::activation::Activation::GeluTanh),
@@ -73,7 +84,7 @@ impl Activation {
     }
 }
 
-/// How fresh weights are drawn.
+/// The distribution of initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialisation {
@@ -81,16 +92,16 @@ pub enum Initialisation {
     Gpt2,
     /// Embeddings N(0, 1), linear maps uniform within 1 / sqrt(fan_in).
     UniformFanIn,
-    /// Scaled with the width: embeddings N(0, 0.5), linear maps N(0, 1 / sqrt(d_model)), output projections a further
-    /// 1 / sqrt(2 n_layers) smaller, unembedding N(0, 0.5 / sqrt(d_model)), biases 0; the second number is the standard
-    /// deviation. Small models leave their first plateau thousands of steps earlier than with GPT-2's flat 0.02.
+    /// Scaled with the width, as N(mean, standard deviation): embeddings N(0, 0.5), linear maps N(0, 1 /
+    /// sqrt(d_model)), output projections smaller by 1 / sqrt(2 n_layers), unembedding N(0, 0.5 / sqrt(d_model)),
+    /// biases 0. Small models leave their first plateau thousands of steps earlier than with GPT-2's constant 0.02.
     WidthScaled,
 }
 
 impl Config {
     /// GPT-2 small: 12 blocks, 12 heads, d_model 768, 50,257 tokens, 1,024 positions.
     ///
-    /// A beginning for other sizes: `Config { n_layers: 2, d_model: 64, ..Config::gpt2_small() }`.
+    /// A base for other sizes: `Config { n_layers: 2, d_model: 64, ..Config::gpt2_small() }`.
     #[must_use]
     pub fn gpt2_small() -> Self {
         Self {
@@ -116,34 +127,34 @@ impl Config {
         self.architecture.d_head.unwrap_or(self.d_model / self.n_heads.max(1))
     }
 
-    /// Key and value heads in each block.
+    /// Number of key and value heads in each block.
     #[must_use]
     pub fn n_key_value_heads(&self) -> usize {
         self.architecture.n_key_value_heads.unwrap_or(self.n_heads)
     }
 
-    /// Which maps add a bias.
+    /// The maps that add a bias.
     #[must_use]
     pub fn biases(&self) -> Biases {
         self.architecture.biases.unwrap_or(Biases::all(self.biases))
     }
 
-    /// Keys that a query of this block sees, itself included; `None`: all before it.
+    /// Number of keys that a query of this block attends to, itself included; `None` for all.
     #[must_use]
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.architecture.windows.get(layer).copied().flatten()
     }
 
-    /// Checks what a schema cannot say.
+    /// Checks what the configuration schema cannot express.
     ///
     /// # Errors
     /// When sizes contradict each other; the message names both.
     pub fn check(&self) -> Result<(), Error> {
-        /// Nothing is as wide, or has so many layers; the products of two such sizes can still be counted.
+        /// Larger than any real size; products of two such sizes fit `usize`.
         const MOST: usize = 1 << 26;
         const MOST_LAYERS: usize = 1 << 14;
         let Self { n_layers, n_heads, d_model, d_mlp, d_vocab, n_positions, .. } = self;
-        let wrong = |words: String| Err(Error::Config(words));
+        let wrong = |message: String| Err(Error::Config(message));
         let sizes = [
             ("n_layers", *n_layers, MOST_LAYERS),
             ("n_heads", *n_heads, MOST),
@@ -153,7 +164,7 @@ impl Config {
             ("n_positions", *n_positions, MOST),
             ("d_head", self.d_head(), MOST),
         ];
-        // heads that do not divide the width are told below
+        // the message about heads that do not divide d_model comes below
         for (name, size, most) in
             sizes.into_iter().filter(|(name, ..)| *name != "d_head" || self.architecture.d_head.is_some())
         {
@@ -172,19 +183,19 @@ impl Config {
             return wrong(format!("n_key_value_heads = {kv_heads} does not divide n_heads = {n_heads}"));
         }
         if self.d_head() == 0 {
-            return wrong(format!("heads of no width: d_model = {d_model}, n_heads = {n_heads}"));
+            return wrong(format!("d_head is 0: d_model = {d_model} is smaller than n_heads = {n_heads}"));
         }
         if let Positions::Rotary(rotary) = &self.architecture.positions {
             rotary.check(self.d_head())?;
         }
         self.architecture.fixed.check(self.n_layers, self.architecture.norm_place)?;
         if self.architecture.parallel && self.architecture.norm_place == NormPlace::After {
-            return wrong("a parallel block has its norms before attention and MLP".to_owned());
+            return wrong("parallel blocks need `norm_place: before`".to_owned());
         }
         Ok(())
     }
 
-    /// Says with fixed norms what a checkpoint without norms says with an epsilon.
+    /// Turns the large epsilon of a checkpoint without norms into fixed scales.
     pub(crate) fn fix_large_epsilon(&mut self) {
         if let Some(fixed) = FixedScales::of_epsilon(self.norm_eps, self.n_layers, self.architecture.norm_place) {
             self.architecture.fixed = fixed;
@@ -192,13 +203,13 @@ impl Config {
         }
     }
 
-    /// Number of trainable numbers.
+    /// Number of trainable parameters.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
         self.shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
-    /// Every weight with its shape, in reading order.
+    /// Every weight's name and shape, in reading order.
     #[must_use]
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         let Self { d_model: d, d_mlp, d_vocab, n_positions, .. } = *self;
@@ -206,8 +217,8 @@ impl Config {
         let (z, qkv) = (heads * e, (heads + 2 * self.n_key_value_heads()) * e);
         let biases = self.biases();
         let mut shapes = vec![("embed.W_E".to_owned(), vec![d_vocab, d])];
-        let mut add = |name: String, shape: &[usize], here: bool| {
-            if here {
+        let mut add = |name: String, shape: &[usize], present: bool| {
+            if present {
                 shapes.push((name, shape.to_vec()));
             }
         };
@@ -247,21 +258,37 @@ impl Config {
         shapes
     }
 
-    /// Every place a forward pass can be looked at, in the order in which it comes by.
+    /// Every site of a forward pass, in order.
     #[must_use]
     pub fn sites(&self) -> Vec<Site> {
         let rotary = matches!(self.architecture.positions, Positions::Rotary(_));
-        let here = |point: Point| match point {
+        let has_point = |point: Point| match point {
             Point::RotQ | Point::RotK => rotary,
             Point::ResidMid => !self.architecture.parallel,
             Point::MlpPreLinear => self.architecture.gated,
-            _ => true,
+            Point::ResidPre
+            | Point::Ln1Scale
+            | Point::Ln1Normalized
+            | Point::Q
+            | Point::K
+            | Point::V
+            | Point::AttnScores
+            | Point::Pattern
+            | Point::Z
+            | Point::Result
+            | Point::AttnOut
+            | Point::Ln2Scale
+            | Point::Ln2Normalized
+            | Point::MlpPre
+            | Point::MlpPost
+            | Point::MlpOut
+            | Point::ResidPost => true,
         };
         Site::all(self.n_layers)
             .filter(|site| match site {
                 Site::PosEmbed => !rotary,
-                Site::Block(_, point) => here(*point),
-                _ => true,
+                Site::Block(_, point) => has_point(*point),
+                Site::Embed | Site::FinalScale | Site::FinalNormalized | Site::Logits => true,
             })
             .collect()
     }
@@ -271,7 +298,7 @@ impl Config {
 pub(crate) mod tests {
     use super::*;
 
-    /// Two layers of everything, as small as possible.
+    /// A small model of two blocks.
     pub(crate) fn tiny() -> Config {
         Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_positions: 7, ..Config::gpt2_small() }
     }
@@ -285,7 +312,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn sizes_of_nothing_and_absurd_ones_are_refused() {
+    fn zero_and_absurd_sizes_are_rejected() {
         let wrong = |config: Config| config.check().unwrap_err().to_string();
         assert!(tiny().check().is_ok());
         for size in [0, 1 << 40, usize::MAX] {

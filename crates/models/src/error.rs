@@ -1,24 +1,24 @@
-//! What can go wrong with a model.
+//! Errors of models.
 
 use std::path::PathBuf;
 
-/// A model that cannot be built, saved or loaded.
+/// A model could not be built, saved or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// candle refused an operation.
+    /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A weight file is missing or wrong.
+    /// A weight file is missing or invalid.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// Sizes that contradict each other.
+    /// An invalid configuration, such as sizes that contradict each other.
     #[error("model configuration: {0}")]
     Config(String),
-    /// A checkpoint of the hub that cannot be used; the text names its file and key.
+    /// An unusable checkpoint of the hub; the message names its file and key.
     #[error("{0}")]
     Checkpoint(String),
-    /// A weight file without our configuration in it.
-    #[error("{}: no model configuration in the file: was it written by Retrace?", path.display())]
+    /// A weight file without a model configuration.
+    #[error("{}: no model configuration in the file; load files that `models::save` wrote", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,

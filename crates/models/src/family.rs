@@ -1,7 +1,7 @@
-//! The families of the hub: each one's `config.json` and weight names, put in our terms.
+//! Families of models on the hub: their `config.json` and weight names, mapped to ours.
 //!
-//! A family is a file below this one: a function from its configuration to a [`Config`], and a list of [`Rule`]s that
-//! say which of its tensors make up which of ours. The same rules read a checkpoint and write one.
+//! Each format is a file: functions between its configuration and [`Config`], and a list of [`Rule`]s that map its
+//! tensors to ours. The same rules read and write checkpoints.
 
 mod fields;
 mod gguf;
@@ -14,7 +14,8 @@ use serde_json::Value;
 
 pub use self::fields::Fields;
 pub(crate) use self::gguf::{config as gguf_config, name as gguf_name, unpermuted};
-pub(crate) use self::rule::{Rule, Turn};
+use self::llama::Variant;
+pub(crate) use self::rule::{Layout, Rule};
 use crate::{Config, Error};
 
 /// A family of decoders on the hub.
@@ -39,7 +40,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// All of them, with the `model_type` and the architecture that `config.json` gives them.
+    /// All families, with the `model_type` and class name in their `config.json`.
     pub const ALL: [(Self, &'static str, &'static str); 8] = [
         (Self::Gpt2, "gpt2", "GPT2LMHeadModel"),
         (Self::GptNeox, "gpt_neox", "GPTNeoXForCausalLM"),
@@ -51,7 +52,7 @@ impl Family {
         (Self::Phi3, "phi3", "Phi3ForCausalLM"),
     ];
 
-    /// The `model_type` of the hub.
+    /// The `model_type` in `config.json`.
     #[must_use]
     pub fn model_type(self) -> &'static str {
         Self::ALL.iter().find(|(family, ..)| *family == self).map_or("", |(_, name, _)| name)
@@ -60,7 +61,7 @@ impl Family {
     /// The family of a `config.json`.
     ///
     /// # Errors
-    /// When it is none of ours; the message lists those.
+    /// When the family is unknown; the message lists the known ones.
     pub fn of(config: &Fields<'_>) -> Result<Self, Error> {
         let model_type = config.opt_str("model_type")?;
         let architecture = config.first_str("architectures")?;
@@ -71,50 +72,64 @@ impl Family {
         });
         found.map(|(family, ..)| *family).ok_or_else(|| {
             let known: Vec<&str> = Self::ALL.iter().map(|(_, name, _)| *name).collect();
-            let given = model_type.or(architecture).unwrap_or("nothing");
-            let known = known.join(", ");
-            config.wrong("model_type", &format!("`{given}` is no architecture that Retrace knows; it knows {known}"))
+            let given = model_type
+                .or(architecture)
+                .map_or("no family is given".to_owned(), |name| format!("unknown family `{name}`"));
+            config.wrong("model_type", &format!("{given}; known are {}", known.join(", ")))
         })
     }
 
-    /// Sizes and variations that a `config.json` states.
+    /// The configuration that a `config.json` states.
     ///
     /// # Errors
-    /// When a size is missing, of the wrong kind, or contradicts another; when a variation is not supported.
+    /// When a size is missing, of the wrong type, or contradicts another; when a setting is not supported.
     pub fn config(self, fields: &Fields<'_>) -> Result<Config, Error> {
-        let mut config = match self {
-            Self::Gpt2 => gpt2::config(fields),
-            Self::GptNeox => gpt_neox::config(fields),
-            _ => llama::config(self, fields),
+        let mut config = match self.format() {
+            Format::Gpt2 => gpt2::config(fields),
+            Format::GptNeox => gpt_neox::config(fields),
+            Format::Llama(variant) => llama::config(variant, fields),
         }?;
         config.check().map_err(|error| fields.wrong("", &error.to_string()))?;
         config.fix_large_epsilon();
         Ok(config)
     }
 
-    /// How its tensors make up ours.
+    /// How this family's tensors map to ours.
     pub(crate) fn rules(self, config: &Config) -> Vec<Rule> {
-        match self {
-            Self::Gpt2 => gpt2::rules(config),
-            Self::GptNeox => gpt_neox::rules(config),
-            _ => llama::rules(self, config),
+        match self.format() {
+            Format::Gpt2 => gpt2::rules(config),
+            Format::GptNeox => gpt_neox::rules(config),
+            Format::Llama(variant) => llama::rules(variant, config),
         }
     }
 
     /// A `config.json` that transformers reads, for a model of this family.
     ///
     /// # Errors
-    /// When the model's form is not this family's.
-    pub fn describe(self, config: &Config) -> Result<Value, Error> {
-        match self {
-            Self::Gpt2 => gpt2::describe(config),
-            Self::GptNeox => gpt_neox::describe(config),
-            _ => llama::describe(self, config),
+    /// When this family cannot express the architecture.
+    pub fn to_hub_config(self, config: &Config) -> Result<Value, Error> {
+        match self.format() {
+            Format::Gpt2 => gpt2::to_hub_config(config),
+            Format::GptNeox => gpt_neox::to_hub_config(config),
+            Format::Llama(_) => llama::to_hub_config(self, config),
         }
     }
 
-    /// Tensors of a checkpoint that say nothing: masks and angles that older versions saved, the head of a tied model.
-    pub(crate) fn is_ballast(self, name: &str, config: &Config) -> bool {
+    fn format(self) -> Format {
+        match self {
+            Self::Gpt2 => Format::Gpt2,
+            Self::GptNeox => Format::GptNeox,
+            Self::Llama => Format::Llama(Variant::Llama),
+            Self::Mistral => Format::Llama(Variant::Mistral),
+            Self::Qwen2 => Format::Llama(Variant::Qwen2),
+            Self::Qwen3 => Format::Llama(Variant::Qwen3),
+            Self::Olmo2 => Format::Llama(Variant::Olmo2),
+            Self::Phi3 => Format::Llama(Variant::Phi3),
+        }
+    }
+
+    /// Whether a tensor carries no information: masks and angles that older versions saved, the head of a tied model.
+    pub(crate) fn is_ignored(self, name: &str, config: &Config) -> bool {
         let buffers = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq"];
         buffers.iter().any(|buffer| name.ends_with(buffer))
             || (config.tied && matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight"))
@@ -122,7 +137,14 @@ impl Family {
     }
 }
 
-/// A model of another family than its form says.
-pub(crate) fn foreign_form(family: Family, what: &str) -> Error {
-    Error::Config(format!("the {} family has no way to say: {what}", family.model_type()))
+/// A checkpoint format, shared by similar families.
+enum Format {
+    Gpt2,
+    GptNeox,
+    Llama(Variant),
+}
+
+/// A family's format cannot express a model.
+pub(crate) fn not_expressible(family: Family, feature: &str) -> Error {
+    Error::Config(format!("the {} family cannot express {feature}; export as another family", family.model_type()))
 }

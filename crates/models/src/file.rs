@@ -1,4 +1,4 @@
-//! A model in one safetensors file: the weights, and the configuration as JSON in its header.
+//! A model in one safetensors file: weights, with the configuration as JSON in the header.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub fn save(path: &Path, model: &Decoder) -> Result<(), Error> {
 /// Reads a decoder that [`save`] wrote.
 ///
 /// # Errors
-/// When the file is missing, damaged, or not one of ours; the message names the file and the tensor.
+/// When the file is missing, damaged, or was not written by [`save`]; the message names the file and the tensor.
 pub fn load(path: &Path, device: &Device) -> Result<Decoder, Error> {
     let file = weights::load(path, device)?;
     let foreign = || Error::Foreign { path: path.to_owned() };
@@ -43,7 +43,7 @@ mod tests {
     use crate::config::tests::tiny;
 
     #[test]
-    fn a_saved_model_is_the_same_model() {
+    fn a_saved_model_loads_as_the_same_model() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.safetensors");
         let model = Decoder::fresh(&tiny(), &mut rand_chacha::ChaCha12Rng::seed_from_u64(3), &Device::Cpu).unwrap();

@@ -1,6 +1,6 @@
-//! Fresh weights from a seeded stream.
+//! Initial weights from a seeded stream.
 //!
-//! Weights are drawn one after another in reading order, on the CPU, so that they depend on the seed alone.
+//! Weights are sampled one after another in reading order, on the CPU, so they depend on the seed alone.
 
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, distr::Uniform};
@@ -9,7 +9,7 @@ use weights::Named;
 
 use crate::{Config, Error, Initialisation};
 
-/// Draws every weight of `config` as f32 on the CPU.
+/// Samples every weight of `config` as f32 on the CPU.
 pub(crate) fn fresh(config: &Config, rng: &mut impl Rng) -> Result<Named, Error> {
     config
         .shapes()
@@ -27,15 +27,15 @@ fn values(config: &Config, name: &str, shape: &[usize], rng: &mut impl Rng) -> R
     let last = name.rsplit('.').next().unwrap_or(name);
     let is_norm = name.contains("ln") || name.contains("_norm.");
     let by_width = 1. / (config.d_model as f64).sqrt();
-    let outwards = 1. / (2. * config.n_layers as f64).sqrt();
+    let residual = 1. / (2. * config.n_layers as f64).sqrt();
     Ok(match (config.initialisation, last) {
         (_, "w") if is_norm => vec![1.; count],
         (_, "b") if is_norm => vec![0.; count],
         (Initialisation::Gpt2 | Initialisation::WidthScaled, _) if shape.len() == 1 => vec![0.; count],
-        (Initialisation::Gpt2, "W_O" | "W_out") => normal(0.02 * outwards, count, rng)?,
+        (Initialisation::Gpt2, "W_O" | "W_out") => normal(0.02 * residual, count, rng)?,
         (Initialisation::Gpt2, _) => normal(0.02, count, rng)?,
         (Initialisation::WidthScaled, "W_E" | "W_pos") => normal(0.5, count, rng)?,
-        (Initialisation::WidthScaled, "W_O" | "W_out") => normal(by_width * outwards, count, rng)?,
+        (Initialisation::WidthScaled, "W_O" | "W_out") => normal(by_width * residual, count, rng)?,
         (Initialisation::WidthScaled, "W_U") => normal(0.5 * by_width, count, rng)?,
         (Initialisation::WidthScaled, _) => normal(by_width, count, rng)?,
         (Initialisation::UniformFanIn, "W_E" | "W_pos") => normal(1., count, rng)?,
@@ -43,7 +43,7 @@ fn values(config: &Config, name: &str, shape: &[usize], rng: &mut impl Rng) -> R
     })
 }
 
-/// Width of the input of the map that a weight or bias belongs to.
+/// Input width of the map that a weight or bias belongs to.
 fn fan_in(config: &Config, last: &str, shape: &[usize]) -> usize {
     match (shape.len(), last) {
         (1, "b_out") => config.d_mlp,
@@ -70,43 +70,41 @@ mod tests {
     use super::*;
     use crate::config::tests::tiny;
 
-    fn norm_scales(named: &Named, name: &str) -> f64 {
+    fn root_mean_square(named: &Named, name: &str) -> f64 {
         let values = named[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         (values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
     }
 
     #[test]
     fn the_same_seed_gives_the_same_weights() {
-        let draw = |seed| {
+        let sample = |seed| {
             fresh(&tiny(), &mut ChaCha12Rng::seed_from_u64(seed)).unwrap()["blocks.1.mlp.W_in"]
                 .to_vec2::<f32>()
                 .unwrap()
         };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
+        assert_eq!(sample(1), sample(1));
+        assert_ne!(sample(1), sample(2));
     }
 
     #[test]
-    fn spreads_are_as_stated() {
+    fn standard_deviations_match_the_documentation() {
         let mut config = Config { d_model: 64, n_heads: 4, d_mlp: 256, ..tiny() };
         let gpt2 = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
-        let close = |norm_scales: f64, expected: f64| {
-            assert!((norm_scales / expected - 1.).abs() < 0.05, "{norm_scales} {expected}")
-        };
-        close(norm_scales(&gpt2, "blocks.0.attn.W_QKV"), 0.02);
-        close(norm_scales(&gpt2, "blocks.1.mlp.W_out"), 0.01);
-        assert_eq!(norm_scales(&gpt2, "blocks.0.attn.b_QKV"), 0.);
-        assert_eq!(norm_scales(&gpt2, "ln_final.w"), 1.);
+        let close = |value: f64, expected: f64| assert!((value / expected - 1.).abs() < 0.05, "{value} {expected}");
+        close(root_mean_square(&gpt2, "blocks.0.attn.W_QKV"), 0.02);
+        close(root_mean_square(&gpt2, "blocks.1.mlp.W_out"), 0.01);
+        assert_eq!(root_mean_square(&gpt2, "blocks.0.attn.b_QKV"), 0.);
+        assert_eq!(root_mean_square(&gpt2, "ln_final.w"), 1.);
         config.initialisation = Initialisation::UniformFanIn;
         let uniform = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
-        close(norm_scales(&uniform, "embed.W_E"), 1.);
-        close(norm_scales(&uniform, "blocks.0.mlp.W_out"), 1. / 256f64.sqrt() / 3f64.sqrt());
+        close(root_mean_square(&uniform, "embed.W_E"), 1.);
+        close(root_mean_square(&uniform, "blocks.0.mlp.W_out"), 1. / 256f64.sqrt() / 3f64.sqrt());
         (config.initialisation, config.tied) = (Initialisation::WidthScaled, false);
         let scaled = fresh(&config, &mut ChaCha12Rng::seed_from_u64(1)).unwrap();
-        close(norm_scales(&scaled, "embed.W_E"), 0.5);
-        close(norm_scales(&scaled, "blocks.1.attn.W_QKV"), 1. / 8.);
-        close(norm_scales(&scaled, "blocks.1.mlp.W_out"), 1. / 16.);
-        assert!((norm_scales(&scaled, "unembed.W_U") * 16. - 1.).abs() < 0.1);
-        assert_eq!(norm_scales(&scaled, "blocks.0.mlp.b_in"), 0.);
+        close(root_mean_square(&scaled, "embed.W_E"), 0.5);
+        close(root_mean_square(&scaled, "blocks.1.attn.W_QKV"), 1. / 8.);
+        close(root_mean_square(&scaled, "blocks.1.mlp.W_out"), 1. / 16.);
+        assert!((root_mean_square(&scaled, "unembed.W_U") * 16. - 1.).abs() < 0.1);
+        assert_eq!(root_mean_square(&scaled, "blocks.0.mlp.b_in"), 0.);
     }
 }

@@ -1,16 +1,15 @@
 //! Sequences of unequal length in one batch.
 //!
-//! A causal model never looks ahead, so padding behind a sequence changes nothing before it. Batches that are padded in
-//! front, as those made for generation, are turned round for the model and back for whoever looks.
+//! In a causal model, padding after a sequence does not affect the sequence. Left-padded batches, as used in
+//! generation, are therefore rolled so that the padding comes last, and hooks receive activations rolled back.
 
 use candle_core::{Result, Tensor};
 use hooks::{Hook, HookedModel, Site, Tokens};
 
-/// Logits of a batch whose sequences begin behind `pads` tokens of padding; those of padding mean nothing.
+/// Logits of a left-padded batch, with `pads[i]` padding tokens before sequence `i`. Logits of padding are meaningless.
 ///
 /// # Shapes
-/// `tokens` `[batch, seq]`, one pad for each sequence, output `[batch, seq, d_vocab]`; hooks see tensors padded in front,
-/// too.
+/// `tokens` `[batch, seq]`, `pads` `[batch]`, output `[batch, seq, d_vocab]`. Hooks see left-padded activations too.
 ///
 /// # Errors
 /// When the pads do not fit the batch, or as [`HookedModel::forward`].
@@ -22,15 +21,17 @@ pub fn forward_left_padded(
 ) -> Result<Tensor> {
     let (batch, seq) = tokens.dims2()?;
     if pads.len() != batch || pads.iter().any(|pad| *pad >= seq) {
-        candle_core::bail!("pads {pads:?} for {batch} sequences of {seq} tokens");
+        candle_core::bail!(
+            "pads {pads:?} do not fit {batch} sequences of {seq} tokens; give one smaller number per sequence"
+        );
     }
     let forth = rolled(tokens, 1, pads)?;
     let back: Vec<usize> = pads.iter().map(|pad| (seq - pad) % seq).collect();
-    let logits = model.forward(&forth, &mut Turned { hook, pads, back: &back })?;
+    let logits = model.forward(&forth, &mut Rolled { hook, pads, back: &back })?;
     rolled(&logits, 1, &back)
 }
 
-/// Each sequence of the batch, its first places moved behind the last.
+/// Rolls each sequence of the batch: its first `by` entries move to the end.
 fn rolled(x: &Tensor, axis: usize, by: &[usize]) -> Result<Tensor> {
     let roll = |(row, by): (usize, &usize)| {
         let row = x.narrow(0, row, 1)?;
@@ -45,23 +46,23 @@ fn rolled(x: &Tensor, axis: usize, by: &[usize]) -> Result<Tensor> {
     Tensor::cat(&rows, 0)
 }
 
-/// A hook that sees every tensor with the padding in front.
-struct Turned<'a> {
+/// Shows every activation to another hook with the padding first.
+struct Rolled<'a> {
     hook: &'a mut dyn Hook,
     pads: &'a [usize],
     back: &'a [usize],
 }
 
-impl Hook for Turned<'_> {
+impl Hook for Rolled<'_> {
     fn wants(&self, site: Site) -> bool {
         self.hook.wants(site)
     }
 
     fn visit(&mut self, site: Site, tensor: Tensor) -> Result<Tensor> {
-        // scores and patterns have keys behind the queries
+        // scores and patterns have an axis of queries and one of keys
         let axes: &[usize] = if site.head_axis() == Some(1) { &[2, 3] } else { &[1] };
-        let turn = |x: Tensor, by: &[usize]| axes.iter().try_fold(x, |x, axis| rolled(&x, *axis, by));
-        let seen = self.hook.visit(site, turn(tensor, self.back)?)?;
-        turn(seen, self.pads)
+        let roll = |x: Tensor, by: &[usize]| axes.iter().try_fold(x, |x, axis| rolled(&x, *axis, by));
+        let seen = self.hook.visit(site, roll(tensor, self.back)?)?;
+        roll(seen, self.pads)
     }
 }

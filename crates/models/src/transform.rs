@@ -1,5 +1,5 @@
-//! Changes of weights that leave every log-probability as it is, and make weights easier to read
-//! (as TransformerLens does on loading; here only where asked for).
+//! Changes of weights that leave every log-probability unchanged and make weights easier to interpret. TransformerLens
+//! makes them on loading; here they are made on request only.
 
 use candle_core::{D, Tensor};
 use schemars::JsonSchema;
@@ -12,26 +12,27 @@ use crate::{Config, Decoder, Error, NormKind, NormPath, NormPlace, Positions};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// Gains and biases of norms go into the maps that read them; the norms keep ones and zeros, and fixed ones divide by 1.
-    /// Norms after attention and MLP stay as they are: what reads them is the stream.
+    /// Folds gains and biases of norms into the maps that read them. The norms keep gain 1 and bias 0, and fixed ones
+    /// divide by 1. Norms after attention and MLP stay, because the residual stream reads them.
     FoldNorms,
-    /// What writes to the stream writes no mean, which LayerNorms take away again. LayerNorm models only.
+    /// Removes the mean over `d_model` from everything that writes to the residual stream; LayerNorms subtract it
+    /// anyway. LayerNorm models only.
     CentreWriting,
-    /// The unembedding has no mean over the vocabulary: logits shift, log-probabilities do not.
+    /// Removes the unembedding's mean over the vocabulary: logits shift, log-probabilities do not.
     CentreUnembed,
-    /// Biases of values go into the bias of what heads write, because each row of a pattern sums to one.
+    /// Folds the biases of values into the bias of the attention output, because each row of a pattern sums to 1.
     FoldValueBiases,
-    /// Every query head gets keys and values of its own, copies of those it shared with its neighbours (arXiv 2305.13245),
-    /// so that they can be changed head by head.
+    /// Gives every query head its own copy of the keys and values that it shares (arXiv 2305.13245), so that they can
+    /// be changed head by head.
     OwnKeysAndValues,
 }
 
 impl Decoder {
-    /// The model with its weights changed, one transform after another. An unembedding that is no longer the embedding
-    /// transposed becomes a weight of its own.
+    /// The model with transformed weights, one transform after another. A tied unembedding becomes a weight of its own
+    /// where it no longer equals the transposed embedding.
     ///
     /// # Errors
-    /// When a transform is not exact for this form of model.
+    /// When a transform is not exact for this architecture.
     pub fn transformed(&self, transforms: &[Transform]) -> Result<Self, Error> {
         let mut work = Work { config: self.config().clone(), named: self.weights() };
         for named in work.named.values_mut() {
@@ -65,7 +66,7 @@ impl Work {
         self.named.insert(name, tensor);
     }
 
-    /// Biases that folding needs, as zeros where the model has none.
+    /// Adds biases, as zeros, that folding needs and the model does not have.
     fn add_biases(&mut self, change: impl FnOnce(&mut crate::Biases)) -> Result<(), Error> {
         let mut biases = self.config.biases();
         change(&mut biases);
@@ -111,7 +112,7 @@ impl Work {
         self.fold("ln_final", &["unembed._U"])
     }
 
-    /// What a norm divides by goes into its gain, where it is one number for all who read it.
+    /// Moves a norm's fixed scale into its gain, where all its readers share that scale.
     fn absorb(&mut self, paths: &[NormPath], norm: &str) -> Result<(), Error> {
         let fixed = &mut self.config.architecture.fixed;
         let Some(scale) = fixed.get(paths[0]).filter(|scale| paths.iter().all(|path| fixed.get(*path) == Some(*scale)))
@@ -124,7 +125,7 @@ impl Work {
         Ok(())
     }
 
-    /// `(x g + b) W + c = x (g W) + (b W + c)`; maps are named without their W or b.
+    /// Folds gain g and bias b of a norm: `(x g + b) W + c = x (g W) + (b W + c)`. Names of maps leave out W and b.
     fn fold(&mut self, norm: &str, maps: &[&str]) -> Result<(), Error> {
         let gain = self.get(&format!("{norm}.w"))?;
         let bias = self.named.get(&format!("{norm}.b")).cloned();
@@ -149,8 +150,9 @@ impl Work {
     fn centre_writing(&mut self) -> Result<(), Error> {
         let architecture = &self.config.architecture;
         if architecture.norm != NormKind::Layer || architecture.norm_place != NormPlace::Before {
-            let words = "only before LayerNorms does the mean of the stream not matter";
-            return Err(Error::Config(format!("centre_writing is not exact here: {words}")));
+            let message =
+                "centre_writing is not exact here: only LayerNorms before attention and MLP subtract the mean";
+            return Err(Error::Config(message.to_owned()));
         }
         self.untie()?;
         let mut names = vec!["embed.W_E".to_owned()];
@@ -190,9 +192,9 @@ impl Work {
             let [bias, out, w] = ["b_QKV", "b_O", "W_O"].map(|name| format!("blocks.{layer}.attn.{name}"));
             let b = self.get(&bias)?;
             let values = b.narrow(0, (heads + kv) * e, kv * e)?.reshape((kv, 1, e))?;
-            // each query head sees the values of its key head
-            let norm_scales = values.broadcast_as((kv, heads / kv, e))?.reshape((1, heads * e))?;
-            let shifted = (self.get(&out)? + norm_scales.matmul(&self.get(&w)?)?.squeeze(0)?)?;
+            // each query head mixes the values of its key head
+            let repeated = values.broadcast_as((kv, heads / kv, e))?.reshape((1, heads * e))?;
+            let shifted = (self.get(&out)? + repeated.matmul(&self.get(&w)?)?.squeeze(0)?)?;
             self.set(out, shifted);
             let kept = b.narrow(0, 0, (heads + kv) * e)?;
             self.set(bias, Tensor::cat(&[&kept, &values.flatten_all()?.zeros_like()?], 0)?);

@@ -1,5 +1,5 @@
-//! Models without norms as transformers reads them: what is exported here is what `export/make.py` gave to PyTorch, and the
-//! logits are those that PyTorch computed from it (arXiv 2507.02559, section 2.6 of its specification: an epsilon of 1e12).
+//! Exports of models without norms (an epsilon of 1e12, arXiv 2507.02559) as transformers reads them. `export/make.py`
+//! gave the exported files to PyTorch and stored its logits.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use models::{
 };
 use serde_json::Value;
 
-/// A GPT-2 and a Llama of two blocks, each norm dividing by a number of its own.
+/// A GPT-2 and a Llama of two blocks, each norm with a fixed scale of its own.
 fn cases() -> [(&'static str, Family, Config); 2] {
     let fixed = FixedScales {
         ln1_qk: vec![Some(0.7), Some(2.4)],
@@ -84,10 +84,10 @@ fn pytorch_computes_the_same_logits_from_an_export_without_norms() {
                 std::fs::create_dir_all(&committed).unwrap();
                 std::fs::write(committed.join(file), &made).unwrap();
             }
-            assert!(made == std::fs::read(committed.join(file)).unwrap(), "{name}/{file} is another export now");
+            assert!(made == std::fs::read(committed.join(file)).unwrap(), "{name}/{file}: the export has changed");
         }
         let Ok(reference) = std::fs::read(committed.join("logits.json")) else {
-            assert!(bless, "{name}: no logits; run tests/export/make.py");
+            assert!(bless, "{name}: logits.json is missing; run tests/export/make.py");
             continue;
         };
         let reference: Value = serde_json::from_slice(&reference).unwrap();

@@ -1,9 +1,9 @@
-//! Every site of every layer of every family, against PyTorch transformers.
+//! Every site of every layer of every family against PyTorch transformers.
 //!
-//! The reference numbers are those of the same f32 weights computed in f64 (`parity/make.py`), so a difference is ours.
-//! Each gate is one of magnitude (largest difference) and one of direction (cosine), because a wrong constant factor
-//! passes the second alone. One deliberately wrong variant per family must fail. The budget is written to
-//! `parity/budget.csv`, which the documentation shows; with `RETRACE_BLESS=1` it is written anew.
+//! The reference runs the same f32 weights in f64 (`parity/make.py`), so differences come from our side. Each
+//! comparison checks magnitude (largest difference) and direction (cosine), because a wrong constant factor passes the
+//! second alone. A deliberately wrong variant of each family must fail. `RETRACE_BLESS=1` writes the measured
+//! differences to `parity/budget.csv`, which the documentation shows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,10 +13,10 @@ use candle_core::{DType, Device, Result, Tensor};
 use hooks::{Hook, HookedModel, Site};
 use models::{Architecture, Config, Decoder, Family, NormPlace, Positions, open};
 
-/// Largest difference of a logit, and of anything else.
+/// Tolerances of logits and of all other sites.
 const LOGITS: f64 = 5e-5;
 const SITES: f64 = 1e-4;
-/// Smallest cosine.
+/// The smallest allowed cosine.
 const COSINE: f64 = 1. - 1e-8;
 
 struct Record(BTreeMap<Site, Tensor>);
@@ -37,7 +37,7 @@ fn cases() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut cases: Vec<PathBuf> = entries.filter(|path| path.join("reference.safetensors").exists()).collect();
     cases.sort();
-    assert_eq!(cases.len(), 17, "a case that is not there would pass by being skipped");
+    assert_eq!(cases.len(), 17, "a missing case would be skipped, and so would pass");
     cases
 }
 
@@ -57,15 +57,15 @@ fn numbers(x: &Tensor) -> Vec<f64> {
     x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Largest difference and cosine; masked places must be masked on both sides.
+/// Largest difference, and cosine. Masked entries must be masked on both sides.
 fn compare(site: &str, ours: &Tensor, theirs: &Tensor) -> std::result::Result<(f64, f64), String> {
     if ours.dims() != theirs.dims() {
-        return Err(format!("{site}: {:?} beside {:?}", ours.dims(), theirs.dims()));
+        return Err(format!("{site}: shape {:?}, reference {:?}", ours.dims(), theirs.dims()));
     }
     let (mut largest, mut product, mut ours_sq, mut theirs_sq) = (0f64, 0., 0., 0.);
     for (a, b) in numbers(ours).into_iter().zip(numbers(theirs)) {
         if a.is_finite() != b.is_finite() || a.is_nan() || b.is_nan() {
-            return Err(format!("{site}: {a} beside {b}"));
+            return Err(format!("{site}: {a}, reference {b}"));
         }
         if a.is_finite() {
             largest = largest.max((a - b).abs());
@@ -80,7 +80,7 @@ fn compare(site: &str, ours: &Tensor, theirs: &Tensor) -> std::result::Result<(f
 
 struct Breach(String);
 
-/// Difference of the logits and the largest of all sites, if nothing is out of bounds.
+/// Largest difference of the logits and of all sites, if all are within the tolerances.
 fn check(model: &Decoder, case: &Path) -> std::result::Result<(f64, f64), Breach> {
     let (tokens, theirs) = reference(case);
     let mut record = Record(BTreeMap::new());
@@ -93,12 +93,14 @@ fn check(model: &Decoder, case: &Path) -> std::result::Result<(f64, f64), Breach
     let (mut logits, mut sites) = (0f64, 0f64);
     for (site, theirs) in &theirs {
         let (difference, cosine) = compare(site, &ours[site], theirs).map_err(Breach)?;
-        // without a LayerNorm the divisor is the constant 1e6, and what is divided is as small
+        // without LayerNorm the divisor is the constant 1e6, so its tolerance scales with it
         let size =
             if site.ends_with("hook_scale") { numbers(theirs).iter().fold(1., |m, x| x.abs().max(m)) } else { 1. };
-        let bar = if site == "unembed.hook_out" { LOGITS } else { SITES };
-        if difference > bar * size || cosine < COSINE {
-            return Err(Breach(format!("{site}: difference {difference:.1e} (bar {bar:.0e}), cosine {cosine:.10}")));
+        let tolerance = if site == "unembed.hook_out" { LOGITS } else { SITES };
+        if difference > tolerance * size || cosine < COSINE {
+            return Err(Breach(format!(
+                "{site}: difference {difference:.1e} (tolerance {tolerance:.0e}), cosine {cosine:.10}"
+            )));
         }
         sites = sites.max(difference / size);
         if site == "unembed.hook_out" {
@@ -121,7 +123,7 @@ fn every_site_of_every_case_agrees() {
         let ((single, family, n_layers, sites), (double, ..)) = (run(DType::F32), run(DType::F64));
         match (single, double) {
             (Ok((a, b)), Ok((c, d))) => {
-                // one digit: the same on any machine that adds in another order
+                // one digit, so that machines with another order of summation agree
                 let coarse = |x: f64| format!("{:.0e}", x.max(1e-15));
                 let _ = writeln!(
                     budget,
@@ -135,11 +137,11 @@ fn every_site_of_every_case_agrees() {
                 );
             }
             (single, double) => {
-                let words = |result: std::result::Result<(f64, f64), Breach>| match result {
+                let text = |result: std::result::Result<(f64, f64), Breach>| match result {
                     Ok(numbers) => format!("{numbers:?}"),
-                    Err(Breach(words)) => words,
+                    Err(Breach(message)) => message,
                 };
-                let _ = writeln!(breaches, "{}: f32 {}; f64 {}", name(&case), words(single), words(double));
+                let _ = writeln!(breaches, "{}: f32 {}; f64 {}", name(&case), text(single), text(double));
             }
         }
     }
@@ -152,10 +154,10 @@ fn every_site_of_every_case_agrees() {
     let rows = |text: &str| -> Vec<Vec<String>> {
         text.lines().map(|line| line.split(',').take(4).map(str::to_owned).collect()).collect()
     };
-    assert_eq!(rows(&committed), rows(&budget), "the committed budget is of other cases: run with RETRACE_BLESS=1");
+    assert_eq!(rows(&committed), rows(&budget), "the committed budget has other cases; run with RETRACE_BLESS=1");
 }
 
-/// The README's table shows each family's largest numbers of the committed budget; `RETRACE_BLESS=1` puts them there.
+/// The README's table shows each family's largest numbers of the committed budget; `RETRACE_BLESS=1` updates it.
 #[test]
 fn the_readme_shows_the_budget() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -190,12 +192,12 @@ fn the_readme_shows_the_budget() {
     if std::env::var_os("RETRACE_BLESS").is_some() {
         std::fs::write(&path, &expected).unwrap();
     } else {
-        assert!(readme == expected, "the README's table is not the committed budget: run with RETRACE_BLESS=1");
+        assert!(readme == expected, "the README's table differs from the committed budget; run with RETRACE_BLESS=1");
     }
 }
 
-/// The same weights in a wrong model.
-fn wronged(case: &str, change: impl FnOnce(&mut Config), weights: impl Fn(&str, &Tensor) -> Tensor) {
+/// Checks that the same weights in a wrong model fail.
+fn check_wrong(case: &str, change: impl FnOnce(&mut Config), weights: impl Fn(&str, &Tensor) -> Tensor) {
     let path = cases().into_iter().find(|path| name(path) == case).unwrap();
     let (model, _) = open(&path, DType::F64, &Device::Cpu).unwrap();
     let mut config = model.config().clone();
@@ -224,28 +226,28 @@ fn a_wrong_variant_of_each_family_fails() {
         move |name: &str, x: &Tensor| if name.ends_with(part) { x.zeros_like().unwrap() } else { x.clone() }
     };
     // a missing bias, swapped axes of a square weight
-    wronged("gpt2", |_| {}, zeroed("1.mlp.b_out"));
-    wronged(
+    check_wrong("gpt2", |_| {}, zeroed("1.mlp.b_out"));
+    check_wrong(
         "gpt2",
         |_| {},
         |name, x| if name.ends_with("0.attn.W_O") { x.t().unwrap().contiguous().unwrap() } else { x.clone() },
     );
-    wronged("gpt2-untied", |config| config.activation = models::Activation::GeluTanh, same);
-    wronged("gpt_neox-serial", |config| rotary(config, |r| r.interleaved = true), same);
-    wronged("gpt_neox", |config| config.architecture.parallel = false, same);
-    wronged("llama", |config| rotary(config, |r| r.scaling = models::Scaling::None), same);
-    wronged("llama-plain", |config| rotary(config, |r| r.interleaved = true), same);
-    wronged("qwen2", |_| {}, zeroed("0.attn.b_QKV"));
-    wronged("qwen2-yarn", |config| rotary(config, |r| r.scaling = models::Scaling::Linear { factor: 4. }), same);
-    wronged("qwen2-window", |config| config.architecture.windows = vec![Some(3); 2], same);
-    wronged("qwen3", |_| {}, |name, x| if name.ends_with("q_norm.w") { x.ones_like().unwrap() } else { x.clone() });
-    wronged("mistral", |config| config.architecture.windows = vec![Some(4); 2], same);
-    wronged("olmo2", |config| config.architecture.norm_place = NormPlace::Before, same);
-    wronged("phi3", |config| rotary(config, |r| r.rotary_dim = 8), same);
+    check_wrong("gpt2-untied", |config| config.activation = models::Activation::GeluTanh, same);
+    check_wrong("gpt_neox-serial", |config| rotary(config, |r| r.interleaved = true), same);
+    check_wrong("gpt_neox", |config| config.architecture.parallel = false, same);
+    check_wrong("llama", |config| rotary(config, |r| r.scaling = models::Scaling::None), same);
+    check_wrong("llama-plain", |config| rotary(config, |r| r.interleaved = true), same);
+    check_wrong("qwen2", |_| {}, zeroed("0.attn.b_QKV"));
+    check_wrong("qwen2-yarn", |config| rotary(config, |r| r.scaling = models::Scaling::Linear { factor: 4. }), same);
+    check_wrong("qwen2-window", |config| config.architecture.windows = vec![Some(3); 2], same);
+    check_wrong("qwen3", |_| {}, |name, x| if name.ends_with("q_norm.w") { x.ones_like().unwrap() } else { x.clone() });
+    check_wrong("mistral", |config| config.architecture.windows = vec![Some(4); 2], same);
+    check_wrong("olmo2", |config| config.architecture.norm_place = NormPlace::Before, same);
+    check_wrong("phi3", |config| rotary(config, |r| r.rotary_dim = 8), same);
 }
 
 #[test]
-fn what_is_exported_is_what_was_read() {
+fn an_exported_model_reads_back_unchanged() {
     for case in cases() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
@@ -270,7 +272,7 @@ fn log_probability_distance(a: &Decoder, b: &Decoder, tokens: &Tensor) -> f64 {
 }
 
 #[test]
-fn transforms_leave_log_probabilities_as_they_are() {
+fn transforms_keep_log_probabilities() {
     use models::Transform::{CentreUnembed, CentreWriting, FoldNorms, FoldValueBiases, OwnKeysAndValues};
     for case in cases() {
         let (model, family) = open(&case, DType::F64, &Device::Cpu).unwrap();
@@ -280,7 +282,7 @@ fn transforms_leave_log_probabilities_as_they_are() {
         match model.transformed(&[CentreWriting]) {
             Ok(_) if is_layer_norm => all.insert(1, CentreWriting),
             Err(error) if !is_layer_norm => assert!(error.to_string().contains("not exact"), "{error}"),
-            _ => panic!("{}: centring where it is not exact, or not where it is", name(&case)),
+            _ => panic!("{}: centring must succeed exactly where it is exact", name(&case)),
         }
         for some in all.iter().map(|one| vec![*one]).chain([all.clone()]) {
             let changed = model.transformed(&some).unwrap();
@@ -299,7 +301,7 @@ fn transforms_leave_log_probabilities_as_they_are() {
 }
 
 #[test]
-fn left_padding_changes_no_loss() {
+fn left_padding_does_not_change_logits() {
     for case in cases() {
         let (model, _) = open(&case, DType::F64, &Device::Cpu).unwrap();
         let (tokens, theirs) = reference(&case);
@@ -323,28 +325,28 @@ fn left_padding_changes_no_loss() {
 }
 
 #[test]
-fn all_families_are_covered_and_all_are_reachable() {
+fn every_family_has_a_case() {
     let seen: Vec<Family> = cases().iter().map(|case| models::describe_checkpoint(case).unwrap().0).collect();
     for (family, name, _) in Family::ALL {
         assert!(seen.contains(&family), "{name} has no case");
     }
-    let forms: Vec<Architecture> =
+    let architectures: Vec<Architecture> =
         cases().iter().map(|case| models::describe_checkpoint(case).unwrap().1.architecture).collect();
-    assert!(forms.iter().any(|architecture| architecture.windows.iter().any(Option::is_some)));
+    assert!(architectures.iter().any(|architecture| architecture.windows.iter().any(Option::is_some)));
 }
 
 #[test]
-fn wrong_checkpoints_are_named() {
+fn errors_of_invalid_checkpoints_name_file_and_key() {
     let source = cases().into_iter().find(|path| name(path) == "llama").unwrap();
     let config = std::fs::read_to_string(source.join("config.json")).unwrap();
-    let check = |from: &str, to: &str, words: &[&str]| {
+    let check = |from: &str, to: &str, expected: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         assert!(config.contains(from), "{from}");
         std::fs::write(folder.path().join("config.json"), config.replacen(from, to, 1)).unwrap();
         std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
         let error = open(folder.path(), DType::F32, &Device::Cpu).unwrap_err().to_string();
-        for word in words {
-            assert!(error.contains(word), "{error} lacks {word}");
+        for text in expected {
+            assert!(error.contains(text), "{error} lacks {text}");
         }
     };
     check("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"", &["config.json", "mamba", "gpt_neox", "qwen3"]);
@@ -355,5 +357,5 @@ fn wrong_checkpoints_are_named() {
     check("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", &["model.layers.2"]);
     check("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", &["unexpected", "model.layers.1"]);
     check("\"rope_type\": \"llama3\"", "\"rope_type\": \"longrope\"", &["rope_type", "longrope", "yarn"]);
-    check("{", "[", &["config.json", "no JSON"]);
+    check("{", "[", &["config.json", "invalid JSON"]);
 }

@@ -1,4 +1,4 @@
-//! Attribution patching: the effect of a patch to first order, from one backward pass (arXiv 2310.10348).
+//! Attribution patching: the first-order effect of a patch, from one backward pass (arXiv 2310.10348).
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use hooks::{End, Hook, HookedModel, Site, Start, Tokens};
 
 use crate::{Error, Metric};
 
-/// Adds a variable of zeros at some sites, whose gradient is that of the site.
+/// Adds a variable of zeros at each site, whose gradient is the gradient of the activation there.
 struct Leaves {
     sites: Vec<Site>,
-    /// The activation and its variable.
+    /// Activation and added variable.
     leaves: BTreeMap<Site, (Tensor, Var)>,
 }
 
@@ -28,31 +28,31 @@ impl Hook for Leaves {
     }
 }
 
-/// Gradient of the metric's sum over the batch with respect to the activations at some sites, shaped as they are.
+/// Gradient of the metric, summed over the batch, with respect to the activations at some sites. Shapes are those of
+/// the activations.
 ///
-/// A model whose weights are no variables (such as `Decoder::frozen`) is spared the gradients of its weights.
+/// Pass a model with frozen weights (such as `Decoder::frozen`) to skip the gradients of weights.
 ///
 /// # Errors
-/// When a site is never visited, or no gradient reaches it (as at minus infinity of masked scores alone).
+/// When a site is never visited, or no gradient reaches it.
 pub fn gradients(
     model: &dyn HookedModel,
     tokens: &Tokens,
     sites: &[Site],
     metric: &Metric<'_>,
 ) -> Result<BTreeMap<Site, Tensor>, Error> {
-    let both = slopes(model, tokens, sites, metric)?;
-    Ok(both.into_iter().map(|(site, (_, gradient))| (site, gradient)).collect())
+    let pairs = activations_and_gradients(model, tokens, sites, metric)?;
+    Ok(pairs.into_iter().map(|(site, (_, gradient))| (site, gradient)).collect())
 }
 
-/// Activations and gradients.
-fn slopes(
+fn activations_and_gradients(
     model: &dyn HookedModel,
     tokens: &Tokens,
     sites: &[Site],
     metric: &Metric<'_>,
 ) -> Result<BTreeMap<Site, (Tensor, Tensor)>, Error> {
     let mut hook = Leaves { sites: sites.to_vec(), leaves: BTreeMap::new() };
-    let logits = model.forward_between(Start::Tokens(tokens), End::LastLogits(metric.places()), &mut hook)?;
+    let logits = model.forward_between(Start::Tokens(tokens), End::LastLogits(metric.positions()), &mut hook)?;
     let total = metric.of(&logits)?.sum_all()?;
     let store = ops::backward(&total)?;
     let gradient = |site: &Site| {
@@ -63,13 +63,36 @@ fn slopes(
     sites.iter().map(gradient).collect()
 }
 
-/// First-order effect of patching each site's source into the base, entry by entry summed over the last axis:
-/// `sum_d d metric / d x_d (x_source - x_base)_d` (arXiv 2310.10348, equation 1).
+/// First-order effect of patching the source's activation into the base at each site:
+/// `sum_d d metric / d x_d (x_source - x_base)_d`, summed over the last axis (arXiv 2310.10348, equation 1).
 ///
-/// For a site of the stream this is `[batch, seq]`, for one of heads `[batch, seq, heads]`.
+/// # Shapes
+/// `[batch, seq]` for a site of the residual stream, `[batch, seq, n_heads]` for a site with heads.
 ///
 /// # Errors
-/// As [`gradients`]; when the source did not keep a site.
+/// As [`gradients`]; when the source did not record a site.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// # use models::{Config, Decoder};
+/// # use rand::SeedableRng;
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
+/// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
+/// use hooks::{Layer, Point, Site};
+/// use patching::{Metric, attribution_patching};
+///
+/// let base = Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu)?;
+/// let source = Tensor::new(&[[1u32, 2, 9, 4]], &Device::Cpu)?;
+/// let site = Site::Block(Layer(0), Point::ResidPost);
+/// let (_, recorded) = capture::run_with_cache(&model, &source, &[site])?;
+/// let metric = Metric::logit_difference(&[7], &[8]);
+/// let effects = attribution_patching(&model.frozen(), &base, &recorded, &[site], &metric)?;
+/// let effects = effects[&site].to_vec2::<f32>()?; // [batch, seq]
+/// assert!(effects[0][0].abs() < 1e-6); // the two runs do not differ at position 0
+/// assert!(effects[0][2] != 0.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn attribution_patching(
     model: &dyn HookedModel,
     base: &Tokens,
@@ -77,9 +100,9 @@ pub fn attribution_patching(
     sites: &[Site],
     metric: &Metric<'_>,
 ) -> Result<BTreeMap<Site, Tensor>, Error> {
-    let effect = |(site, (x, slope)): (Site, (Tensor, Tensor))| {
-        let step = (source.get(site)? - x)?.detach();
-        Ok((site, (slope * step)?.sum(candle_core::D::Minus1)?))
+    let effect = |(site, (x, gradient)): (Site, (Tensor, Tensor))| {
+        let difference = (source.get(site)? - x)?.detach();
+        Ok((site, (gradient * difference)?.sum(candle_core::D::Minus1)?))
     };
-    slopes(model, base, sites, metric)?.into_iter().map(effect).collect()
+    activations_and_gradients(model, base, sites, metric)?.into_iter().map(effect).collect()
 }

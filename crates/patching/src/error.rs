@@ -1,23 +1,25 @@
-//! What can go wrong with an intervention.
+//! Errors of interventions.
 
 use hooks::Site;
 
-/// An intervention that cannot be made.
+/// An intervention that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// candle refused an operation.
+    /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A recording lacks something.
+    /// A recording is missing an activation.
     #[error(transparent)]
     Capture(#[from] capture::Error),
-    /// The forward pass never came by a site that was to be changed.
-    #[error("{site} was to be changed, but the forward pass never came by")]
+    /// The forward pass never visited a site that should have been changed.
+    #[error(
+        "the forward pass never visited {site}, so it could not be changed there; check that the model has this site"
+    )]
     NeverFired {
-        /// The place.
+        /// The site.
         site: Site,
     },
-    /// Places that do not exist, or runs that do not fit each other.
+    /// An invalid request, such as a head that does not exist or runs of different sizes.
     #[error("{0}")]
     Request(String),
 }

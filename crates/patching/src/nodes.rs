@@ -1,19 +1,19 @@
-//! Heads and MLPs at the last place of a prompt, as the nodes of a circuit: what each writes, and what happens when it
-//! writes what it writes in another prompt (arXiv 2307.09458, section 3).
+//! Heads and MLPs at the last position of a prompt as nodes of a circuit: what each writes, and the effect of replacing
+//! it by what it writes in another prompt (arXiv 2307.09458, section 3).
 //!
-//! Only the last place is touched, so prompts of different lengths can stand in for each other, and every pass goes through
-//! that one place alone, behind keys and values of the run it starts from.
+//! Only the last position changes, so base and source prompts may differ in length. Every pass computes that position
+//! alone, after the keys and values of its base run.
 
 use std::fmt;
 
 use candle_core::{Result as CandleResult, Tensor};
 use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start, Tokens};
 
-use crate::edit::put;
+use crate::edit::replace_slice;
 use crate::run::last;
 use crate::{Error, Run, direct_logit_attribution};
 
-/// Rows of the stream that one pass aims at.
+/// Rows of the residual stream that one pass aims at.
 const ROWS: usize = 512;
 
 /// A head or an MLP.
@@ -26,14 +26,14 @@ pub enum Node {
 }
 
 impl Node {
-    /// All of a model, block by block, each block's heads before its MLP.
+    /// All nodes of a model, block by block, each block's heads before its MLP.
     #[must_use]
     pub fn all(model: &dyn HookedModel) -> Vec<Self> {
         let block = |layer| (0..model.n_heads()).map(move |head| Self::Head(layer, head)).chain([Self::Mlp(layer)]);
         (0..model.n_layers()).map(Layer).flat_map(block).collect()
     }
 
-    /// Its block.
+    /// The block.
     #[must_use]
     pub fn layer(self) -> Layer {
         match self {
@@ -41,7 +41,7 @@ impl Node {
         }
     }
 
-    /// Its number among the heads of the block.
+    /// The index of the head in its block; `None` for an MLP.
     #[must_use]
     pub fn head(self) -> Option<usize> {
         match self {
@@ -50,10 +50,10 @@ impl Node {
         }
     }
 
-    fn site(self) -> Site {
+    fn write(self) -> Change {
         match self {
-            Self::Head(layer, _) => Site::Block(layer, Point::Z),
-            Self::Mlp(layer) => Site::Block(layer, Point::MlpOut),
+            Self::Head(layer, head) => Change { layer, target: Target::Head(head), row: 0 },
+            Self::Mlp(layer) => Change { layer, target: Target::Mlp, row: 0 },
         }
     }
 }
@@ -67,8 +67,8 @@ impl fmt::Display for Node {
     }
 }
 
-/// Forward passes of some prompts of one length, with all that [`Writes`] and patches at the last place need: what is seen
-/// of the run, its logits too, is of the last place alone.
+/// Runs prompts of one length and records what [`Writes`] and patches need. Activations and logits are those of the
+/// last position alone.
 ///
 /// # Errors
 /// When the tokens do not fit the model.
@@ -80,22 +80,22 @@ pub fn run_nodes(model: &dyn HookedModel, tokens: &Tokens) -> Result<Run, Error>
     Run::of_last(model, tokens, &sites)
 }
 
-/// What every head and MLP has at the last place of each prompt of a batch.
+/// Head outputs, queries and MLP outputs at the last position of each prompt of a batch.
 #[derive(Clone, Debug)]
 pub struct Writes {
-    /// Mixed values of each block, `[batch, n_heads, d_head]`.
+    /// Head outputs of each block, `[batch, n_heads, d_head]`.
     z: Vec<Tensor>,
     /// Queries of each block as projected, `[batch, n_heads, d_head]`.
     q: Vec<Tensor>,
-    /// What each block's MLP writes, `[batch, d_model]`.
+    /// MLP output of each block, `[batch, d_model]`.
     mlp: Vec<Tensor>,
 }
 
 impl Writes {
-    /// Those of a finished run of [`run_nodes`].
+    /// The writes of a run of [`run_nodes`].
     ///
     /// # Errors
-    /// When the run did not keep them.
+    /// When another function made the run.
     pub fn of(run: &Run, n_layers: usize) -> Result<Self, Error> {
         let each = |point| {
             let layers = (0..n_layers).map(Layer);
@@ -104,7 +104,7 @@ impl Writes {
         Ok(Self { z: each(Point::Z)?, q: each(Point::Q)?, mlp: each(Point::MlpOut)? })
     }
 
-    /// Those of some prompts, in the order of `rows`; a prompt may come several times.
+    /// The writes of some prompts, in the order of `rows`; a prompt may repeat.
     ///
     /// # Errors
     /// When there is no such prompt.
@@ -115,10 +115,10 @@ impl Writes {
         })
     }
 
-    /// The mean over all prompts, for `batch` prompts (mean ablation).
+    /// The mean over all prompts, repeated for `batch` prompts (mean ablation).
     ///
     /// # Errors
-    /// When candle cannot allocate.
+    /// When a tensor operation fails.
     pub fn mean(&self, batch: usize) -> Result<Self, Error> {
         self.each(|x| {
             let mean = x.mean_keepdim(0)?;
@@ -126,20 +126,20 @@ impl Writes {
         })
     }
 
-    /// Nothing at all (zero ablation).
+    /// Zeros (zero ablation).
     ///
     /// # Errors
-    /// When candle cannot allocate.
+    /// When a tensor operation fails.
     pub fn zeros(&self) -> Result<Self, Error> {
         self.each(Tensor::zeros_like)
     }
 
-    /// Several batches as one.
+    /// Several batches concatenated.
     ///
     /// # Errors
-    /// When there is none, or they are of different models.
+    /// When there is no batch, or their models differ.
     pub fn cat(batches: &[Self]) -> Result<Self, Error> {
-        let first = batches.first().ok_or_else(|| Error::Request("no prompts to put together".to_owned()))?;
+        let first = batches.first().ok_or_else(|| Error::Request("no batches of writes to concatenate".to_owned()))?;
         let all = |of: fn(&Self) -> &Vec<Tensor>| {
             let layer = |layer: usize| Tensor::cat(&batches.iter().map(|b| &of(b)[layer]).collect::<Vec<_>>(), 0);
             (0..of(first).len()).map(layer).collect::<CandleResult<Vec<_>>>()
@@ -158,40 +158,60 @@ impl Writes {
         Ok(Self { z: all(&self.z)?, q: all(&self.q)?, mlp: all(&self.mlp)? })
     }
 
-    /// What stands at a site, `[batch, ..]` without the axis of places.
-    fn at(&self, site: Site) -> Option<&Tensor> {
-        match site {
-            Site::Block(Layer(layer), Point::Z) => self.z.get(layer),
-            Site::Block(Layer(layer), Point::Q) => self.q.get(layer),
-            Site::Block(Layer(layer), Point::MlpOut) => self.mlp.get(layer),
-            _ => None,
+    /// The activation that a change puts in, `[batch, ..]` without the axis of positions.
+    fn at(&self, change: &Change) -> Option<&Tensor> {
+        match change.target {
+            Target::Head(_) => self.z.get(change.layer.0),
+            Target::Query(_) => self.q.get(change.layer.0),
+            Target::Mlp => self.mlp.get(change.layer.0),
         }
     }
 }
 
-/// `[batch, ..]` of the last place.
+/// The activation at the last position, `[batch, ..]`.
 fn at_last(run: &Run, site: Site) -> Result<Tensor, Error> {
     let x = run.at(site)?;
     Ok(x.narrow(1, x.dim(1)? - 1, 1)?.squeeze(1)?.contiguous()?)
 }
 
-/// Direct effects of every node on what `read` takes from the logits, with the final norm frozen at the run's own scale.
+/// Direct effects of every node, as `read` of the logits, with the final norm frozen at the run's own scale.
 #[derive(Clone, Debug)]
 pub struct DirectEffects {
-    /// Of each node, in the order of [`Node::all`].
+    /// Effects of each node, in the order of [`Node::all`].
     pub nodes: Vec<Tensor>,
-    /// Of embeddings and biases that no head adds.
+    /// Effect of the embeddings and of the biases of attention outputs.
     pub rest: Tensor,
-    /// What biases of the final norm and the unembedding add.
+    /// Contribution of the biases of the final norm and the unembedding.
     pub constant: Tensor,
 }
 
-/// Direct effects at the last place: each node's write through the final norm, frozen at the run's scale, and the
-/// unembedding. `nodes`, `rest` and `constant` add up to what `read` takes from the run's own logits, for a linear `read`
-/// of `[batch, 1, d_vocab]`.
+/// Direct effects at the last position: each node's write through the final norm, frozen at the run's scale, and the
+/// unembedding. For a linear `read` of `[batch, 1, d_vocab]`, `nodes`, `rest` and `constant` sum to `read` of the run's
+/// own logits.
 ///
 /// # Errors
 /// When the run was not made by [`run_nodes`], or `read` fails.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// # use models::{Config, Decoder};
+/// # use rand::SeedableRng;
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
+/// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
+/// use patching::{Node, direct_effects, run_nodes};
+///
+/// let run = run_nodes(&model, &Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu)?)?;
+/// let logit_of_7 = |logits: &Tensor| logits.squeeze(1)?.narrow(1, 7, 1); // [batch, 1, d_vocab] to [batch, 1]
+/// let effects = direct_effects(&model, &run, &logit_of_7)?;
+/// assert_eq!(effects.nodes.len(), Node::all(&model).len());
+///
+/// let others = (&effects.rest + &effects.constant)?;
+/// let sum = effects.nodes.iter().try_fold(others, |sum, effect| sum + effect)?;
+/// let difference = (sum - logit_of_7(run.logits())?)?.abs()?.max_all()?.to_scalar::<f32>()?;
+/// assert!(difference < 1e-5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn direct_effects(
     model: &dyn HookedModel,
     run: &Run,
@@ -221,8 +241,8 @@ pub fn direct_effects(
     Ok(DirectEffects { rest: effect(&rest)?, nodes, constant })
 }
 
-/// Logits of the last place, as `read` takes them from `[batch, 1, d_vocab]`, when the nodes of each group together write
-/// what `source` has, and everything behind them is computed again.
+/// `read` of the logits `[batch, 1, d_vocab]` at the last position after each patch. A patch replaces the writes of one
+/// group of nodes together by those of `source`; everything after them is computed again.
 ///
 /// # Errors
 /// When the source has another number of prompts, the run was not made by [`run_nodes`], or `read` fails.
@@ -233,22 +253,17 @@ pub fn patch_nodes(
     groups: &[Vec<Node>],
     read: &dyn Fn(&Tensor) -> CandleResult<Tensor>,
 ) -> Result<Vec<Tensor>, Error> {
-    let changes: Vec<Vec<Change>> = groups
-        .iter()
-        .map(|nodes| {
-            let change = |node: &Node| Change { site: node.site(), head: node.head(), row: 0 };
-            nodes.iter().map(change).collect()
-        })
-        .collect();
+    let changes: Vec<Vec<Change>> =
+        groups.iter().map(|nodes| nodes.iter().map(|node| node.write()).collect()).collect();
     changed(model, base, source, &changes, read)
 }
 
-/// Logits of the last place, as `read` takes them, when some heads have the queries that they would have if one sender wrote
-/// what `source` has and every other node what it wrote before: path patching into queries, for each sender (arXiv
-/// 2307.09458, section 3.1). A sender that no receiver comes after changes nothing.
+/// Path patching into queries, for each sender (arXiv 2307.09458, section 3.1): `read` of the logits when the receivers
+/// have the queries that follow if the sender alone writes what `source` has. Every other node keeps its write, so a
+/// sender without a later receiver has no effect.
 ///
 /// # Errors
-/// As [`patch_nodes`]; when a receiver is no head.
+/// As [`patch_nodes`]; when a receiver is not a head.
 pub fn patch_queries(
     model: &dyn HookedModel,
     base: &Run,
@@ -261,7 +276,7 @@ pub fn patch_queries(
     let mut read_off = Vec::new();
     for sender in senders {
         let mut seen = own.clone();
-        for layer in into.iter().map(|change| change.layer()).filter(|layer| sender.layer() < *layer) {
+        for layer in into.iter().map(|change| change.layer).filter(|layer| sender.layer() < *layer) {
             seen.q[layer.0] = query_after(model, base, &own, source, *sender, layer)?;
         }
         read_off.extend(changed(model, base, &seen, std::slice::from_ref(&into), read)?);
@@ -269,7 +284,7 @@ pub fn patch_queries(
     Ok(read_off)
 }
 
-/// Logits of the last place, as `read` takes them, when some heads have the queries of `source`.
+/// `read` of the logits when the receivers have the queries of `source`.
 ///
 /// # Errors
 /// As [`patch_queries`].
@@ -281,19 +296,19 @@ pub fn patch_whole_queries(
     read: &dyn Fn(&Tensor) -> CandleResult<Tensor>,
 ) -> Result<Tensor, Error> {
     let mut read_off = changed(model, base, source, &[queries(receivers)?], read)?;
-    read_off.pop().ok_or_else(|| Error::Request("no queries to patch".to_owned()))
+    read_off.pop().ok_or_else(|| Error::Request("no receivers to patch queries into".to_owned()))
 }
 
-/// The queries of some heads as what is to be changed.
+/// Changes of the queries of some heads.
 fn queries(receivers: &[Node]) -> Result<Vec<Change>, Error> {
     let query = |node: &Node| match node {
-        Node::Head(layer, head) => Ok(Change { site: Site::Block(*layer, Point::Q), head: Some(*head), row: 0 }),
+        Node::Head(layer, head) => Ok(Change { layer: *layer, target: Target::Query(*head), row: 0 }),
         Node::Mlp(_) => Err(Error::Request(format!("{node} has no query"))),
     };
     receivers.iter().map(query).collect()
 }
 
-/// Queries of a block at the last place when one node before it writes what the source has, and no other node changes.
+/// Queries of a block at the last position when one earlier node writes what the source has and no other node changes.
 fn query_after(
     model: &dyn HookedModel,
     base: &Run,
@@ -305,9 +320,9 @@ fn query_after(
     let difference = match sender {
         Node::Mlp(Layer(from)) => (&source.mlp[from] - &own.mlp[from])?,
         Node::Head(Layer(from), head) => {
-            // what the head writes is linear in its mixed values: read it off the block's own map
-            let z = put(&own.z[from].unsqueeze(1)?, &source.z[from].unsqueeze(1)?, 2, head)?;
-            let mut seen = AttentionOut { site: Layer(from), z, out: None };
+            // a head's write is linear in its output z, so the block's own map gives the difference
+            let z = replace_slice(&own.z[from].unsqueeze(1)?, &source.z[from].unsqueeze(1)?, 2, head)?;
+            let mut seen = AttentionOut { layer: Layer(from), z, out: None };
             let resid = at_last(base, Site::Block(Layer(from), Point::ResidPre))?.unsqueeze(1)?;
             model.forward_between(Start::Resid(Layer(from), &resid), End::Resid(Layer(from + 1)), &mut seen)?;
             let site = Site::Block(Layer(from), Point::AttnOut);
@@ -322,20 +337,20 @@ fn query_after(
     Ok(recorder.get(site)?.squeeze(1)?.contiguous()?)
 }
 
-/// Puts mixed values into a block and sees what its attention writes.
+/// Replaces the head outputs of a block and records its attention output.
 struct AttentionOut {
-    site: Layer,
+    layer: Layer,
     z: Tensor,
     out: Option<Tensor>,
 }
 
 impl Hook for AttentionOut {
     fn wants(&self, site: Site) -> bool {
-        [Point::Z, Point::AttnOut].iter().any(|point| site == Site::Block(self.site, *point))
+        [Point::Z, Point::AttnOut].iter().any(|point| site == Site::Block(self.layer, *point))
     }
 
     fn visit(&mut self, site: Site, tensor: Tensor) -> CandleResult<Tensor> {
-        if site == Site::Block(self.site, Point::Z) {
+        if site == Site::Block(self.layer, Point::Z) {
             return Ok(self.z.clone());
         }
         self.out = Some(tensor.clone());
@@ -343,25 +358,45 @@ impl Hook for AttentionOut {
     }
 }
 
-/// A place to be overwritten, in some rows of a stacked batch.
+/// An activation to overwrite in the rows of one group of a stacked batch.
 #[derive(Clone, Copy, Debug)]
 struct Change {
-    site: Site,
-    head: Option<usize>,
-    /// Which group.
+    layer: Layer,
+    target: Target,
+    /// The index of the group.
     row: usize,
 }
 
+/// The part of a block that a change overwrites.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// The output of a head.
+    Head(usize),
+    /// The query of a head.
+    Query(usize),
+    /// The output of the MLP.
+    Mlp,
+}
+
 impl Change {
-    fn layer(&self) -> Layer {
-        match self.site {
-            Site::Block(layer, _) => layer,
-            _ => Layer(0),
+    fn site(&self) -> Site {
+        let point = match self.target {
+            Target::Head(_) => Point::Z,
+            Target::Query(_) => Point::Q,
+            Target::Mlp => Point::MlpOut,
+        };
+        Site::Block(self.layer, point)
+    }
+
+    fn head(&self) -> Option<usize> {
+        match self.target {
+            Target::Head(head) | Target::Query(head) => Some(head),
+            Target::Mlp => None,
         }
     }
 }
 
-/// What `read` takes from the logits of the last place after each group of changes.
+/// `read` of the logits at the last position after each group of changes.
 fn changed(
     model: &dyn HookedModel,
     base: &Run,
@@ -371,9 +406,12 @@ fn changed(
 ) -> Result<Vec<Tensor>, Error> {
     let (batch, seq) = base.sizes();
     if source.batch() != batch {
-        return Err(Error::Request(format!("a source of {} prompts for a base of {batch}", source.batch())));
+        return Err(Error::Request(format!(
+            "the source has {} prompts and the base {batch}; gather one source prompt for each base prompt",
+            source.batch()
+        )));
     }
-    let first = |group: &Vec<Change>| group.iter().map(Change::layer).min().unwrap_or(Layer(model.n_layers()));
+    let first = |group: &Vec<Change>| group.iter().map(|change| change.layer).min().unwrap_or(Layer(model.n_layers()));
     let mut order: Vec<usize> = (0..groups.len()).collect();
     order.sort_by_key(|index| first(&groups[*index]));
     let past = if seq > 1 { Some(base.past(model, seq - 1)?) } else { None };
@@ -396,7 +434,7 @@ fn changed(
     Ok(read_off.into_iter().flatten().collect())
 }
 
-/// Logits `[groups * batch, 1, d_vocab]` of one pass of the last place from a block on.
+/// Logits `[groups * batch, 1, d_vocab]` of one pass of the last position from a block on.
 fn pass(
     model: &dyn HookedModel,
     base: &Run,
@@ -416,13 +454,13 @@ fn pass(
     };
     let mut hook = Overwrite { changes, source, batch, fired: Vec::new() };
     let logits = model.forward_between(start, End::LastLogits(1), &mut hook)?;
-    match changes.iter().find(|change| !hook.fired.contains(&change.site)) {
-        Some(change) => Err(Error::NeverFired { site: change.site }),
+    match changes.iter().find(|change| !hook.fired.contains(&change.site())) {
+        Some(change) => Err(Error::NeverFired { site: change.site() }),
         None => Ok(logits),
     }
 }
 
-/// Puts the source's activations into each group's rows.
+/// Puts the source's activations into the rows of each group.
 struct Overwrite<'a> {
     changes: &'a [Change],
     source: &'a Writes,
@@ -432,21 +470,21 @@ struct Overwrite<'a> {
 
 impl Hook for Overwrite<'_> {
     fn wants(&self, site: Site) -> bool {
-        self.changes.iter().any(|change| change.site == site)
+        self.changes.iter().any(|change| change.site() == site)
     }
 
     fn visit(&mut self, site: Site, tensor: Tensor) -> CandleResult<Tensor> {
         self.fired.push(site);
-        let Some(source) = self.source.at(site) else { candle_core::bail!("the source has nothing at {site}") };
-        let source = source.unsqueeze(1)?; // [batch, 1, ..]
         let rows = tensor.dim(0)? / self.batch;
         let mut parts =
             (0..rows).map(|row| tensor.narrow(0, row * self.batch, self.batch)).collect::<CandleResult<Vec<_>>>()?;
-        for change in self.changes.iter().filter(|change| change.site == site) {
+        for change in self.changes.iter().filter(|change| change.site() == site) {
+            let Some(source) = self.source.at(change) else { candle_core::bail!("the source did not record {site}") };
+            let source = source.unsqueeze(1)?; // [batch, 1, ..]
             let part = &mut parts[change.row];
-            *part = match change.head {
-                Some(head) => put(part, &source, 2, head)?,
-                None => source.clone(),
+            *part = match change.head() {
+                Some(head) => replace_slice(part, &source, 2, head)?,
+                None => source,
             };
         }
         Tensor::cat(&parts, 0)

@@ -1,15 +1,15 @@
-//! Path patching: the effect of some heads on the output through some receivers alone (arXiv 2211.00593, appendix B).
+//! Path patching: the effect of heads on the output through given receivers only (arXiv 2211.00593, appendix B).
 
 use std::collections::BTreeMap;
 
 use candle_core::{Result as CandleResult, Tensor};
 use hooks::{Hook, HookedModel, Layer, Point, Site, Tokens};
 
-use crate::edit::put;
+use crate::edit::replace_slice;
 use crate::run::{last, numbers};
 use crate::{Error, Metric, Run};
 
-/// A head whose output comes from the source.
+/// A head whose output is replaced by the source's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// Block.
@@ -18,23 +18,25 @@ pub struct Sender {
     pub head: usize,
 }
 
-/// A place that sees the change.
+/// A site that the change may reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receiver {
-    /// The place: queries, keys or values of a later block, or the stream after the last.
+    /// Queries, keys or values of a later block, or the residual stream after the last block.
     pub site: Site,
-    /// Head, for places that have them; without: all.
+    /// The head, at sites that have heads; `None` for all.
     pub head: Option<usize>,
 }
 
-/// The metric of the base `[batch]` when the senders' outputs are those of the source, but only the receivers see it.
+/// The metric of the base, one number per sequence, when the senders have the source's outputs but only the receivers
+/// see the change. `runs` are the base and the source.
 ///
-/// First pass: every other head keeps the base's output (and every MLP, with `freeze_mlps`; otherwise MLPs pass the change
-/// on), the senders have the source's, and what reaches the receivers is recorded. Second pass: the base with that.
-/// The runs must have kept `attn.hook_z` of all blocks, and `hook_mlp_out` with `freeze_mlps`.
+/// The first pass records the receivers. In it the senders have the source's outputs and every other head the base's;
+/// with `freeze_mlps` every MLP has the base's output too, otherwise MLPs pass the change on. The second pass is the
+/// base with the recorded receivers. Both runs must have recorded `attn.hook_z` of all blocks, and `hook_mlp_out` with
+/// `freeze_mlps`.
 ///
 /// # Errors
-/// When a run lacks a site, or a place is never visited.
+/// When a run did not record a site, a sender does not exist, or a receiver is never visited.
 pub fn path_patching(
     model: &dyn HookedModel,
     tokens: &Tokens,
@@ -50,7 +52,7 @@ pub fn path_patching(
         let z = Site::Block(layer, Point::Z);
         let mut kept = base.at(z)?.clone();
         for sender in senders.iter().filter(|sender| sender.layer == layer) {
-            kept = put(&kept, source.at(z)?, 2, sender.head)?; // [batch, seq, head, d_head]
+            kept = replace_slice(&kept, source.at(z)?, 2, sender.head)?; // [batch, seq, head, d_head]
         }
         outputs.insert(z, kept);
         if freeze_mlps {
@@ -59,26 +61,26 @@ pub fn path_patching(
         }
     }
     if let Some(sender) = senders.iter().find(|sender| sender.layer.0 >= model.n_layers()) {
-        return Err(Error::Request(format!("no block {} to send from", sender.layer.0)));
+        return Err(Error::Request(format!("the model has no block {} with a sender", sender.layer.0)));
     }
-    let mut first = Frozen { outputs, receivers, seen: BTreeMap::new() };
+    let mut first = FrozenOutputs { outputs, receivers, seen: BTreeMap::new() };
     model.forward(tokens, &mut first)?;
     let mut second = Received { receivers, seen: first.seen, fired: Vec::new() };
     let logits = model.forward(tokens, &mut second)?;
     if let Some(receiver) = receivers.iter().find(|receiver| !second.fired.contains(&receiver.site)) {
         return Err(Error::NeverFired { site: receiver.site });
     }
-    numbers(&metric.of(&last(&logits, metric.places())?)?)
+    numbers(&metric.of(&last(&logits, metric.positions())?)?)
 }
 
-/// Heads and MLPs as they were, and a record of what reaches the receivers.
-struct Frozen<'a> {
+/// Fixes the outputs of heads and MLPs, and records the receivers.
+struct FrozenOutputs<'a> {
     outputs: BTreeMap<Site, Tensor>,
     receivers: &'a [Receiver],
     seen: BTreeMap<Site, Tensor>,
 }
 
-impl Hook for Frozen<'_> {
+impl Hook for FrozenOutputs<'_> {
     fn wants(&self, site: Site) -> bool {
         self.outputs.contains_key(&site) || self.receivers.iter().any(|receiver| receiver.site == site)
     }
@@ -91,7 +93,7 @@ impl Hook for Frozen<'_> {
     }
 }
 
-/// What reached the receivers, put there.
+/// Puts the recorded activations into the receivers.
 struct Received<'a> {
     receivers: &'a [Receiver],
     seen: BTreeMap<Site, Tensor>,
@@ -110,7 +112,7 @@ impl Hook for Received<'_> {
         for receiver in self.receivers.iter().filter(|receiver| receiver.site == site) {
             tensor = match (receiver.head, site.head_axis()) {
                 (None, _) => seen.clone(),
-                (Some(head), Some(axis)) => put(&tensor, seen, axis, head)?,
+                (Some(head), Some(axis)) => replace_slice(&tensor, seen, axis, head)?,
                 (Some(_), None) => candle_core::bail!("{site} has no heads"),
             };
         }

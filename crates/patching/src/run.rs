@@ -1,4 +1,4 @@
-//! A finished forward pass that other passes start from.
+//! A recorded forward pass that patched passes start from.
 
 use candle_core::Tensor;
 use capture::{KeyValueCache, Recorder, key_point, run_with_cache};
@@ -8,18 +8,18 @@ use hooks::{End, HookedModel, Layer, NoHook, Past, Point, Site, Tokens};
 
 use crate::{Error, Metric};
 
-/// Tokens, and everything of their forward pass that a patched pass needs.
+/// Tokens, and the activations of their forward pass that a patched pass needs.
 pub struct Run {
     tokens: Vec<Vec<u32>>,
     seen: Recorder,
     logits: Tensor,
     key: Point,
-    /// Of all places but the last, when only that one was looked at.
+    /// Keys and values before the last position, when only the last position was recorded.
     before_last: Option<Past>,
 }
 
 impl Run {
-    /// Runs the model once and keeps the stream before each block, its keys and values, and the given sites.
+    /// Runs the model once and records the residual stream before each block, keys and values, and the given sites.
     ///
     /// # Errors
     /// When the model lacks a site or the tokens do not fit it.
@@ -35,8 +35,8 @@ impl Run {
         Ok(Self { tokens: tokens.to_vec2()?, seen, logits, key, before_last: None })
     }
 
-    /// As [`Self::new`], for what changes the last place only: of the places before, nothing but keys and values is kept, and
-    /// nothing that is looked at is computed.
+    /// As [`Self::new`], for patches at the last position only: earlier positions keep their keys and values and
+    /// nothing else.
     pub(crate) fn of_last(model: &dyn HookedModel, tokens: &Tokens, sites: &[Site]) -> Result<Self, Error> {
         let (_, seq) = tokens.dims2()?;
         let layers = || (0..model.n_layers()).map(Layer);
@@ -57,47 +57,49 @@ impl Run {
         Ok(Self { tokens: tokens.to_vec2()?, seen, logits, key: key_point(model), before_last })
     }
 
-    /// Logits, `[batch, seq, d_vocab]`; `[batch, 1, d_vocab]` when only the last place was looked at.
+    /// Logits, `[batch, seq, d_vocab]`; `[batch, 1, d_vocab]` when only the last position was recorded.
     #[must_use]
     pub fn logits(&self) -> &Tensor {
         &self.logits
     }
 
-    /// Sequences and tokens of each.
+    /// Number of sequences and tokens in each.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
         (self.tokens.len(), self.tokens.first().map_or(0, Vec::len))
     }
 
-    /// What was seen at a site; a single place of it when only the last one was looked at.
+    /// The activation at a site; at the last position alone when only that was recorded.
     ///
     /// # Errors
-    /// When it was not kept.
+    /// When the site was not recorded.
     pub fn at(&self, site: Site) -> Result<&Tensor, Error> {
         Ok(self.seen.get(site)?)
     }
 
-    /// The metric's numbers for this run, `[batch]`.
+    /// The metric of this run, one number per sequence.
     ///
     /// # Errors
     /// When the metric does not fit.
     pub fn measure(&self, metric: &Metric<'_>) -> Result<Vec<f64>, Error> {
-        numbers(&metric.of(&last(&self.logits, metric.places())?)?)
+        numbers(&metric.of(&last(&self.logits, metric.positions())?)?)
     }
 
-    /// Places from the first on at which two runs have the same tokens in every sequence, and so the same activations.
+    /// Length of the prefix in which both runs have the same tokens in every sequence, and so the same activations.
     #[must_use]
     pub fn common(&self, other: &Self) -> usize {
         let same = |(a, b): (&Vec<u32>, &Vec<u32>)| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         self.tokens.iter().zip(&other.tokens).map(same).min().unwrap_or(0)
     }
 
-    /// Keys and values of the first places.
+    /// Keys and values of the first `seq` positions.
     pub(crate) fn past(&self, model: &dyn HookedModel, seq: usize) -> Result<Past, Error> {
         if let Some(past) = &self.before_last {
             return match past.seq == seq {
                 true => Ok(past.clone()),
-                false => Err(Error::Request(format!("a run that looked at the last place only has no past of {seq}"))),
+                false => Err(Error::Request(format!(
+                    "this run recorded the last position only, so it has no past of {seq} positions; use `Run::new`"
+                ))),
             };
         }
         let part = |layer, point| -> Result<Tensor, Error> {
@@ -108,12 +110,12 @@ impl Run {
         Ok(Past { seq, keys_values })
     }
 
-    /// The stream before a block, `[batch, seq, d_model]`.
+    /// The residual stream before a block, `[batch, seq, d_model]`.
     pub(crate) fn resid(&self, layer: Layer) -> Result<&Tensor, Error> {
         self.at(Site::Block(layer, Point::ResidPre))
     }
 
-    /// Logits of the last places of a pass that starts from this run's stream and changes nothing.
+    /// Logits from position `from` on, of a pass that starts from this run's residual stream and changes nothing.
     #[cfg(test)]
     pub(crate) fn resumed(&self, model: &dyn HookedModel, layer: Layer, from: usize) -> Result<Tensor, Error> {
         let (_, seq) = self.sizes();
@@ -123,13 +125,13 @@ impl Run {
     }
 }
 
-/// Logits of the last places.
-pub(crate) fn last(logits: &Tensor, places: usize) -> Result<Tensor, Error> {
+/// Logits at the last `count` positions.
+pub(crate) fn last(logits: &Tensor, count: usize) -> Result<Tensor, Error> {
     let (_, seq, _) = logits.dims3()?;
-    if places == 0 || places > seq {
-        return Err(Error::Request(format!("a metric of the last {places} of {seq} places")));
+    if count == 0 || count > seq {
+        return Err(Error::Request(format!("the metric reads the last {count} positions of a sequence of {seq}")));
     }
-    Ok(logits.narrow(1, seq - places, places)?)
+    Ok(logits.narrow(1, seq - count, count)?)
 }
 
 pub(crate) fn numbers(x: &Tensor) -> Result<Vec<f64>, Error> {

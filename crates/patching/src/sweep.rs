@@ -1,64 +1,64 @@
-//! Activation patching, many patches at a time.
+//! Activation patching in sweeps, with many patches in one batch.
 
 use candle_core::{Result as CandleResult, Tensor};
 use hooks::{End, Hook, HookedModel, Layer, Past, Point, Site, Start};
 
-use crate::edit::put;
+use crate::edit::replace_slice;
 use crate::run::numbers;
 use crate::{Error, Metric, Run};
 
-/// Rows of activations that one pass of a sweep aims at: enough for fast products.
+/// Rows of activations that one pass of a sweep aims at, enough for efficient products.
 const ROWS: usize = 512;
 
-/// One patch: what the source has at a place, put into the base.
+/// One patch: the source's activation in place of the base's, at one site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patch {
-    /// Block.
+    /// The block.
     pub layer: Layer,
-    /// Place in the block.
+    /// The site in the block.
     pub point: Point,
-    /// Place in the sequence (of scores and patterns, the query's); without: all.
+    /// The position (the query's for scores and patterns); `None` for all.
     pub position: Option<usize>,
-    /// Head, for points that have them; without: all.
+    /// The head, at points that have heads; `None` for all.
     pub head: Option<usize>,
 }
 
 impl Patch {
-    /// Where it is.
+    /// The site.
     #[must_use]
     pub fn site(&self) -> Site {
         Site::Block(self.layer, self.point)
     }
 
-    /// `x` of the base with this patch of `source`, both from place `from` of the sequence on.
+    /// The base's `x` with this patch of `source`; both begin at position `from`.
     fn apply(&self, x: &Tensor, source: &Tensor, from: usize) -> CandleResult<Tensor> {
         let site = self.site();
-        let placed = match self.position {
-            Some(position) => &put(x, source, site.position_axis(), position - from)?,
+        let patched = match self.position {
+            Some(position) => &replace_slice(x, source, site.position_axis(), position - from)?,
             None => source,
         };
         match (self.head, site.head_axis()) {
-            (None, _) => Ok(placed.clone()),
-            (Some(head), Some(axis)) => put(x, placed, axis, head),
+            (None, _) => Ok(patched.clone()),
+            (Some(head), Some(axis)) => replace_slice(x, patched, axis, head),
             (Some(_), None) => candle_core::bail!("{site} has no heads"),
         }
     }
 }
 
-/// The metric after each patch, and of the two runs themselves.
+/// The metric after each patch, and of the unpatched runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effects {
-    /// `[patches][batch]`.
+    /// The metric after each patch, `[patches][batch]`.
     pub patched: Vec<Vec<f64>>,
-    /// Of the base, `[batch]`.
+    /// The metric of the base, `[batch]`.
     pub base: Vec<f64>,
-    /// Of the source, `[batch]`.
+    /// The metric of the source, `[batch]`.
     pub source: Vec<f64>,
 }
 
 impl Effects {
-    /// For each patch, the mean over the batch of how much of the way from base to source it goes:
-    /// `(patched - base) / (source - base)`. Sequences whose runs do not differ count for nothing.
+    /// The share of the difference between base and source that each patch recovers, averaged over the batch:
+    /// `(patched - base) / (source - base)`. Sequences on which the two runs agree are left out.
     #[must_use]
     pub fn recovered(&self) -> Vec<f64> {
         let differ: Vec<usize> = (0..self.base.len()).filter(|i| self.source[*i] != self.base[*i]).collect();
@@ -68,7 +68,7 @@ impl Effects {
     }
 }
 
-/// Patches of one point at every layer and place, layer by layer: `[n_layers * seq]`.
+/// Patches of one point at every layer and position, layer by layer: `[n_layers * seq]`.
 #[must_use]
 pub fn each_position(n_layers: usize, point: Point, seq: usize) -> Vec<Patch> {
     let layers = (0..n_layers).map(Layer);
@@ -82,19 +82,43 @@ pub fn each_head(n_layers: usize, point: Point, heads: usize) -> Vec<Patch> {
     layers.flat_map(|layer| (0..heads).map(move |h| Patch { layer, point, position: None, head: Some(h) })).collect()
 }
 
-/// Patches of one point at every layer, head and place: `[n_layers * heads * seq]`.
+/// Patches of one point at every layer, head and position: `[n_layers * heads * seq]`.
 #[must_use]
 pub fn each_head_and_position(n_layers: usize, point: Point, heads: usize, seq: usize) -> Vec<Patch> {
     let by_head = each_head(n_layers, point, heads).into_iter();
     by_head.flat_map(|patch| (0..seq).map(move |p| Patch { position: Some(p), ..patch })).collect()
 }
 
-/// The metric of the base after each patch by itself.
+/// The metric of the base after each patch by itself (arXiv 2309.16042).
 ///
-/// The runs must have kept the patched sites; `source` may have other tokens than `base`, but as many.
+/// Both runs must have recorded the patched sites. `source` must have as many sequences and tokens as `base`.
 ///
 /// # Errors
-/// When a patch's place does not exist, a run did not keep it, or the runs do not fit each other.
+/// When a patched site, head or position does not exist or was not recorded, or the runs differ in size.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{Device, Tensor};
+/// # use models::{Config, Decoder};
+/// # use rand::SeedableRng;
+/// # let sizes = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 32, d_vocab: 50, ..Config::gpt2_small() };
+/// # let model = Decoder::fresh(&sizes, &mut rand_chacha::ChaCha12Rng::seed_from_u64(0), &Device::Cpu)?;
+/// use hooks::{Layer, Point, Site};
+/// use patching::{Metric, Run, activation_patching, each_position};
+///
+/// let clean = Tensor::new(&[[1u32, 2, 3, 4]], &Device::Cpu)?;
+/// let corrupted = Tensor::new(&[[1u32, 9, 3, 4]], &Device::Cpu)?;
+/// let sites = [0, 1].map(|layer| Site::Block(Layer(layer), Point::ResidPre));
+/// let (source, base) = (Run::new(&model, &clean, &sites)?, Run::new(&model, &corrupted, &sites)?);
+///
+/// // denoising: each position of the clean run's residual stream, at each layer, patched into the corrupted run
+/// let patches = each_position(2, Point::ResidPre, 4);
+/// let metric = Metric::logit_difference(&[7], &[8]);
+/// let recovered = activation_patching(&model, &base, &source, &patches, &metric)?.recovered();
+/// assert_eq!(recovered[0], 0.); // layer 0, position 0: the runs agree there
+/// assert!((recovered[1] - 1.).abs() < 1e-2); // layer 0, position 1: the only difference between the prompts
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn activation_patching(
     model: &dyn HookedModel,
     base: &Run,
@@ -103,8 +127,12 @@ pub fn activation_patching(
     metric: &Metric<'_>,
 ) -> Result<Effects, Error> {
     if base.sizes() != source.sizes() {
-        let words = format!("a source of {:?} sequences and tokens for a base of {:?}", source.sizes(), base.sizes());
-        return Err(Error::Request(words));
+        let message = format!(
+            "the source has (sequences, tokens) = {:?} and the base {:?}; both runs must have the same",
+            source.sizes(),
+            base.sizes()
+        );
+        return Err(Error::Request(message));
     }
     for patch in patches {
         check(base, patch)?;
@@ -124,11 +152,11 @@ pub fn activation_patching(
 fn check(base: &Run, patch: &Patch) -> Result<(), Error> {
     let site = patch.site();
     let x = base.at(site)?;
-    let places = [(patch.head, site.head_axis(), "head"), (patch.position, Some(site.position_axis()), "position")];
-    for (index, axis, what) in places {
+    let indices = [(patch.head, site.head_axis(), "head"), (patch.position, Some(site.position_axis()), "position")];
+    for (index, axis, name) in indices {
         let size = axis.map_or(Ok(0), |axis| x.dim(axis))?;
         if index.is_some_and(|index| index >= size) {
-            return Err(Error::Request(format!("{site}: no {what} {} of {size}", index.unwrap_or(0))));
+            return Err(Error::Request(format!("{site}: no {name} {} of {size}", index.unwrap_or(0))));
         }
     }
     Ok(())
@@ -139,22 +167,22 @@ struct Sweep<'a> {
     base: &'a Run,
     source: &'a Run,
     metric: &'a Metric<'a>,
-    /// Places from the first on at which both runs are the same.
+    /// Length of the prefix in which both runs are the same.
     common: usize,
 }
 
 impl Sweep<'_> {
-    /// First place that a patch can change; nothing when it changes nothing.
+    /// The first position that a patch can change; `None` when it cannot change any.
     fn first(&self, patch: &Patch) -> Option<usize> {
         let (_, seq) = self.base.sizes();
         match patch.position {
-            // what lies before the first difference is the same in both runs
+            // before the first difference both runs are the same
             Some(position) => (position >= self.common).then_some(position),
             None => (self.common < seq).then_some(self.common),
         }
     }
 
-    /// Patches that go through the model together: first place, block, indices.
+    /// Patches that share one pass: first position, block, indices.
     fn groups(&self, patches: &[Patch]) -> Vec<(usize, Layer, Vec<usize>)> {
         let (batch, seq) = self.base.sizes();
         let mut order: Vec<(Layer, usize, usize)> = patches
@@ -165,8 +193,8 @@ impl Sweep<'_> {
         order.sort();
         let mut groups: Vec<(usize, Layer, Vec<usize>)> = Vec::new();
         for (layer, first, index) in order {
-            // the metric's places must be among those that are computed
-            let first = first.min(seq - self.metric.places());
+            // the pass must compute the positions that the metric reads
+            let first = first.min(seq - self.metric.positions());
             match groups.last_mut() {
                 Some((from, same, group))
                     if *same == layer
@@ -180,7 +208,7 @@ impl Sweep<'_> {
         groups
     }
 
-    /// The metric of each patch, all in one pass from `from` on.
+    /// The metric of each patch, all in one pass from position `from` on.
     fn pass(&self, from: usize, layer: Layer, patches: &[Patch]) -> Result<Vec<Vec<f64>>, Error> {
         let (batch, seq) = self.base.sizes();
         let tail = |x: &Tensor, axis| x.narrow(axis, from, seq - from);
@@ -191,7 +219,7 @@ impl Sweep<'_> {
             .map(|patch| Ok(tail(self.source.at(patch.site())?, patch.site().position_axis())?))
             .collect::<Result<Vec<_>, Error>>()?;
         let mut hook = Stacked { patches, sources, batch, from, fired: vec![false; patches.len()] };
-        let end = End::LastLogits(self.metric.places());
+        let end = End::LastLogits(self.metric.positions());
         let past: Past;
         let start = if from == 0 {
             Start::Resid(layer, &resid)

@@ -1,4 +1,4 @@
-//! Identities that hold in any model, on small random ones.
+//! Identities that hold in every model, checked on small random ones.
 
 use candle_core::{DType, Device, Tensor, Var};
 use hooks::{HookedModel, Layer, NoHook, Point, Site};
@@ -24,7 +24,7 @@ fn gpt2() -> Config {
     }
 }
 
-/// GPT-2; grouped heads with rotary and windows; parallel blocks; norms after.
+/// GPT-2; grouped heads with rotary positions and windows; norms after attention and MLP; parallel blocks.
 fn configs() -> Vec<Config> {
     let rotary = Positions::Rotary(Rotary { rotary_dim: 4, base: 100., scaling: Scaling::None, interleaved: false });
     let llama = Architecture {
@@ -52,7 +52,7 @@ fn configs() -> Vec<Config> {
 fn model(config: &Config) -> Decoder {
     let mut rng = ChaCha12Rng::seed_from_u64(5);
     let fresh = Decoder::fresh(config, &mut rng, &Device::Cpu).unwrap();
-    // every weight a little random, in f64
+    // noise on every weight, so that gains and biases matter too
     let jitter = |x: &Tensor| {
         let noise: Vec<f64> = (0..x.elem_count()).map(|_| rng.random_range(-0.3..0.3)).collect();
         (x.to_dtype(DType::F64).unwrap() + Tensor::from_vec(noise, x.dims(), &Device::Cpu).unwrap()).unwrap()
@@ -62,7 +62,7 @@ fn model(config: &Config) -> Decoder {
     Decoder::new(config, named, &Device::Cpu).unwrap()
 }
 
-/// Three sequences that differ from place 4 of 7 on.
+/// Two batches of three sequences of 7 tokens that differ from position 4 on.
 fn runs(model: &Decoder) -> [Tensor; 2] {
     let v = model.config().d_vocab as u32;
     let tokens = |shift: u32| {
@@ -122,7 +122,7 @@ fn a_pass_that_resumes_is_the_same_pass() {
 }
 
 #[test]
-fn patching_a_run_into_itself_changes_nothing_and_all_of_it_gives_the_other() {
+fn patching_a_run_into_itself_changes_nothing_and_patching_all_of_it_gives_the_source() {
     for config in configs() {
         let model = model(&config);
         let (base, source) = both(&model);
@@ -165,9 +165,14 @@ fn a_sweep_gives_the_numbers_of_whole_passes() {
                 (None, None) => edit,
                 (Some(head), Some(position)) => {
                     let by = by.clone();
-                    let (place, by_head) = (patch.site().position_axis(), patch.site().head_axis().unwrap());
+                    let (position_axis, head_axis) = (patch.site().position_axis(), patch.site().head_axis().unwrap());
                     Edit::new(patch.site(), move |x| {
-                        crate::edit::put(x, &crate::edit::put(x, &by, place, position)?, by_head, head)
+                        crate::edit::replace_slice(
+                            x,
+                            &crate::edit::replace_slice(x, &by, position_axis, position)?,
+                            head_axis,
+                            head,
+                        )
                     })
                 }
             };
@@ -178,7 +183,7 @@ fn a_sweep_gives_the_numbers_of_whole_passes() {
 }
 
 #[test]
-fn a_head_of_the_stream_is_an_error() {
+fn a_head_of_the_residual_stream_is_an_error() {
     let model = Decoder::fresh(&gpt2(), &mut ChaCha12Rng::seed_from_u64(1), &Device::Cpu).unwrap();
     let tokens = Tensor::new(&[[1u32, 2, 3]], &Device::Cpu).unwrap();
     let site = Site::Block(Layer(1), Point::ResidPre);
@@ -238,7 +243,7 @@ fn attribution_is_the_slope_of_patching() {
 }
 
 #[test]
-fn weights_of_a_frozen_model_get_no_gradient_and_activations_the_same() {
+fn a_frozen_model_has_the_same_gradients_of_activations_and_none_of_weights() {
     let model = model(&gpt2());
     let [tokens, _] = runs(&model);
     let site = Site::Block(Layer(0), Point::ResidPre);
@@ -249,7 +254,7 @@ fn weights_of_a_frozen_model_get_no_gradient_and_activations_the_same() {
     assert!(model.parameters().iter().all(|(_, var): &(String, Var)| store.get(var).is_none()));
 }
 
-/// Looks, so that the pass goes step by step.
+/// Wants a site and changes nothing, so that the composed pass runs.
 struct Watch;
 
 impl hooks::Hook for Watch {
@@ -314,22 +319,22 @@ fn the_lens_on_the_last_stream_is_the_model() {
 }
 
 #[test]
-fn a_path_to_everything_is_a_patch_and_a_path_to_nothing_is_none() {
+fn a_path_to_the_last_stream_is_a_patch_and_a_path_to_an_earlier_block_has_no_effect() {
     let model = model(&gpt2());
     let (base, source) = both(&model);
     let [tokens, _] = runs(&model);
-    // with MLPs that pass the change on, from the last block's heads to the last stream: the whole effect
+    // from a head of the last block to the last stream, with MLPs that pass the change on: the whole effect
     let sender = Sender { layer: Layer(2), head: 1 };
     let stream = Receiver { site: Site::Block(Layer(2), Point::ResidPost), head: None };
     let path = path_patching(&model, &tokens, (&base, &source), &[sender], &[stream], false, &metric()).unwrap();
     let patch = Patch { layer: Layer(2), point: Point::Z, position: None, head: Some(1) };
     let effects = activation_patching(&model, &base, &source, &[patch], &metric()).unwrap();
     close(&path, &effects.patched[0]);
-    // an earlier block's queries see nothing of it
+    // the queries of an earlier block do not see it
     let before = Receiver { site: Site::Block(Layer(1), Point::Q), head: Some(0) };
     let none = path_patching(&model, &tokens, (&base, &source), &[sender], &[before], false, &metric()).unwrap();
     close(&none, &effects.base);
-    // an earlier head through a later query only: something, but less than everything
+    // an earlier head through a later query only: part of the effect
     let sender = Sender { layer: Layer(0), head: 2 };
     let query = Receiver { site: Site::Block(Layer(2), Point::Q), head: Some(3) };
     let some = path_patching(&model, &tokens, (&base, &source), &[sender], &[query], true, &metric()).unwrap();
@@ -337,7 +342,7 @@ fn a_path_to_everything_is_a_patch_and_a_path_to_nothing_is_none() {
 }
 
 #[test]
-fn results_of_heads_sum_to_what_attention_writes() {
+fn head_results_sum_to_the_attention_output() {
     let model = model(&gpt2());
     let [tokens, _] = runs(&model);
     let layer = Layer(1);
@@ -349,7 +354,7 @@ fn results_of_heads_sum_to_what_attention_writes() {
 }
 
 #[test]
-fn metrics_are_what_they_say() {
+fn metrics_match_their_formulas() {
     let logits = Tensor::new(&[[[0f64, 0., 0.], [1., 2., 4.]]], &Device::Cpu).unwrap();
     let value = |metric: Metric<'_>| metric.of(&logits).unwrap().to_vec1::<f64>().unwrap()[0];
     assert_eq!(value(Metric::logit_difference(&[2], &[0])), 3.);
@@ -363,22 +368,22 @@ fn metrics_are_what_they_say() {
 }
 
 #[test]
-fn places_that_do_not_exist_are_refused() {
+fn invalid_patches_are_rejected() {
     let model = model(&gpt2());
     let (base, source) = both(&model);
-    let refuse = |patch: Patch, words: &str| {
+    let check = |patch: Patch, expected: &str| {
         let error = activation_patching(&model, &base, &source, &[patch], &metric()).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
+        assert!(error.contains(expected), "{error}");
     };
-    let fine = Patch { layer: Layer(0), point: Point::Z, position: None, head: None };
-    refuse(Patch { head: Some(4), ..fine }, "no head 4 of 4");
-    refuse(Patch { position: Some(7), ..fine }, "no position 7 of 7");
-    refuse(Patch { point: Point::ResidPre, head: Some(0), ..fine }, "no head 0 of 0");
-    refuse(Patch { layer: Layer(3), ..fine }, "blocks.3");
-    refuse(Patch { point: Point::MlpPre, ..fine }, "hook_pre");
+    let valid = Patch { layer: Layer(0), point: Point::Z, position: None, head: None };
+    check(Patch { head: Some(4), ..valid }, "no head 4 of 4");
+    check(Patch { position: Some(7), ..valid }, "no position 7 of 7");
+    check(Patch { point: Point::ResidPre, head: Some(0), ..valid }, "no head 0 of 0");
+    check(Patch { layer: Layer(3), ..valid }, "blocks.3");
+    check(Patch { point: Point::MlpPre, ..valid }, "hook_pre");
     let [tokens, _] = runs(&model);
-    let gone = Edit::zero(Site::Block(Layer(7), Point::Z));
-    assert!(run_with_edits(&model, &tokens, vec![gone]).unwrap_err().to_string().contains("blocks.7.attn.hook_z"));
+    let missing = Edit::zero(Site::Block(Layer(7), Point::Z));
+    assert!(run_with_edits(&model, &tokens, vec![missing]).unwrap_err().to_string().contains("blocks.7.attn.hook_z"));
     let _ = model.forward(&tokens, &mut NoHook).unwrap();
 }
 
@@ -399,7 +404,10 @@ fn direct_effects_of_all_nodes_add_up_to_the_logits() {
         let model = model(&config);
         let run = run_nodes(&model, &prompts(3, 7, 1)).unwrap();
         let whole = model.forward(&prompts(3, 7, 1), &mut hooks::NoHook).unwrap().narrow(1, 6, 1).unwrap();
-        assert!(distance(run.logits(), &whole) < 1e-9, "the last place alone is the whole pass's");
+        assert!(
+            distance(run.logits(), &whole) < 1e-9,
+            "the pass of the last position alone gives the logits of the whole pass"
+        );
         let effects = direct_effects(&model, &run, &four).unwrap();
         let parts = effects.nodes.iter().chain([&effects.rest, &effects.constant]);
         let sum = parts.fold(effects.rest.zeros_like().unwrap(), |sum, part| sum.broadcast_add(part).unwrap());
@@ -410,7 +418,7 @@ fn direct_effects_of_all_nodes_add_up_to_the_logits() {
 }
 
 #[test]
-fn patching_nodes_is_editing_the_last_place() {
+fn patching_nodes_is_editing_the_last_position() {
     for config in configs() {
         let model = model(&config);
         let (base, source) = (prompts(2, 7, 1), prompts(2, 5, 2)); // lengths differ
@@ -428,14 +436,14 @@ fn patching_nodes_is_editing_the_last_place() {
                         (Site::Block(*layer, Point::MlpOut), other.at(Site::Block(*layer, Point::MlpOut)))
                     }
                 };
-                // as long as the base, so that its last place is the source's last place
+                // as long as the base, so that its last position is the source's last position
                 let by = point.unwrap();
                 let by = by.repeat(if by.rank() == 4 { vec![1, 7, 1, 1] } else { vec![1, 7, 1] }).unwrap();
                 let head = node.head();
                 Edit::new(site, move |x| {
-                    let last = crate::edit::put(x, &by, 1, 6)?;
+                    let last = crate::edit::replace_slice(x, &by, 1, 6)?;
                     match head {
-                        Some(head) => crate::edit::put(x, &last, 2, head),
+                        Some(head) => crate::edit::replace_slice(x, &last, 2, head),
                         None => Ok(last),
                     }
                 })
@@ -466,8 +474,8 @@ fn queries_of_all_senders_at_once_are_the_whole_query() {
             let site = Site::Block(Layer(layer), Point::Q);
             let by = other.at(site).unwrap().repeat((1, 7, 1, 1)).unwrap();
             Edit::new(site, move |x| {
-                let last = crate::edit::put(x, &by, 1, 6)?;
-                crate::edit::put(x, &last, 2, head)
+                let last = crate::edit::replace_slice(x, &by, 1, 6)?;
+                crate::edit::replace_slice(x, &last, 2, head)
             })
         };
         let theirs = run_with_edits(&model, &base, [(2, 1), (1, 2)].map(edit).into_iter().collect()).unwrap();
@@ -476,8 +484,8 @@ fn queries_of_all_senders_at_once_are_the_whole_query() {
 }
 
 #[test]
-fn one_senders_path_into_queries_is_that_of_path_patching_at_the_last_place() {
-    // sources that differ in the last token alone differ at the last place alone, where both ways must agree
+fn one_senders_path_into_queries_agrees_with_path_patching_at_the_last_position() {
+    // sources that differ in the last token alone differ at the last position alone, where both must agree
     for config in configs() {
         let model = model(&config);
         let base = prompts(2, 7, 1);
@@ -504,20 +512,20 @@ fn one_senders_path_into_queries_is_that_of_path_patching_at_the_last_place() {
 }
 
 #[test]
-fn writes_of_other_prompts_must_fit() {
+fn writes_of_other_prompts_must_match_the_batch() {
     let model = model(&gpt2());
     let run = run_nodes(&model, &prompts(2, 7, 1)).unwrap();
     let writes = Writes::of(&run, 3).unwrap();
     let few = writes.gather(&[0]).unwrap();
-    let told = |source: &Writes| patch_nodes(&model, &run, source, &[vec![]], &four).unwrap_err().to_string();
-    assert!(told(&few).contains("a source of 1 prompts for a base of 2"));
+    let error = |source: &Writes| patch_nodes(&model, &run, source, &[vec![]], &four).unwrap_err().to_string();
+    assert!(error(&few).contains("the source has 1 prompts and the base 2"));
     let again = Writes::cat(&[few, writes.gather(&[1]).unwrap()]).unwrap();
     let all: Vec<Vec<Node>> = vec![Node::all(&model)];
     let same = patch_nodes(&model, &run, &again, &all, &four).unwrap().remove(0);
     assert!(distance(&same, &four(run.logits()).unwrap()) < 1e-12);
     let twice = writes.gather(&[0, 0]).unwrap();
     let ways = [&twice, &twice.mean(2).unwrap()].map(|w| patch_nodes(&model, &run, w, &all, &four).unwrap().remove(0));
-    assert!(distance(&ways[0], &ways[1]) < 1e-12, "the mean of two of the same is the same");
+    assert!(distance(&ways[0], &ways[1]) < 1e-12, "the mean of two equal writes is the same write");
     let zeros = patch_nodes(&model, &run, &writes.zeros().unwrap(), &all, &four).unwrap().remove(0);
     assert!(distance(&zeros, &ways[0]) > 1e-3);
     assert!(patch_whole_queries(&model, &run, &writes, &[Node::Mlp(Layer(0))], &four).is_err());

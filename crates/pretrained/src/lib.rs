@@ -52,8 +52,8 @@ impl Pretrained {
 pub fn describe(name: &str) -> Result<(Family, Config), Error> {
     let path = if find::is_here(name)? { PathBuf::from(name) } else { find::fetch_config(name)? };
     let described = match path.is_dir() {
-        true => models::describe_config(&path.join("config.json")),
-        false if path.ends_with("config.json") => models::describe_config(&path),
+        true => models::read_hub_config(&path.join("config.json")),
+        false if path.ends_with("config.json") => models::read_hub_config(&path),
         false => models::describe_checkpoint(&path),
     };
     Ok(described?)

@@ -9,9 +9,11 @@ mod error;
 mod hash;
 mod lock;
 mod map;
+mod nearest;
 
 pub use atomic::{TEMPORARY_PREFIX, read, read_text, write_atomic, write_atomic_with};
 pub use error::Error;
 pub use hash::{hash_bytes, hash_file, hash_path, hash_tree};
 pub use lock::Lock;
 pub use map::{Map, map};
+pub use nearest::nearest;

@@ -1,4 +1,4 @@
-//! Reading a `config.json` with errors that name the file and the key.
+//! Reading a `config.json`, with errors that name the file and the key.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ pub struct Fields<'a> {
     value: &'a Value,
 }
 
-/// Sizes above this are mistakes.
-const ABSURD: u64 = 1 << 32;
+/// Larger sizes are mistakes.
+const MAX_SIZE: u64 = 1 << 32;
 
 impl<'a> Fields<'a> {
     /// The object in `path`.
@@ -24,9 +24,9 @@ impl<'a> Fields<'a> {
     }
 
     /// An error about one key.
-    pub(crate) fn wrong(&self, key: &str, words: &str) -> Error {
+    pub(crate) fn wrong(&self, key: &str, message: &str) -> Error {
         let key = if key.is_empty() { String::new() } else { format!("`{key}`: ") };
-        Error::Checkpoint(format!("{}: {key}{words}", self.path.display()))
+        Error::Checkpoint(format!("{}: {key}{message}", self.path.display()))
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
@@ -39,9 +39,9 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn opt_size(&self, key: &str) -> Result<Option<usize>, Error> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_u64().filter(|size| *size > 0 && *size < ABSURD) {
+        match value.as_u64().filter(|size| *size > 0 && *size < MAX_SIZE) {
             Some(size) => Ok(Some(size as usize)),
-            None => Err(self.wrong(key, &format!("{value} is no size"))),
+            None => Err(self.wrong(key, &format!("{value} is not a size"))),
         }
     }
 
@@ -53,7 +53,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_f64().filter(|number| number.is_finite()) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(key, &format!("{value} is no number"))),
+            None => Err(self.wrong(key, &format!("{value} is not a number"))),
         }
     }
 
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn opt_str(&self, key: &str) -> Result<Option<&'a str>, Error> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => value.as_str().map(Some).ok_or_else(|| self.wrong(key, &format!("{value} is no text"))),
+            Some(value) => value.as_str().map(Some).ok_or_else(|| self.wrong(key, &format!("{value} is not a string"))),
         }
     }
 
@@ -81,7 +81,7 @@ impl<'a> Fields<'a> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Array(list)) => Ok(list.first().and_then(Value::as_str)),
-            Some(value) => Err(self.wrong(key, &format!("{value} is no list"))),
+            Some(value) => Err(self.wrong(key, &format!("{value} is not a list"))),
         }
     }
 
@@ -89,11 +89,11 @@ impl<'a> Fields<'a> {
         self.get(key)?.as_array().map(Vec::as_slice)
     }
 
-    fn inside(&self, key: &str) -> Option<Self> {
+    fn object(&self, key: &str) -> Option<Self> {
         self.get(key).filter(|value| value.is_object()).map(|value| Self { path: self.path, value })
     }
 
-    /// A key that must have this value where it stands.
+    /// Checks that a key, if present, has the one supported value.
     pub(crate) fn only(&self, key: &str, supported: &Value) -> Result<(), Error> {
         match self.get(key) {
             Some(value) if value != supported => {
@@ -112,9 +112,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Rotary positions, as `rope_theta` and `rope_scaling` or as `rope_parameters` state them.
+    /// Rotary positions from `rope_theta` and `rope_scaling`, or from `rope_parameters`.
     pub(crate) fn rotary(&self, d_head: usize, portion: &str, base: (&str, f64)) -> Result<Rotary, Error> {
-        let inner = self.inside("rope_parameters").or(self.inside("rope_scaling"));
+        let inner = self.object("rope_parameters").or(self.object("rope_scaling"));
         let find = |key: &str| match &inner {
             Some(inner) => inner.opt_number(key),
             None => Ok(None),
@@ -167,7 +167,7 @@ impl<'a> Fields<'a> {
 }
 
 /// `rope_scaling` as transformers reads it.
-pub(crate) fn describe(scaling: &Scaling) -> Value {
+pub(crate) fn to_rope_scaling(scaling: &Scaling) -> Value {
     match scaling {
         Scaling::None => Value::Null,
         Scaling::Linear { factor } => serde_json::json!({ "rope_type": "linear", "factor": factor }),

@@ -8,19 +8,20 @@ use crate::{
     Activation, Architecture, Biases, Config, Error, Initialisation, NormKind, Positions, QkNorm, Rotary, Scaling,
 };
 
-/// Family and configuration of a GGUF file; `has` says whether it has a tensor, `vocabulary` how many rows its embedding.
+/// Family and configuration of a GGUF file. `has` tells whether the file has a tensor; `vocabulary` is the number of
+/// rows of its embedding.
 ///
 /// # Errors
-/// When the architecture is none of ours (the message lists those), or a key is missing or wrong.
+/// When the architecture is not supported (the message lists those that are), or a key is missing or invalid.
 pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool) -> Result<(Family, Config), Error> {
     let architecture = gguf.architecture()?;
-    let family = match architecture {
-        "llama" => Family::Llama,
-        "qwen2" => Family::Qwen2,
-        "qwen3" => Family::Qwen3,
+    let (family, qk_norm, qkv_bias) = match architecture {
+        "llama" => (Family::Llama, QkNorm::None, false),
+        "qwen2" => (Family::Qwen2, QkNorm::None, true),
+        "qwen3" => (Family::Qwen3, QkNorm::Head, false),
         other => {
-            let words = format!("GGUF files of the architecture `{other}` are not read; llama, qwen2 and qwen3 are");
-            return Err(Error::Checkpoint(format!("{}: `general.architecture`: {words}", gguf.path().display())));
+            let message = format!("`{other}` is not supported, only llama, qwen2 and qwen3");
+            return Err(Error::Checkpoint(format!("{}: `general.architecture`: {message}", gguf.path().display())));
         }
     };
     let key = |name: &str| format!("{architecture}.{name}");
@@ -31,14 +32,14 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
     let base = if gguf.has(&key("rope.freq_base")) { gguf.f64(&key("rope.freq_base"))? } else { 10_000. };
     let scaling = match gguf.str(&key("rope.scaling.type")).ok() {
         None | Some("none") if has("rope_freqs.weight") => {
-            let words = "angles of its own (`rope_freqs.weight`) are not read; use the safetensors checkpoint";
-            return Err(Error::Checkpoint(format!("{}: {words}", gguf.path().display())));
+            let message = "`rope_freqs.weight` is not supported; use the safetensors checkpoint";
+            return Err(Error::Checkpoint(format!("{}: {message}", gguf.path().display())));
         }
         None | Some("none") => Scaling::None,
         Some("linear") => Scaling::Linear { factor: gguf.f64(&key("rope.scaling.factor"))? },
         Some(other) => {
-            let words = format!("rope scaling `{other}` is not read from GGUF; use the safetensors checkpoint");
-            return Err(Error::Checkpoint(format!("{}: {words}", gguf.path().display())));
+            let message = format!("rope scaling `{other}` is not supported in GGUF; use the safetensors checkpoint");
+            return Err(Error::Checkpoint(format!("{}: {message}", gguf.path().display())));
         }
     };
     let rotary_dim = optional("rope.dimension_count")?.unwrap_or(d_head);
@@ -61,8 +62,8 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
             norm: NormKind::Rms,
             positions: Positions::Rotary(Rotary { rotary_dim, base, scaling, interleaved: false }),
             gated: true,
-            qk_norm: if family == Family::Qwen3 { QkNorm::Head } else { QkNorm::None },
-            biases: Some(Biases { qkv: family == Family::Qwen2, ..Biases::all(false) }),
+            qk_norm,
+            biases: Some(Biases { qkv: qkv_bias, ..Biases::all(false) }),
             ..Architecture::default()
         },
     };
@@ -71,7 +72,7 @@ pub(crate) fn config(gguf: &Gguf, vocabulary: usize, has: &dyn Fn(&str) -> bool)
     Ok((family, config))
 }
 
-/// GGUF's name of a tensor that the hub calls `hub`.
+/// The GGUF name of a tensor that the hub's safetensors call `hub`.
 pub(crate) fn name(hub: &str) -> String {
     let rest = match hub.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
         Some((layer, rest)) => (format!("blk.{layer}."), rest),
@@ -98,10 +99,20 @@ pub(crate) fn name(hub: &str) -> String {
     format!("{}{stem}.{kind}", rest.0)
 }
 
-/// Rows of a query or key map as the hub keeps them; the llama converter stores them for neighbouring pairs.
+/// Rows of a query or key map in the hub's order. For Llama, llama.cpp's converter reorders them to adjacent pairs.
 pub(crate) fn unpermuted(family: Family, hub: &str, x: &Tensor, d_head: usize) -> CandleResult<Tensor> {
-    let turns = hub.contains("self_attn.q_proj") || hub.contains("self_attn.k_proj");
-    if family != Family::Llama || !turns {
+    let is_rotated = hub.contains("self_attn.q_proj") || hub.contains("self_attn.k_proj");
+    let is_permuted = match family {
+        Family::Llama => is_rotated,
+        Family::Gpt2
+        | Family::GptNeox
+        | Family::Mistral
+        | Family::Qwen2
+        | Family::Qwen3
+        | Family::Olmo2
+        | Family::Phi3 => false,
+    };
+    if !is_permuted {
         return Ok(x.clone());
     }
     let shape = x.dims().to_vec();
@@ -124,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_put_back_in_halves() {
+    fn adjacent_pairs_become_halves() {
         // one head of width 4: the converter stores rows 0 2 1 3
         let stored = Tensor::new(&[[0f32], [2.], [1.], [3.]], &Device::Cpu).unwrap();
         let name = "model.layers.0.self_attn.k_proj.weight";

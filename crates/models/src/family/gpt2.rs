@@ -1,8 +1,8 @@
-//! GPT-2, and its exports without LayerNorm (an epsilon so large that the divisor is a constant).
+//! GPT-2, also without LayerNorm: an epsilon so large that the divisor is constant.
 
 use serde_json::{Value, json};
 
-use super::{Family, Fields, Rule, Turn, foreign_form};
+use super::{Family, Fields, Layout, Rule, not_expressible};
 use crate::{Activation, Architecture, Biases, Config, Error, Initialisation};
 
 pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
@@ -29,10 +29,10 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
 
 pub(super) fn rules(config: &Config) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let mut same = |ours: &str, theirs: &str| rules.push(Rule::new(ours.to_owned(), theirs.to_owned(), Turn::Same));
+    let mut same = |ours: &str, theirs: &str| rules.push(Rule::new(ours.to_owned(), theirs.to_owned(), Layout::Same));
     same("embed.W_E", "transformer.wte.weight");
     same("pos_embed.W_pos", "transformer.wpe.weight");
-    // its linear maps are kept as [in, out], as ours
+    // GPT-2 stores linear maps as [in, out], as we do
     for layer in 0..config.n_layers {
         let pairs = [
             ("ln1.w", "ln_1.weight"),
@@ -55,15 +55,15 @@ pub(super) fn rules(config: &Config) -> Vec<Rule> {
     same("ln_final.w", "transformer.ln_f.weight");
     same("ln_final.b", "transformer.ln_f.bias");
     if !config.tied {
-        rules.push(Rule::new("unembed.W_U".to_owned(), "lm_head.weight".to_owned(), Turn::Transposed));
+        rules.push(Rule::new("unembed.W_U".to_owned(), "lm_head.weight".to_owned(), Layout::Transposed));
     }
     rules
 }
 
-pub(super) fn describe(config: &Config) -> Result<Value, Error> {
+pub(super) fn to_hub_config(config: &Config) -> Result<Value, Error> {
     let plain = Architecture { biases: None, ..config.architecture.clone() };
     if !plain.is_gpt2() || config.biases() != Biases::all(true) {
-        return Err(foreign_form(Family::Gpt2, "another form than GPT-2's, or no biases"));
+        return Err(not_expressible(Family::Gpt2, "an architecture other than GPT-2's, or missing biases"));
     }
     let activation = match config.activation {
         Activation::GeluTanh => "gelu_new",

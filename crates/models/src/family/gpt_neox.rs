@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::fields::describe as describe_scaling;
-use super::{Family, Fields, Rule, Turn, foreign_form};
+use super::fields::to_rope_scaling;
+use super::{Family, Fields, Layout, Rule, not_expressible};
 use crate::{Activation, Architecture, Biases, Config, Error, Initialisation, Positions};
 
 pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
@@ -34,8 +34,8 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<Config, Error> {
 
 pub(super) fn rules(config: &Config) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let mut add = |ours: &str, theirs: &str, turn| rules.push(Rule::new(ours.to_owned(), theirs.to_owned(), turn));
-    add("embed.W_E", "gpt_neox.embed_in.weight", Turn::Same);
+    let mut add = |ours: &str, theirs: &str, layout| rules.push(Rule::new(ours.to_owned(), theirs.to_owned(), layout));
+    add("embed.W_E", "gpt_neox.embed_in.weight", Layout::Same);
     let biases = config.biases();
     for layer in 0..config.n_layers {
         let pairs = [
@@ -52,25 +52,25 @@ pub(super) fn rules(config: &Config) -> Vec<Rule> {
             ("mlp.W_out", "mlp.dense_4h_to_h.weight", true),
             ("mlp.b_out", "mlp.dense_4h_to_h.bias", true),
         ];
-        for (ours, theirs, _) in pairs.iter().filter(|(.., here)| *here) {
-            let turn = if ours.ends_with("QKV") { Turn::HeadByHead(config.n_heads) } else { Turn::Transposed };
-            add(&format!("blocks.{layer}.{ours}"), &format!("gpt_neox.layers.{layer}.{theirs}"), turn);
+        for (ours, theirs, _) in pairs.iter().filter(|(.., present)| *present) {
+            let layout = if ours.ends_with("QKV") { Layout::HeadByHead(config.n_heads) } else { Layout::Transposed };
+            add(&format!("blocks.{layer}.{ours}"), &format!("gpt_neox.layers.{layer}.{theirs}"), layout);
         }
     }
-    add("ln_final.w", "gpt_neox.final_layer_norm.weight", Turn::Same);
-    add("ln_final.b", "gpt_neox.final_layer_norm.bias", Turn::Same);
+    add("ln_final.w", "gpt_neox.final_layer_norm.weight", Layout::Same);
+    add("ln_final.b", "gpt_neox.final_layer_norm.bias", Layout::Same);
     if !config.tied {
-        add("unembed.W_U", "embed_out.weight", Turn::Transposed);
+        add("unembed.W_U", "embed_out.weight", Layout::Transposed);
     }
     rules
 }
 
-pub(super) fn describe(config: &Config) -> Result<Value, Error> {
+pub(super) fn to_hub_config(config: &Config) -> Result<Value, Error> {
     let Positions::Rotary(rotary) = &config.architecture.positions else {
-        return Err(foreign_form(Family::GptNeox, "learned positions"));
+        return Err(not_expressible(Family::GptNeox, "learned positions"));
     };
     if config.biases().unembed {
-        return Err(foreign_form(Family::GptNeox, "a bias of the unembedding"));
+        return Err(not_expressible(Family::GptNeox, "a bias of the unembedding"));
     }
     let activation = match config.activation {
         Activation::GeluTanh => "gelu_new",
@@ -93,6 +93,6 @@ pub(super) fn describe(config: &Config) -> Result<Value, Error> {
         "attention_bias": config.biases().qkv,
         "rotary_pct": rotary.rotary_dim as f64 / config.d_head() as f64,
         "rotary_emb_base": rotary.base,
-        "rope_scaling": describe_scaling(&rotary.scaling),
+        "rope_scaling": to_rope_scaling(&rotary.scaling),
     }))
 }

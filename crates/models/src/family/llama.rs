@@ -1,23 +1,37 @@
-//! Llama and the families that are small steps from it: Mistral, Qwen 2 and 3, OLMo 2, Phi-3.
+//! Llama and the families derived from it: Mistral, Qwen 2 and 3, OLMo 2, Phi-3.
 
 use serde_json::{Value, json};
 
-use super::fields::describe as describe_scaling;
-use super::{Family, Fields, Rule, Turn, foreign_form};
+use super::fields::to_rope_scaling;
+use super::{Family, Fields, Layout, Rule, not_expressible};
 use crate::{
     Activation, Architecture, Biases, Config, Error, FixedScales, Initialisation, NormKind, NormPlace, Positions,
     QkNorm,
 };
 
-pub(super) fn config(family: Family, fields: &Fields<'_>) -> Result<Config, Error> {
+/// A family in Llama's format.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Olmo2,
+    Phi3,
+}
+
+pub(super) fn config(variant: Variant, fields: &Fields<'_>) -> Result<Config, Error> {
     let (d_model, n_heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
     let n_layers = fields.size("num_hidden_layers")?;
     let d_head = fields.opt_size("head_dim")?.unwrap_or(d_model / n_heads);
     if fields.opt_size("head_dim")?.is_none() && !d_model.is_multiple_of(n_heads) {
-        let words = format!("{n_heads} heads do not divide a hidden_size of {d_model}");
-        return Err(fields.wrong("num_attention_heads", &words));
+        let message = format!("{n_heads} heads do not divide hidden_size = {d_model}");
+        return Err(fields.wrong("num_attention_heads", &message));
     }
-    let otherwise = if family == Family::Mistral { 8 } else { n_heads };
+    let default_kv_heads = match variant {
+        Variant::Mistral => 8,
+        Variant::Llama | Variant::Qwen2 | Variant::Qwen3 | Variant::Olmo2 | Variant::Phi3 => n_heads,
+    };
     let rotary = fields.rotary(d_head, "partial_rotary_factor", ("rope_theta", 10_000.))?;
     Ok(Config {
         n_layers,
@@ -33,82 +47,95 @@ pub(super) fn config(family: Family, fields: &Fields<'_>) -> Result<Config, Erro
         dropout: 0.,
         initialisation: Initialisation::Gpt2,
         architecture: Architecture {
-            n_key_value_heads: Some(fields.opt_size("num_key_value_heads")?.unwrap_or(otherwise)),
+            n_key_value_heads: Some(fields.opt_size("num_key_value_heads")?.unwrap_or(default_kv_heads)),
             d_head: Some(d_head),
             norm: NormKind::Rms,
-            norm_place: if family == Family::Olmo2 { NormPlace::After } else { NormPlace::Before },
+            norm_place: match variant {
+                Variant::Olmo2 => NormPlace::After,
+                Variant::Llama | Variant::Mistral | Variant::Qwen2 | Variant::Qwen3 | Variant::Phi3 => {
+                    NormPlace::Before
+                }
+            },
             positions: Positions::Rotary(rotary),
             parallel: false,
             gated: true,
-            qk_norm: match family {
-                Family::Qwen3 => QkNorm::Head,
-                Family::Olmo2 => QkNorm::Whole,
-                _ => QkNorm::None,
+            qk_norm: match variant {
+                Variant::Qwen3 => QkNorm::Head,
+                Variant::Olmo2 => QkNorm::Whole,
+                Variant::Llama | Variant::Mistral | Variant::Qwen2 | Variant::Phi3 => QkNorm::None,
             },
-            biases: Some(biases(family, fields)?),
-            windows: windows(family, fields, n_layers)?,
+            biases: Some(biases(variant, fields)?),
+            windows: windows(variant, fields, n_layers)?,
             fixed: FixedScales::default(),
         },
     })
 }
 
-fn biases(family: Family, fields: &Fields<'_>) -> Result<Biases, Error> {
+fn biases(variant: Variant, fields: &Fields<'_>) -> Result<Biases, Error> {
     let none = Biases::all(false);
     let attention = fields.flag("attention_bias", false)?;
-    Ok(match family {
-        Family::Llama => Biases { qkv: attention, attn_out: attention, mlp: fields.flag("mlp_bias", false)?, ..none },
-        Family::Qwen2 => Biases { qkv: true, ..none },
-        Family::Qwen3 | Family::Olmo2 => Biases { qkv: attention, attn_out: attention, ..none },
-        _ => none,
+    Ok(match variant {
+        Variant::Llama => Biases { qkv: attention, attn_out: attention, mlp: fields.flag("mlp_bias", false)?, ..none },
+        Variant::Qwen2 => Biases { qkv: true, ..none },
+        Variant::Qwen3 | Variant::Olmo2 => Biases { qkv: attention, attn_out: attention, ..none },
+        Variant::Mistral | Variant::Phi3 => none,
     })
 }
 
-/// How far back each block's queries see.
-fn windows(family: Family, fields: &Fields<'_>, n_layers: usize) -> Result<Vec<Option<usize>>, Error> {
+/// The window of each block; empty for full attention.
+fn windows(variant: Variant, fields: &Fields<'_>, n_layers: usize) -> Result<Vec<Option<usize>>, Error> {
     let Some(window) = fields.opt_size("sliding_window")? else { return Ok(Vec::new()) };
-    let slides: Vec<bool> = match (family, fields.list("layer_types")) {
-        (Family::Qwen2 | Family::Qwen3, _) if !fields.flag("use_sliding_window", false)? => return Ok(Vec::new()),
+    let slides: Vec<bool> = match (variant, fields.list("layer_types")) {
+        (Variant::Qwen2 | Variant::Qwen3, _) if !fields.flag("use_sliding_window", false)? => return Ok(Vec::new()),
         (_, Some(kinds)) if kinds.len() == n_layers => kinds.iter().map(|kind| kind == "sliding_attention").collect(),
         (_, Some(kinds)) => {
-            return Err(fields.wrong("layer_types", &format!("{} kinds for {n_layers} layers", kinds.len())));
+            return Err(fields.wrong("layer_types", &format!("{} entries for {n_layers} layers", kinds.len())));
         }
-        (Family::Qwen2 | Family::Qwen3, None) => {
+        (Variant::Qwen2 | Variant::Qwen3, None) => {
             let full = fields.opt_number("max_window_layers")?.map_or(0, |count| count as usize);
             (0..n_layers).map(|layer| layer >= full).collect()
         }
-        (Family::Mistral | Family::Phi3, None) => vec![true; n_layers],
-        _ => return Ok(Vec::new()),
+        (Variant::Mistral | Variant::Phi3, None) => vec![true; n_layers],
+        (Variant::Llama | Variant::Olmo2, None) => return Ok(Vec::new()),
     };
     Ok(slides.into_iter().map(|slides| slides.then_some(window)).collect())
 }
 
-pub(super) fn rules(family: Family, config: &Config) -> Vec<Rule> {
-    let mut rules = vec![Rule::new("embed.W_E".to_owned(), "model.embed_tokens.weight".to_owned(), Turn::Same)];
+pub(super) fn rules(variant: Variant, config: &Config) -> Vec<Rule> {
+    let mut rules = vec![Rule::new("embed.W_E".to_owned(), "model.embed_tokens.weight".to_owned(), Layout::Same)];
     let (q, kv) = (config.n_heads * config.d_head(), config.n_key_value_heads() * config.d_head());
     let biases = config.biases();
-    let [ln1, ln2] = match family {
-        Family::Olmo2 => ["post_attention_layernorm", "post_feedforward_layernorm"],
-        _ => ["input_layernorm", "post_attention_layernorm"],
+    let [ln1, ln2] = match variant {
+        Variant::Olmo2 => ["post_attention_layernorm", "post_feedforward_layernorm"],
+        Variant::Llama | Variant::Mistral | Variant::Qwen2 | Variant::Qwen3 | Variant::Phi3 => {
+            ["input_layernorm", "post_attention_layernorm"]
+        }
+    };
+    // Phi-3 stores queries, keys and values, and both input maps of the MLP, as one tensor each
+    let is_fused = match variant {
+        Variant::Phi3 => true,
+        Variant::Llama | Variant::Mistral | Variant::Qwen2 | Variant::Qwen3 | Variant::Olmo2 => false,
     };
     for layer in 0..config.n_layers {
         let mut add = |ours: &[&str], theirs: &[(&str, usize)]| {
             rules.push(Rule {
                 ours: ours.iter().map(|name| format!("blocks.{layer}.{name}")).collect(),
                 theirs: theirs.iter().map(|(name, rows)| (format!("model.layers.{layer}.{name}"), *rows)).collect(),
-                turn: Turn::Transposed,
+                layout: Layout::Transposed,
             });
         };
         add(&["ln1.w"], &[(&format!("{ln1}.weight"), 1)]);
         add(&["ln2.w"], &[(&format!("{ln2}.weight"), 1)]);
-        for (ours, theirs, here) in [("W", "weight", true), ("b", "bias", biases.qkv)] {
+        for (ours, theirs, present) in [("W", "weight", true), ("b", "bias", biases.qkv)] {
+            if !present {
+                continue;
+            }
             let ours = format!("attn.{ours}_QKV");
-            match family {
-                _ if !here => {}
-                Family::Phi3 => add(&[&ours], &[(&format!("self_attn.qkv_proj.{theirs}"), 1)]),
-                _ => {
-                    let name = |part: &str| format!("self_attn.{part}_proj.{theirs}");
-                    add(&[&ours], &[(&name("q"), q), (&name("k"), kv), (&name("v"), kv)]);
-                }
+            let name = |part: &str| format!("self_attn.{part}_proj.{theirs}");
+            if is_fused {
+                add(&[&ours], &[(&name("qkv"), 1)]);
+            } else {
+                add(&[&ours], &[(&name("q"), q), (&name("k"), kv), (&name("v"), kv)]);
             }
         }
         if config.architecture.qk_norm != QkNorm::None {
@@ -124,7 +151,7 @@ pub(super) fn rules(family: Family, config: &Config) -> Vec<Rule> {
                 continue;
             }
             let [gate, up, down] = ["gate", "in", "out"].map(|part| format!("mlp.{ours}_{part}"));
-            if family == Family::Phi3 {
+            if is_fused {
                 add(&[&gate, &up], &[(&format!("mlp.gate_up_proj.{theirs}"), 1)]);
             } else {
                 add(&[&gate], &[(&format!("mlp.gate_proj.{theirs}"), 1)]);
@@ -133,23 +160,23 @@ pub(super) fn rules(family: Family, config: &Config) -> Vec<Rule> {
             add(&[&down], &[(&format!("mlp.down_proj.{theirs}"), 1)]);
         }
     }
-    rules.push(Rule::new("ln_final.w".to_owned(), "model.norm.weight".to_owned(), Turn::Same));
+    rules.push(Rule::new("ln_final.w".to_owned(), "model.norm.weight".to_owned(), Layout::Same));
     if !config.tied {
-        rules.push(Rule::new("unembed.W_U".to_owned(), "lm_head.weight".to_owned(), Turn::Transposed));
+        rules.push(Rule::new("unembed.W_U".to_owned(), "lm_head.weight".to_owned(), Layout::Transposed));
     }
     rules
 }
 
-pub(super) fn describe(family: Family, config: &Config) -> Result<Value, Error> {
+pub(super) fn to_hub_config(family: Family, config: &Config) -> Result<Value, Error> {
     let Positions::Rotary(rotary) = &config.architecture.positions else {
-        return Err(foreign_form(family, "learned positions"));
+        return Err(not_expressible(family, "learned positions"));
     };
     if config.biases().unembed {
-        return Err(foreign_form(family, "a bias of the unembedding"));
+        return Err(not_expressible(family, "a bias of the unembedding"));
     }
     if !config.architecture.gated || config.architecture.norm != NormKind::Rms || config.activation != Activation::Silu
     {
-        return Err(foreign_form(family, "an MLP that is not gated with SiLU, or a norm that is not RMSNorm"));
+        return Err(not_expressible(family, "an MLP that is not gated with SiLU, or a norm other than RMSNorm"));
     }
     let (biases, window) = (config.biases(), config.architecture.windows.iter().flatten().next());
     let class = Family::ALL.iter().find(|(known, ..)| *known == family).map_or("", |(.., class)| class);
@@ -157,7 +184,7 @@ pub(super) fn describe(family: Family, config: &Config) -> Result<Value, Error> 
         Some(_) => "sliding_attention",
         None => "full_attention",
     });
-    let mut described = json!({
+    let mut hub_config = json!({
         "architectures": [class],
         "model_type": family.model_type(),
         "num_hidden_layers": config.n_layers,
@@ -175,16 +202,16 @@ pub(super) fn describe(family: Family, config: &Config) -> Result<Value, Error> 
         "mlp_bias": biases.mlp,
         "partial_rotary_factor": rotary.rotary_dim as f64 / config.d_head() as f64,
         "rope_theta": rotary.base,
-        "rope_scaling": describe_scaling(&rotary.scaling),
+        "rope_scaling": to_rope_scaling(&rotary.scaling),
         "sliding_window": window,
         "use_sliding_window": window.is_some(),
-        // their defaults lie outside of a small vocabulary
+        // the default is outside a small vocabulary
         "pad_token_id": null,
     });
     if window.is_some()
-        && let Some(object) = described.as_object_mut()
+        && let Some(object) = hub_config.as_object_mut()
     {
         object.insert("layer_types".to_owned(), kinds.collect());
     }
-    Ok(described)
+    Ok(hub_config)
 }

@@ -1,56 +1,57 @@
-//! How tensors of a checkpoint make up ours, readable in both directions.
+//! How tensors of a checkpoint map to ours, in both directions.
 
 use candle_core::{Result, Tensor};
 
-/// Some tensors of ours are some of theirs: theirs one below the other, rotary_dim, are ours side by side.
+/// A group of tensors of the checkpoint and the tensors of ours that hold the same numbers: theirs stacked along rows,
+/// and transposed, are ours stacked along columns.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     /// Our names, in the order of their columns.
     pub(crate) ours: Vec<String>,
-    /// Their names and how many rows each has; one row stands for as many as there are.
+    /// Their names and numbers of rows; a single tensor has all rows, whatever its number says.
     pub(crate) theirs: Vec<(String, usize)>,
-    pub(crate) turn: Turn,
+    pub(crate) layout: Layout,
 }
 
-/// What happens between their tensor and ours.
+/// The layout of their tensor compared with ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Nothing.
+pub(crate) enum Layout {
+    /// The same.
     Same,
-    /// They keep `[out, in]`, we `[in, out]`; vectors stay as they are.
+    /// Theirs is `[out, in]`, ours `[in, out]`; vectors are the same.
     Transposed,
-    /// GPT-NeoX keeps query, key and value of each head together, `[heads, 3, d_head]` along its rows; transposed too.
+    /// Transposed, with query, key and value of each head together, `[heads, 3, d_head]` along the rows (GPT-NeoX).
     HeadByHead(usize),
 }
 
 impl Rule {
-    pub(crate) fn new(ours: String, theirs: String, turn: Turn) -> Self {
-        Self { ours: vec![ours], theirs: vec![(theirs, 1)], turn }
+    pub(crate) fn new(ours: String, theirs: String, layout: Layout) -> Self {
+        Self { ours: vec![ours], theirs: vec![(theirs, 1)], layout }
     }
 
-    /// Ours, side by side, from theirs.
+    /// Ours, stacked along columns, from theirs.
     pub(crate) fn read(&self, theirs: &[Tensor]) -> Result<Tensor> {
         let theirs = match theirs {
             [one] => one.clone(),
             many => Tensor::cat(many, 0)?,
         };
-        match self.turn {
-            Turn::Same => Ok(theirs),
-            Turn::Transposed => transposed(&theirs),
-            Turn::HeadByHead(heads) => transposed(&regrouped(&theirs, [heads, 3])?),
+        match self.layout {
+            Layout::Same => Ok(theirs),
+            Layout::Transposed => transposed(&theirs),
+            Layout::HeadByHead(heads) => transposed(&regrouped(&theirs, [heads, 3])?),
         }
     }
 
-    /// Theirs, one below the other, from ours.
+    /// Theirs, stacked along rows, from ours.
     pub(crate) fn write(&self, ours: &[Tensor]) -> Result<Tensor> {
         let ours = match ours {
             [one] => one.clone(),
             many => Tensor::cat(many, many[0].rank() - 1)?,
         };
-        match self.turn {
-            Turn::Same => Ok(ours),
-            Turn::Transposed => transposed(&ours),
-            Turn::HeadByHead(heads) => regrouped(&transposed(&ours)?, [3, heads]),
+        match self.layout {
+            Layout::Same => Ok(ours),
+            Layout::Transposed => transposed(&ours),
+            Layout::HeadByHead(heads) => regrouped(&transposed(&ours)?, [3, heads]),
         }
     }
 }
@@ -59,7 +60,7 @@ fn transposed(x: &Tensor) -> Result<Tensor> {
     if x.rank() == 2 { ops::transposed(x) } else { Ok(x.clone()) }
 }
 
-/// Rows in groups of groups, the two groupings swapped.
+/// Swaps the outer and inner grouping of rows.
 fn regrouped(x: &Tensor, [outer, inner]: [usize; 2]) -> Result<Tensor> {
     let shape = x.dims().to_vec();
     let rest: usize = shape[1..].iter().product();
@@ -74,12 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn writing_undoes_reading() {
         let cpu = &Device::Cpu;
         let x = Tensor::arange(0f32, 60., cpu).unwrap().reshape((12, 5)).unwrap();
         let bias = Tensor::arange(0f32, 12., cpu).unwrap();
-        for turn in [Turn::Same, Turn::Transposed, Turn::HeadByHead(2)] {
-            let rule = Rule::new(String::new(), String::new(), turn);
+        for layout in [Layout::Same, Layout::Transposed, Layout::HeadByHead(2)] {
+            let rule = Rule::new(String::new(), String::new(), layout);
             for x in [&x, &bias] {
                 let again = rule.write(&[rule.read(std::slice::from_ref(x)).unwrap()]).unwrap();
                 assert_eq!(again.dims(), x.dims());
@@ -90,10 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_taken_apart() {
+    fn queries_keys_and_values_of_heads_are_separated() {
         // two heads of width one: q0 k0 v0 q1 k1 v1
         let bias = Tensor::new(&[10f32, 20., 30., 11., 21., 31.], &Device::Cpu).unwrap();
-        let ours = Rule::new(String::new(), String::new(), Turn::HeadByHead(2)).read(&[bias]).unwrap();
+        let ours = Rule::new(String::new(), String::new(), Layout::HeadByHead(2)).read(&[bias]).unwrap();
         assert_eq!(ours.to_vec1::<f32>().unwrap(), [10., 11., 20., 21., 30., 31.]);
     }
 }
