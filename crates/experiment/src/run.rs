@@ -243,11 +243,6 @@ impl Run {
         self.metric_of_seed(Seed::FIRST, name, value, unit);
     }
 
-    /// As [`Self::metric`], for the seed with this number, from 1.
-    pub fn metric_of_draw(&self, number: usize, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        self.metric_of_seed(Seed::new(number), name, value, unit);
-    }
-
     /// As [`Self::metric`], for one of several seeds. A claim takes its number from all of them, as it does from the
     /// points of a sweep: the worst, unless it says `over:`.
     pub(crate) fn metric_of_seed(&self, seed: Seed, name: &str, value: impl Into<Option<f64>>, unit: &str) {

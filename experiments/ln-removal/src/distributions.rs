@@ -26,7 +26,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
-use experiment::Run;
+use experiment::{Run, Seed};
 use hooks::{HookedModel, NoHook};
 use models::Decoder;
 use schemars::JsonSchema;
@@ -99,12 +99,12 @@ struct Pair {
     /// Name in metrics, such as `original_ln_free`.
     key: String,
     /// Seed index of its metrics.
-    seed: usize,
+    seed: Seed,
 }
 
 impl Pair {
     fn metric(&self, run: &Run, name: &str, value: impl Into<Option<f64>>, unit: &str) {
-        run.metric_of_draw(self.seed, &format!("{name}.{}", self.key), value, unit);
+        self.seed.metric(run, &format!("{name}.{}", self.key), value, unit);
     }
 }
 
@@ -172,11 +172,11 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
 
 /// All pairs of models, in the order of the models.
 fn pairs(models: &[Source]) -> Vec<Pair> {
-    let single = |base: &str| models.iter().filter(|source| source.draw().0 == base).count() == 1;
+    let single = |base: &str| models.iter().filter(|source| source.seed().0 == base).count() == 1;
     let mut pairs = Vec::new();
     for (i, first) in models.iter().enumerate() {
         for (j, second) in models.iter().enumerate().skip(i + 1) {
-            let ((a, seed), (b, other)) = (first.draw(), second.draw());
+            let ((a, seed), (b, other)) = (first.seed(), second.seed());
             if seed == other || single(a) || single(b) {
                 let name = format!("{} vs {}", first.name, second.name);
                 pairs.push(Pair { models: [i, j], name, key: format!("{a}_{b}"), seed: seed.max(other) });

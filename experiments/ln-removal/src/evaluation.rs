@@ -203,10 +203,10 @@ fn losses(run: &Run, params: &Params, cells: &[Cell<'_>]) -> Result<()> {
     );
     let mut rng = run.rng("bootstrap");
     for cell in cells {
-        let (name, seed) = cell.source.draw();
-        let same = |other: &&Cell<'_>| other.text == cell.text && other.source.draw().1 == seed;
+        let (name, seed) = cell.source.seed();
+        let same = |other: &&Cell<'_>| other.text == cell.text && other.source.seed().1 == seed;
         let best = cells.iter().filter(same).map(Cell::mean).fold(f64::INFINITY, f64::min);
-        let vanilla = cells.iter().filter(same).find(|other| other.source.draw().0 == params.compare.vanilla);
+        let vanilla = cells.iter().filter(same).find(|other| other.source.seed().0 == params.compare.vanilla);
         let ce = cell.mean();
         let rows: Vec<f64> = cell.losses.chunks(cell.per_sequence).map(probes::mean).collect();
         let [lower, upper] = probes::bootstrap(&rows, params.resamples, &mut rng);

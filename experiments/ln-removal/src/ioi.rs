@@ -19,7 +19,7 @@ use crate::ioi_prompts::{Prompt, Sentences};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use capture::{Keep, capture};
-use experiment::Run;
+use experiment::{Run, Seed};
 use hooks::{HookedModel, Layer, Point, Site};
 use models::Decoder;
 use patching::{Effects, Metric, Patch, activation_patching, attribution_patching, each_head, each_position};
@@ -424,11 +424,11 @@ fn improvement(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
         run.metric("improvement.mean_over_std", None, "");
         return Ok(());
     };
-    let mut seeds: Vec<usize> = outcomes.iter().map(|outcome| outcome.source.draw().1).collect();
+    let mut seeds: Vec<Seed> = outcomes.iter().map(|outcome| outcome.source.seed().1).collect();
     seeds.dedup();
     for seed in seeds {
         let errors = |name: &String| {
-            let found = outcomes.iter().find(|outcome| outcome.source.draw() == (name, seed));
+            let found = outcomes.iter().find(|outcome| outcome.source.seed() == (name, seed));
             found.map(|outcome| &outcome.errors).with_context(|| {
                 format!("params.compare: there is no model `{name}` with seed {seed} in params.models")
             })
@@ -443,9 +443,9 @@ fn improvement(run: &Run, params: &Params, outcomes: &[Outcome]) -> Result<()> {
         }
         let gains: Vec<f64> = with.iter().zip(without).map(|(with, without)| with - without).collect();
         let (mean, std) = (probes::mean(&gains), probes::standard_deviation(&gains));
-        run.metric_of_draw(seed, "improvement.mean", mean, "");
-        run.metric_of_draw(seed, "improvement.std", std, "");
-        run.metric_of_draw(seed, "improvement.mean_over_std", mean.abs() / std, "");
+        seed.metric(run, "improvement.mean", mean, "");
+        seed.metric(run, "improvement.std", std, "");
+        seed.metric(run, "improvement.mean_over_std", mean.abs() / std, "");
     }
     Ok(())
 }

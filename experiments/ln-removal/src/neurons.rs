@@ -133,7 +133,7 @@ struct Outcome<'a> {
 /// Ranks the neurons of every model, ablates the highest-ranked ones and records the tables.
 pub fn run(run: &Run, params: Params) -> Result<()> {
     for (key, name) in [("reference", &params.reference), ("without_norms", &params.without_norms)] {
-        let known = |name: &String| params.models.iter().any(|source| source.draw().0 == name);
+        let known = |name: &String| params.models.iter().any(|source| source.seed().0 == name);
         if let Some(name) = name.as_ref().filter(|name| !known(name)) {
             bail!("params.{key}: there is no model `{name}` in params.models");
         }
@@ -172,10 +172,10 @@ fn measure<'a>(
     let [w_out, w_u] = weights(model)?;
     let neurons = confidence(&w_out, &w_u)?;
     let ranking = ranking(&neurons);
-    let (first, (name, seed)) = (params.models[0].draw().0, source.draw());
+    let (first, (name, seed)) = (params.models[0].seed().0, source.seed());
     let leader = match name == first {
         true => before.len(),
-        false => before.iter().position(|outcome| outcome.source.draw() == (first, seed)).unwrap_or(0),
+        false => before.iter().position(|outcome| outcome.source.seed() == (first, seed)).unwrap_or(0),
     };
     let order = before.get(leader).map_or(&ranking, |outcome| &outcome.ranking);
     if order.len() != neurons.len() {
@@ -575,7 +575,7 @@ fn record_in_order(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Resu
         .float("ce", "mean cross-entropy over tokens", "nats")
         .float("entropy", "mean entropy over tokens", "nats"),
     );
-    let is = |outcome: &Outcome<'_>, name: &Option<String>| Some(outcome.source.draw().0) == name.as_deref();
+    let is = |outcome: &Outcome<'_>, name: &Option<String>| Some(outcome.source.seed().0) == name.as_deref();
     for outcome in outcomes {
         let Outcome { source, in_order, .. } = outcome;
         for (number, metric) in METRICS.into_iter().enumerate() {
@@ -587,7 +587,7 @@ fn record_in_order(run: &Run, params: &Params, outcomes: &[Outcome<'_>]) -> Resu
             }
             for (number, metric) in METRICS.into_iter().enumerate() {
                 let metric = format!("in_order.{metric}");
-                run.metric_of_draw(source.draw().1, &metric, in_order[params.ablated_in_order][number], "nats");
+                source.seed().1.metric(run, &metric, in_order[params.ablated_in_order][number], "nats");
             }
         } else if is(outcome, &params.without_norms) {
             for n in [0, params.ablated_in_order] {

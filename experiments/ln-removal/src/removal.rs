@@ -588,7 +588,7 @@ fn forms(run: &Run, outcomes: &[Outcome]) -> Result<()> {
 fn initial(run: &Run, settings: &[Setting]) -> Result<()> {
     let mut table = Builder::new(
         Schema::new("initial", "scale of one stream before fine-tuning, over one sequence of the training text")
-            .int("draw", "start")
+            .int("seed", "seed of the initial model and batches, from 1")
             .text("stream", "where")
             .float("scale", "of all entries behind the first place, pooled", "")
             .float("first_place", "of the entries of the first place", ""),
@@ -607,7 +607,7 @@ fn summary(run: &Run, params: &Params, settings: &[Setting], outcomes: &[Outcome
         Schema::new("summary", "one model on held-out text, before or after fine-tuning")
             .text("variant", "way of fine-tuning, and its draw from the second on; original: none")
             .text("recipe", "way of fine-tuning")
-            .int("draw", "start and batches")
+            .int("seed", "seed of the initial model and batches, from 1")
             .int("parameters", "numbers that are trained")
             .int("steps", "optimiser steps")
             .int("tokens", "tokens seen in fine-tuning")

@@ -46,7 +46,7 @@ pub fn run(run: &Run, params: Params) -> Result<()> {
     let mut table = Builder::new(
         Schema::new("points", "the removal of norms from one model")
             .text("removal", "removal experiment")
-            .int("draw", "seed index of the initial model and batches, from 1")
+            .int("seed", "seed index of the initial model and batches, from 1")
             .float("parameters", "number of trained parameters", "")
             .float("gone", "training tokens until the last norm is removed", "tokens")
             .float(
@@ -80,7 +80,7 @@ fn read(run: &Run, removal: &str, params: &Params) -> Result<Vec<Point>> {
         Ok(table.texts(column)?.into_iter().map(Option::unwrap_or_default).collect())
     };
     let (recipes, labels) = (texts(&summary, "recipe")?, texts(&summary, "variant")?);
-    let (seeds, parameters) = (summary.ints("draw")?, summary.ints("parameters")?);
+    let (seeds, parameters) = (summary.ints("seed")?, summary.ints("parameters")?);
     let (steps, tokens) = (summary.ints("steps")?, summary.ints("tokens")?);
     let events = need.table("events")?;
     let (event_labels, event_steps) = (texts(&events, "variant")?, events.ints("step")?);

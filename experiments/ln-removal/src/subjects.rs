@@ -34,12 +34,6 @@ impl Source {
         Seed::parse(&self.name)
     }
 
-    /// As [`Self::seed`], with the seed's number.
-    pub fn draw(&self) -> (&str, usize) {
-        let (name, seed) = self.seed();
-        (name, seed.number())
-    }
-
     /// Records a metric of this seed under the model's name.
     pub fn metric(&self, run: &Run, what: &str, value: impl Into<Option<f64>>, unit: &str) {
         let (name, seed) = self.seed();

@@ -458,7 +458,7 @@ impl Tables {
             .float("left_out", "number of pairs whose runs differ too little for a ratio", "pairs");
         let pairs = Schema::new("pairs", "one source prompt of one prompt")
             .text("subject", "name of the model")
-            .int("draw", "index of the seed")
+            .int("seed", "index of the seed")
             .int("prompt", "index of the prompt")
             .int("source", "index of the source prompt, whose activations are patched in");
         let circuit = Schema::new("circuit", "one metric of one model")
