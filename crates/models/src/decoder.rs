@@ -547,7 +547,7 @@ impl Decoder {
         match &self.config.architecture.positions {
             Positions::Learned => None,
             Positions::Rotary(rotary) => {
-                let pairs = if rotary.interleaved { Pairs::Neighbours } else { Pairs::Halves };
+                let pairs = if rotary.interleaved { Pairs::Interleaved } else { Pairs::Halves };
                 Some(Rotation::new(pairs, &rotary.frequencies(), places).scaled(rotary.attention_factor()))
             }
         }
