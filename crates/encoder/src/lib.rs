@@ -1,5 +1,7 @@
-//! The network that turns a state of a language model into a hypervector, its losses, and how well it does
-//! (arXiv 2509.25045, section 4).
+//! The encoder of Hyperdimensional Probe (arXiv 2509.25045, section 4): a network from the states of a language model to
+//! hypervectors, with its losses and its evaluation.
+//!
+//! # Example
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -16,9 +18,15 @@
 //! let loss = loss(Loss::Published, &encoder.forward(&states, None)?, &y)?;
 //! assert!(loss.to_scalar::<f32>()? > 0.3133, "a perfect encoder has ln(1 + 1/e)");
 //! let (cosine, right) = agreement(&encoder.encode(&states)?, &[&wanted])?[0];
-//! assert!(cosine < 0.5 && right < 0.75, "nothing is learned yet");
+//! assert!(cosine < 0.5 && right < 0.75, "the encoder is not trained");
 //! # Ok::<(), candle_core::Error>(())
 //! ```
+//!
+//! # Overview
+//!
+//! [`Encoder`] has the network and its weights, [`loss`] the training objectives ([`Loss`]), and [`targets`] converts
+//! hypervectors to tensors. [`agreement`] evaluates outputs, and [`signs`] reads them out as hypervectors.
+//! Optimisation, data and files are left to the caller.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::Rng;
@@ -34,16 +42,16 @@ use weights::Named;
 pub struct Shape {
     /// Width of the states.
     pub d_in: usize,
-    /// Width of the encoder.
+    /// Hidden width of the encoder.
     pub width: usize,
-    /// Components of the hypervectors.
+    /// Dimension of the hypervectors.
     pub dimension: usize,
-    /// Blocks.
+    /// Number of residual blocks.
     pub blocks: usize,
 }
 
 impl Shape {
-    /// Trainable numbers.
+    /// Number of trainable parameters.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
         let Self { d_in, width: w, dimension, blocks } = *self;
@@ -51,22 +59,23 @@ impl Shape {
     }
 }
 
-/// What is minimised.
+/// The training loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
-    /// As published: cross-entropy of each component with the tanh output o taken as a logit, plus 0.1 of the squared error.
-    /// A perfect fit has ln(1 + 1/e) = 0.313.
+    /// As published: cross-entropy of each component with the tanh output as its logit, plus 0.1 times the squared error.
+    /// Its minimum is ln(1 + 1/e) = 0.313, because the logit cannot exceed 1.
     Published,
-    /// Cross-entropy with what comes before the tanh as the logit.
+    /// Cross-entropy of each component with the input of the tanh as its logit.
     Logits,
     /// Squared error of the tanh output.
     Squares,
-    /// 1 less the cosine of the tanh output.
+    /// One minus the cosine of the tanh output.
     Cosine,
 }
 
-/// An encoder: linear map, norm, GELU; blocks of `LayerNorm(GELU(linear(x))) + s x`; norm, linear map, and a tanh at the end.
+/// An encoder: linear map, LayerNorm, GELU; then blocks of `LayerNorm(GELU(linear(x))) + s x` with a learned scalar s; then
+/// LayerNorm, linear map and tanh.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     shape: Shape,
@@ -76,10 +85,10 @@ pub struct Encoder {
 const EPS: f64 = 1e-5;
 
 impl Encoder {
-    /// Fresh weights, as PyTorch draws them: maps and biases uniform within 1 / √`d_in`; gains 1, skips 0.1.
+    /// Random weights as in PyTorch: maps and biases uniform in ±1 / √fan-in, gains 1, skip scalars 0.1.
     ///
     /// # Errors
-    /// When candle cannot allocate.
+    /// When the tensors cannot be allocated.
     pub fn fresh(shape: Shape, rng: &mut impl Rng, device: &Device) -> Result<Self> {
         let mut parameters = Vec::new();
         for (name, dims, fan_in) in layout(&shape) {
@@ -98,24 +107,24 @@ impl Encoder {
         Ok(Self { shape, parameters })
     }
 
-    /// From the tensors of [`Self::weights`].
+    /// An encoder from the tensors of [`Self::weights`].
     ///
     /// # Errors
-    /// When a weight is missing or has another size.
+    /// When a weight is missing or has another shape.
     pub fn from_weights(shape: Shape, weights: &Named) -> Result<Self> {
         let parameters = layout(&shape).into_iter().map(|(name, dims, _)| {
             let Some(tensor) = weights.get(&name) else {
-                candle_core::bail!("the encoder's file has no `{name}`");
+                candle_core::bail!("the encoder's weights lack `{name}`");
             };
             if tensor.dims() != dims {
-                candle_core::bail!("the encoder's `{name}` is {:?} instead of {dims:?}", tensor.dims());
+                candle_core::bail!("the encoder's weight `{name}` has shape {:?}, expected {dims:?}", tensor.dims());
             }
             Ok((name, Var::from_tensor(tensor)?))
         });
         Ok(Self { shape, parameters: parameters.collect::<Result<_>>()? })
     }
 
-    /// Trainable numbers.
+    /// Number of trainable parameters.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
         self.shape.n_parameters()
@@ -127,7 +136,7 @@ impl Encoder {
         self.parameters.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// What is trained.
+    /// The trainable parameters.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {
         Parameter::all(&self.parameters)
@@ -137,7 +146,7 @@ impl Encoder {
         let found = self.parameters.iter().find(|(is, _)| is == name);
         match found {
             Some((_, var)) => Ok(var.as_tensor()),
-            None => candle_core::bail!("the encoder has no `{name}`"),
+            None => candle_core::bail!("the encoder has no weight `{name}`"),
         }
     }
 
@@ -149,8 +158,8 @@ impl Encoder {
         ops::layer_norm(x, self.get(&format!("{name}.gain"))?, Some(self.get(&format!("{name}.shift"))?), EPS)
     }
 
-    /// What comes before the tanh, `[batch, dimension]`, of states `[batch, d_in]`. In training, dropout of a probability,
-    /// with masks from a key.
+    /// The inputs of the final tanh, `[batch, dimension]`, for states `[batch, d_in]`. For training, `dropout` is a
+    /// probability and the key of the masks.
     ///
     /// # Errors
     /// When the states have another width.
@@ -169,16 +178,16 @@ impl Encoder {
         self.linear(&self.norm(&x, "output_norm")?, "output")
     }
 
-    /// The tanh output o, `[batch, dimension]`.
+    /// The tanh output, `[batch, dimension]`, without dropout and without gradient.
     ///
     /// # Errors
-    /// As [`Self::forward`].
+    /// As for [`Self::forward`].
     pub fn encode(&self, x: &Tensor) -> Result<Tensor> {
         self.forward(x, None)?.detach().tanh()
     }
 }
 
-/// Every weight: name, dimensions, and the fan-in of those that are drawn.
+/// Every weight: its name, shape, and the fan-in if it is initialised at random.
 fn layout(shape: &Shape) -> Vec<(String, Vec<usize>, Option<usize>)> {
     let Shape { d_in, width, dimension, blocks } = *shape;
     let linear = |name: &str, from: usize, to: usize| {
@@ -196,7 +205,7 @@ fn layout(shape: &Shape) -> Vec<(String, Vec<usize>, Option<usize>)> {
     all
 }
 
-/// The mean loss of outputs before the tanh, `[batch, dimension]`, against targets of ±1.
+/// The mean loss of outputs of [`Encoder::forward`], `[batch, dimension]`, for targets of ±1 of the same shape.
 ///
 /// # Errors
 /// When the shapes differ.
@@ -217,31 +226,32 @@ pub fn loss(kind: Loss, pre: &Tensor, targets: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Cross-entropy of each component with its logit: log(1 + e^z) - t z with t = (y + 1) / 2, written so that nothing overflows.
+/// Cross-entropy of each component for its logit z: log(1 + e^z) - t z with t = (y + 1) / 2, in a form that cannot overflow.
 fn cross_entropy(z: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
-    let bend = (z.abs()?.neg()?.exp()? + 1.)?.log()?;
+    let softplus_rest = (z.abs()?.neg()?.exp()? + 1.)?.log()?;
     let t = ((y + 1.)? * 0.5)?;
-    (z.relu()? + bend)? - (t * z)?
+    (z.relu()? + softplus_rest)? - (t * z)?
 }
 
 fn squares(o: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
     (o - y)?.sqr()
 }
 
-/// Targets as a tensor `[batch, dimension]`.
+/// Hypervectors as a tensor of ±1, `[batch, dimension]`.
 ///
 /// # Errors
-/// When candle cannot allocate.
+/// When the tensor cannot be allocated.
 pub fn targets(vectors: &[&Bipolar], device: &Device) -> Result<Tensor> {
     let signs: Vec<f32> = vectors.iter().flat_map(|vector| vector.signs()).map(f32::from).collect();
     let dimension = signs.len().checked_div(vectors.len()).unwrap_or(0);
     Tensor::from_vec(signs, (vectors.len(), dimension), device)
 }
 
-/// How outputs o, `[batch, dimension]`, meet their targets: for each its cosine, and the share of components of the right sign.
+/// For each output of [`Encoder::encode`], `[batch, dimension]`: its cosine with the target, and the fraction of components
+/// with the right sign.
 ///
 /// # Errors
-/// When outputs cannot be read.
+/// When the outputs cannot be read.
 pub fn agreement(o: &Tensor, targets: &[&Bipolar]) -> Result<Vec<(f64, f64)>> {
     let rows = o.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let each = |(row, target): (&Vec<f32>, &&Bipolar)| {
@@ -251,7 +261,7 @@ pub fn agreement(o: &Tensor, targets: &[&Bipolar]) -> Result<Vec<(f64, f64)>> {
             let x = f64::from(*x);
             dot += x * f64::from(*sign);
             square += x * x;
-            // nought counts as -1, as in the sign that is read out
+            // zero counts as -1, as in `signs`
             right += usize::from((x > 0.) == (*sign > 0));
         }
         let norm = (square * signs.len() as f64).sqrt();
@@ -260,10 +270,10 @@ pub fn agreement(o: &Tensor, targets: &[&Bipolar]) -> Result<Vec<(f64, f64)>> {
     Ok(rows.iter().zip(targets).map(each).collect())
 }
 
-/// The signs of outputs o, `[batch, dimension]`.
+/// The signs of outputs, `[batch, dimension]`, as hypervectors; zero counts as -1.
 ///
 /// # Errors
-/// When outputs cannot be read.
+/// When the outputs cannot be read.
 pub fn signs(o: &Tensor) -> Result<Vec<Bipolar>> {
     Ok(o.to_dtype(DType::F32)?.to_vec2::<f32>()?.iter().map(|row| Bipolar::from_numbers(row)).collect())
 }
@@ -277,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_as_many_as_published() {
+    fn parameter_counts_match_the_published_ones() {
         let of = |d_in| Shape { d_in, width: 4096, dimension: 4096, blocks: 2 }.n_parameters();
         assert_eq!([1024, 2048, 4096, 5120].map(of), [54_575_106, 58_769_410, 67_158_018, 71_352_322]);
         let shape = Shape { d_in: 12, width: 8, dimension: 32, blocks: 2 };
@@ -287,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_have_their_floors() {
+    fn losses_have_their_minima_at_perfect_outputs() {
         let mut rng = ChaCha12Rng::seed_from_u64(2);
         let targets = [Bipolar::random(64, &mut rng), Bipolar::random(64, &mut rng)];
         let y = super::targets(&targets.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
@@ -303,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn every_weight_gets_a_gradient_and_files_give_the_same_encoder() {
+    fn every_weight_has_a_gradient_and_weights_rebuild_the_encoder() {
         let shape = Shape { d_in: 6, width: 8, dimension: 64, blocks: 2 };
         let mut rng = ChaCha12Rng::seed_from_u64(3);
         let encoder = Encoder::fresh(shape, &mut rng, &Device::Cpu).unwrap();

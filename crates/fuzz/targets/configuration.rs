@@ -1,4 +1,4 @@
-//! The file of an experiment, as somebody might leave it.
+//! Fuzzes the configuration file of an experiment.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ static PATH: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     std::fs::write(&*PATH, data).unwrap();
     match config::load_file(&PATH, None, &[]) {
-        // what was understood is written and understood again
+        // a valid configuration survives a round trip
         Ok(envelope) => {
             let text = config::yaml::to_string(&envelope).unwrap();
             let again: config::Envelope = config::yaml::from_str(&text, "again").unwrap();

@@ -1,4 +1,4 @@
-//! A file that calls itself GGUF: header, tokenizer, tensors, model.
+//! Fuzzes GGUF files: header, tokenizer, tensors and model.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use candle_core::{DType, Device};
 use libfuzzer_sys::fuzz_target;
 
-// the reader maps files, so every input becomes one; in memory where the system has such a place
+// the reader maps files, so every input is written to one; in memory if the system has a folder for that
 static PATH: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
     let memory = std::path::Path::new("/dev/shm");
     let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };

@@ -1,4 +1,4 @@
-//! Addresses of hook points, and patterns of them.
+//! Fuzzes addresses of hook points, and patterns of them.
 
 #![no_main]
 

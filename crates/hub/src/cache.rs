@@ -1,10 +1,10 @@
 //! The folders of a repository in the cache, as Python's `huggingface_hub` lays them out.
 //!
 //! ```text
-//! models--owner--name/refs/<revision>             the commit a branch or tag stood for, without a newline
+//! models--owner--name/refs/<revision>             the commit of a branch or tag, without a newline
 //!                     blobs/<etag>                the content
 //!                     snapshots/<commit>/<file>   a relative link into blobs, or a copy where links fail
-//!                     .no_exist/<commit>/<file>   empty: the hub has said that there is no such file
+//!                     .no_exist/<commit>/<file>   empty: the hub has reported that the file does not exist
 //! .locks/models--owner--name/<etag>/.lock         ours (Python locks a file `<etag>.lock` beside it)
 //! ```
 
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::repo::is_commit;
 use crate::{Error, Repo};
 
-/// A repository's part of the cache.
+/// The part of the cache that belongs to a repository.
 pub(crate) struct Cache<'a> {
     root: &'a Path,
     repo: &'a Repo,
@@ -30,7 +30,7 @@ impl<'a> Cache<'a> {
         Self { root, repo, folder, paths: hf_hub::Cache::new(root.to_owned()).repo(named) }
     }
 
-    /// The commit that the revision is, or stood for when it was last fetched.
+    /// The commit of the revision: itself, or the recorded commit of a branch or tag.
     pub fn commit(&self) -> Result<Option<String>, Error> {
         if self.repo.is_pinned() {
             return Ok(Some(self.repo.revision.clone()));
@@ -42,13 +42,13 @@ impl<'a> Cache<'a> {
         }
     }
 
-    /// The file, if it is there.
+    /// The path of a file, if it is in the cache.
     pub fn find(&self, file: &str) -> Result<Option<PathBuf>, Error> {
         let pointer = self.commit()?.map(|commit| self.pointer(&commit, file));
         Ok(pointer.filter(|pointer| pointer.is_file()))
     }
 
-    /// True when the hub has once said that the commit has no such file.
+    /// Whether the hub has reported before that the commit does not have the file.
     pub fn is_known_missing(&self, file: &str) -> Result<bool, Error> {
         Ok(self.commit()?.is_some_and(|commit| self.absence(&commit, file).is_file()))
     }
@@ -58,7 +58,7 @@ impl<'a> Cache<'a> {
         Ok(storage::write_atomic(&self.absence(commit, file), b"")?)
     }
 
-    /// Writes down what the revision stands for.
+    /// Records the commit of the revision.
     pub fn note_commit(&self, commit: &str) -> Result<(), Error> {
         if self.commit()?.as_deref() != Some(commit) && self.repo.revision != commit {
             storage::write_atomic(&self.reference(), commit.as_bytes())?;
@@ -70,7 +70,7 @@ impl<'a> Cache<'a> {
         self.paths.blob_path(etag)
     }
 
-    /// Where a blob is while it is not whole; neither Python's name nor hf-hub's, since they hold other locks.
+    /// The path of an incomplete blob. It differs from the names of Python and hf-hub, which use other locks.
     pub fn part(&self, etag: &str) -> PathBuf {
         self.paths.blob_path(&format!("{etag}.retrace.part"))
     }
@@ -79,7 +79,7 @@ impl<'a> Cache<'a> {
         self.root.join(".locks").join(&self.folder).join(etag)
     }
 
-    /// Makes a blob visible under its name, and gives the path.
+    /// Links a blob under the name of its file; returns the path.
     pub fn link(&self, etag: &str, commit: &str, file: &str) -> Result<PathBuf, Error> {
         self.link_with(etag, commit, file, &symlink)
     }
@@ -87,7 +87,7 @@ impl<'a> Cache<'a> {
     fn link_with(&self, etag: &str, commit: &str, file: &str, symlink: Symlink) -> Result<PathBuf, Error> {
         let pointer = self.pointer(commit, file);
         let target = format!("{}blobs/{etag}", "../".repeat(file.matches('/').count() + 2));
-        if place_link(Path::new(&target), &pointer, symlink).is_err() {
+        if replace_link(Path::new(&target), &pointer, symlink).is_err() {
             let copy = |to: &mut dyn io::Write| io::copy(&mut File::open(self.blob(etag))?, to).map(drop);
             storage::write_atomic_with(&pointer, copy)?;
         }
@@ -109,8 +109,8 @@ impl<'a> Cache<'a> {
 
 type Symlink<'a> = &'a dyn Fn(&Path, &Path) -> io::Result<()>;
 
-/// A link beside its place, then renamed into it, so that an old one is replaced in one step.
-fn place_link(target: &Path, pointer: &Path, symlink: Symlink) -> io::Result<()> {
+/// Creates a link under a temporary name and renames it, so that an old link is replaced atomically.
+fn replace_link(target: &Path, pointer: &Path, symlink: Symlink) -> io::Result<()> {
     let folder = pointer.parent().unwrap_or(pointer);
     fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();
@@ -128,7 +128,7 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_file(target, link)
 }
 
-/// Makes a checked part the blob: synced, renamed, and the folder synced after it.
+/// Turns a checked part into the blob: syncs and renames it, then syncs the folder.
 pub(crate) fn keep(part: &Path, blob: &Path) -> Result<(), Error> {
     let file = File::options().write(true).open(part).map_err(io_error("open", part))?;
     file.sync_all().map_err(io_error("sync", part))?;
@@ -139,7 +139,7 @@ pub(crate) fn keep(part: &Path, blob: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a file that may not be there.
+/// Removes a file if it exists.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
@@ -147,22 +147,22 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The size of a file, `None` if it is not there.
+/// The size of a file; `None` if it does not exist.
 pub(crate) fn size(path: &Path) -> Result<Option<u64>, Error> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("look at", path)(error)),
+        Err(error) => Err(io_error("inspect", path)(error)),
     }
 }
 
-/// Names a file in an error of the system's.
+/// Adds action and path to an I/O error.
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |cause| Error::Storage(storage::Error::Io { action, path, cause })
 }
 
-/// No such file, or a revision such as `a/b` where `a` is a file.
+/// Whether the file does not exist; also for a revision such as `a/b` where `a` is a file.
 fn is_absent(error: &storage::Error) -> bool {
     let not_a_folder =
         |cause: &io::Error| matches!(cause.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory);
@@ -176,7 +176,7 @@ mod tests {
     const COMMIT: &str = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
 
     #[test]
-    fn where_links_fail_there_is_a_copy() {
+    fn files_are_copied_where_links_fail() {
         let root = tempfile::tempdir().unwrap();
         let repo = Repo::model("a/b", "main");
         let cache = Cache::new(root.path(), &repo);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_is_nothing_and_is_replaced() {
+    fn a_dangling_link_is_ignored_and_replaced() {
         let root = tempfile::tempdir().unwrap();
         let repo = Repo::model("a/b", COMMIT);
         let cache = Cache::new(root.path(), &repo);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_reference_is_none() {
+    fn an_invalid_reference_is_ignored() {
         let root = tempfile::tempdir().unwrap();
         let repo = Repo::model("a/b", "main");
         let cache = Cache::new(root.path(), &repo);

@@ -1,4 +1,4 @@
-//! Asking the hub: requests, redirects, refusals, and trying again.
+//! HTTP requests to the hub: redirects, error statuses and retries.
 
 use std::io::Read;
 use std::thread;
@@ -14,22 +14,22 @@ use crate::facts::{Facts, Seen, number, text};
 use crate::repo::Wanted;
 use crate::{Error, Settings, Trouble};
 
-/// Most times that anything is tried.
+/// Maximum number of tries.
 const TRIES: u32 = 5;
-/// Most redirects after each other.
+/// Maximum number of consecutive redirects.
 const HOPS: usize = 10;
-/// Longest wait that a server may ask for and get.
+/// Longest pause that a server can ask for.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Longest list of files.
+/// Maximum size of a list of files, in bytes.
 const LIST_LIMIT: u64 = 256 << 20;
 
 /// Why a try failed.
 pub(crate) enum Failure {
-    /// Another try may do.
+    /// Temporary: a retry may succeed.
     Passing(Trouble),
-    /// The connection failed in a way that lasts.
+    /// The connection failed in a way that a retry does not help.
     Lasting(Trouble),
-    /// The hub or the disk said no.
+    /// The hub or the disk refused.
     Final(Error),
 }
 
@@ -39,19 +39,19 @@ impl From<Error> for Failure {
     }
 }
 
-/// An answer, and what the hub's headers on the way to it said.
+/// A response, and the headers of the hub on the way to it.
 struct Reply {
     response: Response<Body>,
     seen: Seen,
 }
 
-/// The hub as somebody sees it.
+/// A client of the hub, with its credentials.
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
     token: Option<HeaderValue>,
     connect_timeout: Duration,
-    /// How long a server may send nothing.
+    /// Timeout for a connection without data.
     pub stall_timeout: Duration,
     first_pause: Duration,
 }
@@ -69,7 +69,7 @@ impl Client {
         })
     }
 
-    /// Runs `once` until it succeeds, fails for good, or has been tried often enough.
+    /// Runs `once` until it succeeds, fails permanently, or has been tried [`TRIES`] times.
     pub fn retry<T>(&self, wanted: &Wanted<'_>, mut once: impl FnMut() -> Result<T, Failure>) -> Result<T, Error> {
         let mut pause = self.first_pause;
         let mut tries = 1;
@@ -85,20 +85,20 @@ impl Client {
                 return Err(Error::Unreachable { what: wanted.to_string(), trouble, tries });
             }
             let wait = pause.max(asked);
-            tracing::warn!("{wanted}: {trouble}; trying again in {} s", wait.as_secs_f64());
+            tracing::warn!("{wanted}: {trouble}; retrying in {} s", wait.as_secs_f64());
             thread::sleep(wait);
             pause *= 2;
             tries += 1;
         }
     }
 
-    /// What the hub says about a file at a revision, which may be another name for the wanted one.
+    /// The facts about a file at a revision, which may differ from that of `wanted` (its commit, for example).
     pub fn facts(&self, wanted: &Wanted<'_>, revision: &str) -> Result<Facts, Error> {
         let reply = self.retry(wanted, || self.ask(wanted, &Method::HEAD, revision, None))?;
         reply.seen.facts(wanted)
     }
 
-    /// The list of files of a revision, and its commit.
+    /// The files and the commit of a revision.
     pub fn info(&self, wanted: &Wanted<'_>, revision: &str) -> Result<RepoInfo, Error> {
         let bytes = self.retry(wanted, || {
             let reply = self.ask(wanted, &Method::GET, revision, None)?;
@@ -112,16 +112,16 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(malformed)
     }
 
-    /// The content of a file from its byte `from` on, if the server heeds that.
+    /// The content of a file from byte `from` on, or all of it if the server ignores ranges.
     pub fn content(&self, wanted: &Wanted<'_>, commit: &str, from: u64) -> Result<Response<Body>, Failure> {
         Ok(self.ask(wanted, &Method::GET, commit, Some(from).filter(|from| *from > 0))?.response)
     }
 
-    /// One request with its redirects. The head of a file is asked of the hub alone, not of where the content lies.
+    /// One request with its redirects. A HEAD request stops at the hub: it does not follow redirects to the storage host.
     fn ask(&self, wanted: &Wanted<'_>, method: &Method, revision: &str, from: Option<u64>) -> Result<Reply, Failure> {
         let refuse = |problem: String| Failure::Final(Error::NotAHub { what: wanted.to_string(), problem });
         let start = parse(&format!("{}/{}", self.endpoint, wanted.address(revision)));
-        let start = start.ok_or_else(|| refuse("its address is not one".to_owned()))?;
+        let start = start.ok_or_else(|| refuse("its URL is invalid".to_owned()))?;
         let (mut address, mut seen, mut home) = (start.clone(), Seen::default(), true);
         for _ in 0..HOPS {
             let response = self.send(method, &address, home, from)?;
@@ -130,12 +130,12 @@ impl Client {
                 seen.see(response.headers(), location.is_some());
             }
             let Some(location) = location else {
-                self.judge(wanted, &response, home, &seen, from)?;
+                self.check_status(wanted, &response, home, &seen, from)?;
                 return Ok(Reply { response, seen });
             };
-            let next = join(&address, location).ok_or_else(|| refuse("a redirect to no address".to_owned()))?;
+            let next = join(&address, location).ok_or_else(|| refuse("it redirects to an invalid URL".to_owned()))?;
             if start.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
-                return Err(refuse("a redirect away from https".to_owned()));
+                return Err(refuse("it redirects away from https".to_owned()));
             }
             home = home && same_host(&next, &start);
             if !home && method == Method::HEAD {
@@ -143,10 +143,10 @@ impl Client {
             }
             address = next;
         }
-        Err(refuse(format!("more than {HOPS} redirects")))
+        Err(refuse(format!("it has more than {HOPS} redirects")))
     }
 
-    /// One request, with the token for the hub itself only.
+    /// Sends one request; the token goes to the hub itself only.
     fn send(&self, method: &Method, address: &Uri, home: bool, from: Option<u64>) -> Result<Response<Body>, Failure> {
         let mut request = Request::builder().method(method).uri(address);
         if let (true, Some(token)) = (home, &self.token) {
@@ -159,8 +159,8 @@ impl Client {
         self.agent.run(request).map_err(|error| self.failure(error))
     }
 
-    /// What a status means.
-    fn judge(
+    /// Maps a status to success or a failure.
+    fn check_status(
         &self,
         wanted: &Wanted<'_>,
         response: &Response<Body>,
@@ -189,7 +189,7 @@ impl Client {
         }))
     }
 
-    /// Sorts ureq's errors into those that may pass and those that last.
+    /// Classifies errors of ureq as temporary or permanent.
     pub fn failure(&self, error: ureq::Error) -> Failure {
         use ureq::Error as Ureq;
         match error {
@@ -198,7 +198,7 @@ impl Client {
                 Failure::Passing(Trouble::Connection(format!("no connection within {limit} s")))
             }
             Ureq::Timeout(_) => Failure::Passing(Trouble::Stalled(self.stall_timeout)),
-            // what rustls says of a bad certificate
+            // the error of rustls for a bad certificate
             Ureq::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Failure::Lasting(Trouble::Connection(error.to_string()))
             }
@@ -216,11 +216,11 @@ fn agent(settings: &Settings) -> Agent {
         .http_status_as_error(false)
         .max_redirects(0)
         .user_agent(concat!("retrace/", env!("CARGO_PKG_VERSION")))
-        // a compressed answer has another length than the file
+        // a compressed response has another length than the file
         .accept_encoding("identity")
         .timeout_resolve(Some(settings.connect_timeout))
         .timeout_connect(Some(settings.connect_timeout))
-        // limits on silence: one for a whole answer says nothing about a file of any size on any network
+        // per-read timeouts: no limit on a whole response suits every file size and network
         .timeout_per_read(Some(settings.stall_timeout))
         .timeout_per_write(Some(settings.stall_timeout));
     if !settings.proxy {
@@ -233,13 +233,13 @@ fn check_endpoint(endpoint: &str) -> Result<(), Error> {
     if parse(endpoint).is_some_and(|address| address.query().is_none()) && !endpoint.ends_with('/') {
         return Ok(());
     }
-    let problem = format!("`{endpoint}` is not an address such as https://huggingface.co");
+    let problem = format!("`{endpoint}` is not a URL such as https://huggingface.co");
     Err(Error::Setting { variable: "HF_ENDPOINT", problem })
 }
 
 fn bearer(settings: &Settings) -> Result<Option<HeaderValue>, Error> {
     let Some(token) = &settings.token else { return Ok(None) };
-    let problem = "has characters that no token has".to_owned();
+    let problem = "contains characters that are invalid in a token".to_owned();
     let refuse = |_| Error::Setting { variable: "HF_TOKEN", problem };
     let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret())).map_err(refuse)?;
     value.set_sensitive(true);
@@ -250,20 +250,20 @@ fn message(headers: &HeaderMap) -> String {
     text(headers, "x-error-message").map_or(String::new(), |message| format!(": {message}"))
 }
 
-/// Where an answer sends us.
+/// The target of a redirect.
 fn redirect(response: &Response<Body>) -> Option<&str> {
     let location = text(response.headers(), "location")?;
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308).then_some(location)
 }
 
-/// A whole address on the web.
+/// An absolute http or https URL.
 fn parse(text: &str) -> Option<Uri> {
     let address: Uri = text.parse().ok()?;
     let web = matches!(address.scheme_str(), Some("http" | "https"));
     (web && address.host().is_some_and(|host| !host.is_empty())).then_some(address)
 }
 
-/// The address that a location means, seen from another address.
+/// Resolves the location of a redirect against the URL that it came from.
 fn join(base: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
     if location.starts_with("//") {
@@ -278,7 +278,7 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
     }
 }
 
-/// True when both are on one host, port and scheme, which alone may see the token.
+/// Whether two URLs have the same scheme, host and port; only then may the token be sent.
 fn same_host(one: &Uri, other: &Uri) -> bool {
     let port =
         |address: &Uri| address.port_u16().or(if address.scheme_str() == Some("https") { Some(443) } else { Some(80) });
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn locations_are_joined() {
+    fn locations_are_resolved() {
         let base = uri("https://h:1/a/b?c");
         for (location, whole) in [
             ("/x?y=%2F", "https://h:1/x?y=%2F"),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_a_scheme_a_name_and_a_port() {
+    fn scheme_name_and_port_must_match() {
         let same = |one, other| same_host(&uri(one), &uri(other));
         assert!(same("https://h/a", "https://H:443/b"));
         assert!(!same("https://h/a", "http://h/a"));

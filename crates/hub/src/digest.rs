@@ -1,4 +1,4 @@
-//! The hashes that the hub names content by.
+//! The hashes by which the hub names content.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,17 +11,17 @@ use crate::Error;
 use crate::cache::io_error;
 use crate::repo::is_hex;
 
-/// Hash of a file's bytes, by which the hub names large files.
+/// The sha256 of a file, by which the hub names large files.
 pub(crate) fn sha256(path: &Path) -> Result<String, Error> {
     read_into(Sha256::new(), path)
 }
 
-/// Hash that git gives a file, by which the hub names small ones.
+/// The sha1 of a file as git computes it, by which the hub names small files.
 pub(crate) fn git_sha1(path: &Path, size: u64) -> Result<String, Error> {
     read_into(Sha1::new_with_prefix(format!("blob {size}\0")), path)
 }
 
-/// A caller's sha256 in lower case.
+/// The sha256 of a caller, checked and in lower case.
 pub(crate) fn checked(sha256: &str) -> Result<String, Error> {
     if is_hex(sha256, 64) {
         return Ok(sha256.to_ascii_lowercase());
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_has_its_digits() {
+    fn hashes_need_64_hex_digits() {
         assert_eq!(checked(&"A".repeat(64)).unwrap(), "a".repeat(64));
         assert!(checked("abc").unwrap_err().to_string().contains("64 hex digits"));
     }

@@ -1,4 +1,4 @@
-//! One file from the hub into the cache: under a lock, resumed, checked, and only then there.
+//! Downloads one file into the cache: under a lock, resumed, checked, and then renamed.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -14,27 +14,27 @@ use crate::facts::{Facts, content_range, number};
 use crate::repo::{Wanted, is_hex};
 use crate::{Error, Trouble, digest};
 
-/// How often another's lock is tried.
+/// Interval between attempts to take a lock that is held.
 const POLL: Duration = Duration::from_millis(50);
-/// How many times the silence of one connection the holder of a lock may be silent.
+/// How long the file of a lock's holder may stop growing, as a multiple of the stall timeout.
 const HOLDER_SILENCE: u32 = 10;
 
-/// A download, with what the hub said about the file.
+/// A download.
 pub(crate) struct Download<'a> {
     pub client: &'a Client,
     pub cache: &'a Cache<'a>,
     pub wanted: Wanted<'a>,
     pub facts: &'a Facts,
-    /// The caller's sha256.
+    /// The sha256 of the caller.
     pub expected: Option<&'a str>,
-    /// Hears the bytes done and the whole size.
+    /// Called with the bytes so far and the total size.
     pub tell: &'a dyn Fn(u64, Option<u64>),
 }
 
 impl Download<'_> {
-    /// Makes sure that the blob is there, whole and as expected.
+    /// Ensures that the blob exists, complete and with the expected content.
     pub fn run(&self) -> Result<(), Error> {
-        if self.facts.deny(self.expected) {
+        if self.facts.contradict(self.expected) {
             return Err(self.wrong_hash("sha256", self.expected.unwrap_or_default(), &self.facts.etag));
         }
         let (blob, part) = (self.cache.blob(&self.facts.etag), self.part());
@@ -54,7 +54,7 @@ impl Download<'_> {
         self.cache.part(&self.facts.etag)
     }
 
-    /// Waits for whoever fetches the same file, as long as it grows.
+    /// Takes the lock of the blob. Waits for another process that fetches the same file as long as that file grows.
     fn lock(&self) -> Result<storage::Lock, Error> {
         let folder = self.cache.lock_folder(&self.facts.etag);
         let (mut size, mut since) = (None, Instant::now());
@@ -74,12 +74,12 @@ impl Download<'_> {
         }
     }
 
-    /// True when the blob is already there; a damaged one is removed. Its hash is only looked at for callers with one.
+    /// Whether the blob already exists; a damaged one is removed. The content is hashed only if the caller gave a hash.
     fn has(&self, blob: &Path) -> Result<bool, Error> {
         let Some(size) = cache::size(blob)? else { return Ok(false) };
         let sound = match self.expected {
             None => self.check_size(size, self.facts.size),
-            // its name says nothing about its content
+            // its name is not a hash of its content
             Some(_) if !self.is_named_by_hash() => self.check_expected(blob),
             Some(_) => self.check(blob, Some(size)),
         };
@@ -90,7 +90,7 @@ impl Download<'_> {
         }
     }
 
-    /// One try: what is missing of the part, and the size that the server named.
+    /// One attempt: fetches the missing bytes of the part; returns the size that the server gave.
     fn transfer(&self, part: &Path) -> Result<Option<u64>, Failure> {
         let mut start = cache::size(part)?;
         if let (Some(have), Some(size)) = (start, self.facts.size) {
@@ -105,9 +105,9 @@ impl Download<'_> {
         let (start, size) = match response.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
                 Some((first, size)) if Some(first) == start => (first, size),
-                _ => return Err(self.start_anew(part, StatusCode::PARTIAL_CONTENT)),
+                _ => return Err(self.restart(part, StatusCode::PARTIAL_CONTENT)),
             },
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.start_anew(part, StatusCode::RANGE_NOT_SATISFIABLE)),
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.restart(part, StatusCode::RANGE_NOT_SATISFIABLE)),
             _ => (0, number(response.headers(), "content-length")),
         };
         let size = self.facts.size.or(size);
@@ -116,15 +116,15 @@ impl Download<'_> {
         Ok(size)
     }
 
-    /// For a server that does not go on from where we are.
-    fn start_anew(&self, part: &Path, status: StatusCode) -> Failure {
+    /// Discards the part, for a server that does not resume at its end.
+    fn restart(&self, part: &Path, status: StatusCode) -> Failure {
         match remove(part) {
             Ok(()) => Failure::Passing(Trouble::Status { status: status.as_u16(), wait: None }),
             Err(error) => error.into(),
         }
     }
 
-    /// Appends the answer to the part; what has come stays there when it breaks off.
+    /// Appends the response to the part, which is kept if the connection breaks.
     fn pour(&self, body: &mut dyn Read, file: &mut File, start: u64, size: Option<u64>) -> Result<(), Failure> {
         let mut buffer = vec![0; 1 << 17];
         let mut done = start;
@@ -155,7 +155,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// Size and hash against what the hub said; one of them there must be.
+    /// Compares size and hash with those of the hub; at least one of them must be known.
     fn check(&self, path: &Path, named_size: Option<u64>) -> Result<(), Error> {
         let size = cache::size(path)?.unwrap_or(0);
         self.check_size(size, self.facts.size.or(named_size))?;
@@ -165,7 +165,7 @@ impl Download<'_> {
         } else if is_hex(etag, 40) {
             self.compare("git sha1", etag, &digest::git_sha1(path, size)?)
         } else if self.facts.size.or(named_size).is_none() && self.expected.is_none() {
-            let problem = "it gives neither size nor hash".to_owned();
+            let problem = "it has neither size nor hash".to_owned();
             Err(Error::NotAHub { what: self.wanted.to_string(), problem })
         } else {
             Ok(())
@@ -184,7 +184,7 @@ impl Download<'_> {
     }
 
     fn check_expected(&self, path: &Path) -> Result<(), Error> {
-        // an etag of 64 digits equals the expected hash by now, and has been compared
+        // an etag of 64 digits equals the expected hash, and has already been compared
         match self.expected {
             Some(expected) if !is_hex(&self.facts.etag, 64) => self.compare("sha256", expected, &digest::sha256(path)?),
             _ => Ok(()),
@@ -205,7 +205,7 @@ impl Download<'_> {
     }
 }
 
-/// The part, ready for its byte `start`, and its folder.
+/// Opens the part for appending at byte `start`, creating its folder.
 fn open(part: &Path, start: u64) -> Result<File, Error> {
     if let Some(folder) = part.parent() {
         fs::create_dir_all(folder).map_err(io_error("create folder", folder))?;

@@ -1,168 +1,166 @@
-//! What can go wrong between the hub and the disk, and what to do.
+//! Errors of downloads and of the cache, each with a remedy.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A file that could not be had.
+/// A file that could not be provided.
 ///
-/// `what` in its variants names the file, its repository and its revision.
+/// The field `what` names the file, its repository and its revision.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Reading or writing the cache failed, or another process holds the file's lock and does nothing.
+    /// Reading or writing the cache failed, or another process holds the lock of the file without making progress.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// A name that would lead out of the cache, or that no repository can have.
+    /// An invalid name, or one that would point outside the cache.
     #[error("{what} `{name}` {problem}")]
     Name {
-        /// Which name.
+        /// The kind of name.
         what: &'static str,
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The defect.
         problem: &'static str,
     },
-    /// A setting from the environment that makes no sense.
+    /// An invalid setting from the environment.
     #[error("{variable} {problem}")]
     Setting {
         /// The environment variable.
         variable: &'static str,
-        /// What is wrong with it.
+        /// The defect.
         problem: String,
     },
-    /// Not in the cache, and the hub may not be asked.
-    #[error("{what} is not in the cache {}, and HF_HUB_OFFLINE forbids to ask the hub: run `cargo xtask fetch` where there is a network, or unset HF_HUB_OFFLINE", cache.display())]
+    /// Not in the cache while offline.
+    #[error("{what} is not in the cache {}, and HF_HUB_OFFLINE forbids downloads: run `cargo xtask fetch` on a machine with a network, or unset HF_HUB_OFFLINE", cache.display())]
     Offline {
-        /// What was asked for.
+        /// The requested file.
         what: String,
         /// The cache.
         cache: PathBuf,
     },
-    /// The repository is there, and the revision, but no such file.
-    #[error("{what} does not exist: the repository has no such file in this revision; look at its list of files")]
+    /// The repository and the revision exist, but not the file.
+    #[error("{what} does not exist in this revision; check the list of files of the repository")]
     EntryNotFound {
-        /// What was asked for.
+        /// The requested file.
         what: String,
-        /// The commit that the hub looked at, if it said so.
+        /// The commit, if the hub gave it.
         commit: Option<String>,
     },
-    /// No such repository, or one that only its owners can see.
+    /// The repository does not exist, or is private.
     #[error(
-        "{what}: the hub has no such repository, or does not show it to everybody; check the name, and for a private one set HF_TOKEN"
+        "{what}: the hub has no such repository, or it is private; check the name, and set HF_TOKEN for a private one"
     )]
     RepoNotFound {
-        /// What was asked for.
+        /// The requested file.
         what: String,
     },
     /// The repository has no such branch, tag or commit.
-    #[error("{what}: the repository has no such revision")]
+    #[error("{what}: the repository has no such revision; check the branch, tag or commit")]
     RevisionNotFound {
-        /// What was asked for.
+        /// The requested file.
         what: String,
     },
-    /// The owner wants a licence accepted first.
-    #[error("{what} is behind a licence: accept it on the repository's page, then {}", credentials(*.token))]
+    /// The repository requires its licence to be accepted first.
+    #[error("{what} requires a licence: accept it on the repository's page, then {}", credentials(*.token))]
     Gated {
-        /// What was asked for.
+        /// The requested file.
         what: String,
         /// Whether a token was sent.
         token: bool,
     },
-    /// The hub wants other credentials (401, 403).
-    #[error("the hub refused {what} (status {status}{message}): accept the licence on the repository's page if it has one, and {}", credentials(*.token))]
+    /// Missing or insufficient credentials (401, 403).
+    #[error("the hub denied access to {what} (status {status}{message}): accept the licence on the repository's page if it has one, and {}", credentials(*.token))]
     Denied {
-        /// What was asked for.
+        /// The requested file.
         what: String,
         /// The status.
         status: u16,
-        /// What the hub said, with a colon before it.
+        /// The message of the hub, preceded by a colon.
         message: String,
         /// Whether a token was sent.
         token: bool,
     },
-    /// Any other status that another try does not help.
+    /// Any other status for which a retry is pointless.
     #[error("cannot get {what}: status {status}{message}; is HF_ENDPOINT right?")]
     Refused {
-        /// What was asked for.
+        /// The requested file.
         what: String,
         /// The status.
         status: u16,
-        /// What the hub said, with a colon before it.
+        /// The message of the hub, preceded by a colon.
         message: String,
     },
-    /// The network or the hub failed, again and again.
+    /// The network or the hub failed repeatedly.
     #[error("cannot get {what}: {trouble} ({tries} {}); {}", if *.tries == 1 { "try" } else { "tries" }, trouble.advice())]
     Unreachable {
-        /// What was asked for.
+        /// The requested file.
         what: String,
-        /// What happened on the last try.
+        /// The failure of the last try.
         trouble: Trouble,
-        /// How many times it was tried.
+        /// Number of tries.
         tries: u32,
     },
-    /// The answer lacks what a hub always says, or says something that cannot be.
-    #[error("the answer for {what} is not a hub's: {problem}; is HF_ENDPOINT right, or a proxy in between?")]
+    /// A response that does not come from a hub, because required headers or fields are missing or invalid.
+    #[error("the response for {what} does not come from a hub: {problem}; check HF_ENDPOINT and any proxy")]
     NotAHub {
-        /// What was asked for.
+        /// The requested file.
         what: String,
-        /// What is wrong with it.
+        /// The defect.
         problem: String,
     },
-    /// The content has another size than the hub said.
-    #[error(
-        "{what} came with {found} bytes, the hub had said {expected}; nothing was kept: run the same command again"
-    )]
+    /// The content has another size than the hub announced.
+    #[error("{what} has {found} bytes, but the hub announced {expected}; nothing was kept: run the same command again")]
     WrongSize {
-        /// What was asked for.
+        /// The requested file.
         what: String,
-        /// What the hub said.
+        /// The size that the hub announced.
         expected: u64,
-        /// What came.
+        /// The size of the content.
         found: u64,
     },
     /// The content has another hash than expected.
     #[error(
-        "{what} has the {kind} {found}, expected {expected}: if it was damaged on the way, run the same command again; if the repository has changed, give its new hash, or a commit as revision"
+        "{what} has the {kind} {found}, expected {expected}: if the transfer was damaged, run the same command again; if the repository has changed, give the new hash, or a commit as revision"
     )]
     WrongHash {
-        /// What was asked for.
+        /// The requested file.
         what: String,
-        /// Which hash.
+        /// The hash function.
         kind: &'static str,
-        /// What it should be.
+        /// The expected hash.
         expected: String,
-        /// What it is.
+        /// The hash of the content.
         found: String,
     },
 }
 
 fn credentials(token: bool) -> &'static str {
     if token {
-        "check that HF_TOKEN (or the token file) belongs to an account that may read it and has not expired"
+        "check that HF_TOKEN (or the token file) belongs to an account with access and has not expired"
     } else {
-        "set HF_TOKEN to a token of an account that may read it"
+        "set HF_TOKEN to a token of an account with access"
     }
 }
 
-/// A failure of the network or the hub, which may have passed the next time.
+/// A failure of the network or the hub, which may be temporary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
-    /// Too many requests, or an error of the server's own.
+    /// Too many requests, or a server error.
     Status {
         /// The status.
         status: u16,
-        /// How long the server wants to be left alone.
+        /// The pause that the server asks for.
         wait: Option<Duration>,
     },
-    /// Nothing came for too long.
+    /// No data within the stall timeout.
     Stalled(Duration),
     /// No connection, or a broken one.
     Connection(String),
     /// The connection ended too early.
     Short {
-        /// Bytes that are there.
+        /// Bytes received.
         got: u64,
-        /// Bytes that should be there.
+        /// Bytes expected.
         size: Option<u64>,
     },
 }
@@ -171,9 +169,9 @@ impl Trouble {
     fn advice(&self) -> &'static str {
         match self {
             Self::Status { status: 429, .. } => "wait a while; with HF_TOKEN set, the hub allows more requests",
-            Self::Status { .. } => "the hub has a fault of its own: run the same command again later",
+            Self::Status { .. } => "the hub has an internal error: run the same command again later",
             _ => {
-                "check the network, HF_ENDPOINT and HTTPS_PROXY, and run the same command again, which goes on from what is there; or run `cargo xtask fetch` where there is a network, and set HF_HUB_OFFLINE=1 here"
+                "check the network, HF_ENDPOINT and HTTPS_PROXY, and run the same command again, which resumes the download; or run `cargo xtask fetch` on a machine with a network, and set HF_HUB_OFFLINE=1 here"
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the hub's headers say about a file, gathered over the redirects within its own host.
+//! Facts about a file from the headers of the hub, collected over the redirects within its own host.
 
 use ureq::http::HeaderMap;
 
@@ -8,22 +8,22 @@ use crate::repo::{Wanted, is_commit, is_hex};
 /// A file on the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// The commit that the revision stands for.
+    /// The commit of the revision.
     pub commit: String,
-    /// What the content is called: its sha256, git's sha1, or anything that is a plain file name.
+    /// The name of the content: its sha256, git's sha1, or any plain file name.
     pub etag: String,
-    /// Its size, if the hub says so before the download.
+    /// Its size, if the hub gives it before the download.
     pub size: Option<u64>,
 }
 
 impl Facts {
-    /// True when the hub's own sha256 already says that the content is not the expected one.
-    pub fn deny(&self, expected: Option<&str>) -> bool {
+    /// Whether the sha256 of the hub already differs from the expected one.
+    pub fn contradict(&self, expected: Option<&str>) -> bool {
         expected.is_some_and(|expected| is_hex(&self.etag, 64) && self.etag != expected)
     }
 }
 
-/// Headers seen so far.
+/// The headers so far.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     commit: Option<String>,
@@ -34,8 +34,8 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Takes in one answer: the hub's own headers stay, the usual ones count from the last answer, and the length of
-    /// a redirect is not that of the file.
+    /// Adds the headers of one response. The hub's own headers persist over redirects, while standard headers are taken
+    /// from the last response. The length of a redirect is ignored, because it is not that of the file.
     pub fn see(&mut self, headers: &HeaderMap, is_redirect: bool) {
         self.commit = text(headers, "x-repo-commit").map(str::to_owned).or(self.commit.take());
         self.linked_etag = text(headers, "x-linked-etag").map(plain_etag).or(self.linked_etag.take());
@@ -51,10 +51,10 @@ impl Seen {
     pub fn facts(self, wanted: &Wanted<'_>) -> Result<Facts, Error> {
         let refuse = |problem: &str| Error::NotAHub { what: wanted.to_string(), problem: problem.to_owned() };
         let named = Some(wanted.repo.revision.clone()).filter(|revision| is_commit(revision));
-        let commit = self.commit().or(named).ok_or_else(|| refuse("no commit in its X-Repo-Commit header"))?;
-        let etag = self.linked_etag.or(self.etag).ok_or_else(|| refuse("no ETag header"))?;
+        let commit = self.commit().or(named).ok_or_else(|| refuse("it has no commit in the header X-Repo-Commit"))?;
+        let etag = self.linked_etag.or(self.etag).ok_or_else(|| refuse("it has no ETag header"))?;
         if !is_plain_name(&etag) {
-            return Err(refuse("an ETag header that cannot be a file's name"));
+            return Err(refuse("its ETag header is not a valid file name"));
         }
         Ok(Facts { commit, etag, size: self.linked_size.or(self.length) })
     }
@@ -68,13 +68,13 @@ pub(crate) fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     text(headers, name)?.trim().parse().ok()
 }
 
-/// First byte and, if known, the whole size from `bytes 5-9/10`.
+/// First byte and, if known, total size of a range such as `bytes 5-9/10`.
 pub(crate) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let (span, whole) = text(headers, "content-range")?.strip_prefix("bytes ")?.split_once('/')?;
     Some((span.split_once('-')?.0.trim().parse().ok()?, whole.trim().parse().ok()))
 }
 
-/// Without the marks of a weak or quoted tag; hashes in lower case, as they are compared.
+/// The tag without quotes and weakness prefix; hashes in lower case, so that they can be compared.
 fn plain_etag(etag: &str) -> String {
     let etag = etag.trim();
     let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn linked_headers_win_and_outlive_a_redirect() {
+    fn linked_headers_have_precedence_and_persist_over_redirects() {
         let found = facts(&[
             &[("x-repo-commit", COMMIT), ("x-linked-etag", "\"linked\""), ("x-linked-size", "10"), ("etag", "own")],
             &[("etag", "W/\"last\""), ("content-length", "99")],
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_redirect_is_not_the_files() {
+    fn the_length_of_a_redirect_is_ignored() {
         let found = facts(&[
             &[("x-repo-commit", COMMIT), ("etag", "\"other\""), ("content-length", "300")],
             &[("etag", "W/\"last\"")],
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hub_is_refused() {
+    fn responses_without_valid_headers_are_refused() {
         for etag in ["../../evil", "", "a/b", ".hidden", "a\"b", &"a".repeat(201)] {
             let error = facts(&[&[("x-repo-commit", COMMIT), ("etag", etag)]]).unwrap_err().to_string();
             assert!(error.contains("ETag"), "{error}");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read() {
+    fn ranges_are_parsed() {
         let range = |value| content_range(&headers(&[("content-range", value)]));
         assert_eq!(range("bytes 5-9/10"), Some((5, Some(10))));
         assert_eq!(range("bytes 5-9/*"), Some((5, None)));

@@ -1,4 +1,4 @@
-//! The way in: cache first, then the hub.
+//! [`Hub`]: files from the cache or, if they are missing there, from the hub.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,25 +12,25 @@ use crate::facts::Facts;
 use crate::repo::{Wanted, is_commit};
 use crate::{Error, Repo, Settings, digest};
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// The repository.
     pub repo: &'a Repo,
     /// The file.
     pub file: &'a str,
-    /// Bytes on disk, those of an earlier, broken download included.
+    /// Bytes on disk, including those of an earlier, interrupted download.
     pub done: u64,
-    /// Bytes in all, if the hub says so.
+    /// Total number of bytes, if the hub gives it.
     pub total: Option<u64>,
 }
 
 type Watch = Box<dyn Fn(&Progress<'_>) + Send + Sync>;
 
-/// The hub and its cache.
+/// The hub and its cache. See the crate's example.
 pub struct Hub {
     settings: Settings,
-    /// Nothing when offline: without a client there is nothing that could open a socket.
+    /// `None` offline: without a client, nothing can open a socket.
     client: Option<Client>,
     watch: Watch,
 }
@@ -42,24 +42,24 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// A hub as the environment describes it, see [`Settings::from_env`].
+    /// A hub with the settings of the environment, see [`Settings::from_env`].
     ///
     /// # Errors
-    /// As [`Settings::from_env`] and [`Hub::new`].
+    /// As for [`Settings::from_env`] and [`Hub::new`].
     pub fn from_env() -> Result<Self, Error> {
         Self::new(Settings::from_env()?)
     }
 
-    /// A hub with settings of one's own. Opens no connection.
+    /// A hub with the given settings. Opens no connection.
     ///
     /// # Errors
-    /// When the endpoint is not an address, or the token has characters that no header may have.
+    /// When the endpoint is not a URL, or the token has characters that are invalid in a header.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let client = if settings.offline { None } else { Some(Client::new(&settings)?) };
         Ok(Self { settings, client, watch: Box::new(|_| {}) })
     }
 
-    /// Calls `watch` at the start of every download and after each piece of it (128 KiB at most).
+    /// Calls `watch` at the start of every download and after each chunk of it (at most 128 KiB).
     #[must_use]
     pub fn watched(mut self, watch: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
         self.watch = Box::new(watch);
@@ -72,12 +72,12 @@ impl Hub {
         &self.settings
     }
 
-    /// The path of a file, fetched if it is not in the cache.
+    /// The path of a file, which is fetched if it is not in the cache.
     ///
-    /// With `sha256` (64 hex digits), the content is compared with it, also that of a file in the cache.
+    /// With `sha256` (64 hex digits), the content is compared with it, even if the file is in the cache.
     ///
     /// # Errors
-    /// When a name is no name, the file is nowhere to be had, or its content is not the expected one.
+    /// When a name is invalid, the file cannot be fetched, or its content has another hash.
     pub fn file(&self, repo: &Repo, file: &str, sha256: Option<&str>) -> Result<PathBuf, Error> {
         let wanted = Wanted::file(repo, file)?;
         let expected = sha256.map(digest::checked).transpose()?;
@@ -94,10 +94,10 @@ impl Hub {
         self.fetch(self.online(&wanted)?, &cache, wanted, expected.as_deref())
     }
 
-    /// The path of a file if it is in the cache; the hub is not asked and the content not looked at.
+    /// The path of a file if it is in the cache. Neither contacts the hub nor checks the content.
     ///
     /// # Errors
-    /// When a name is no name, or the cache cannot be read.
+    /// When a name is invalid, or the cache cannot be read.
     pub fn cached(&self, repo: &Repo, file: &str) -> Result<Option<PathBuf>, Error> {
         Wanted::file(repo, file)?;
         self.cache(repo).find(file)
@@ -105,10 +105,10 @@ impl Hub {
 
     /// Whether the repository has the file.
     ///
-    /// A no of the hub is kept in the cache, so that the question can be answered offline the next time.
+    /// A negative answer of the hub is recorded in the cache, so that it is available offline.
     ///
     /// # Errors
-    /// When that cannot be found out: anything but a clear no of the hub ([`Error::EntryNotFound`]) is an error.
+    /// When the hub neither confirms the file nor reports that it does not exist ([`Error::EntryNotFound`]).
     pub fn exists(&self, repo: &Repo, file: &str) -> Result<bool, Error> {
         let wanted = Wanted::file(repo, file)?;
         let cache = self.cache(repo);
@@ -127,10 +127,10 @@ impl Hub {
         }
     }
 
-    /// The files of a revision, sorted. Always asks the hub.
+    /// The files of a revision, sorted. Always contacts the hub.
     ///
     /// # Errors
-    /// When the hub cannot be asked or refuses.
+    /// When the hub cannot be reached or refuses.
     pub fn list(&self, repo: &Repo) -> Result<Vec<String>, Error> {
         let wanted = Wanted::repo(repo)?;
         let info = remembered(self.online(&wanted)?, &self.cache(repo), &wanted, Client::info)?;
@@ -139,10 +139,10 @@ impl Hub {
         Ok(files)
     }
 
-    /// Asks the hub what a branch or tag stands for now, and takes files from there from now on.
+    /// Moves a branch or tag to its current commit on the hub, and returns that commit. Later files come from there.
     ///
     /// # Errors
-    /// When the hub cannot be asked or refuses.
+    /// When the hub cannot be reached or refuses.
     pub fn refresh(&self, repo: &Repo) -> Result<String, Error> {
         let wanted = Wanted::repo(repo)?;
         let RepoInfo { sha, .. } = self.online(&wanted)?.info(&wanted, &repo.revision)?;
@@ -163,7 +163,7 @@ impl Hub {
         self.client.as_ref().ok_or_else(offline)
     }
 
-    /// Whether a file in the cache will do; offline, where no other can be had, another content is an error.
+    /// Whether a cached file has the expected hash; offline, where it cannot be replaced, another hash is an error.
     fn is_expected(&self, wanted: &Wanted<'_>, path: &Path, expected: Option<&str>) -> Result<bool, Error> {
         let Some(expected) = expected else { return Ok(true) };
         let found = digest::sha256(path)?;
@@ -190,8 +190,8 @@ impl Hub {
     }
 }
 
-/// Asks about the commit that a branch stood for at first, so that one repository's files fit together; about the
-/// branch itself if there is none, or the hub has lost it.
+/// Asks about the recorded commit of a branch, so that the files of a repository fit together. Asks about the branch itself
+/// if no commit is recorded, or the hub no longer has it.
 fn remembered<T>(
     client: &Client,
     cache: &Cache<'_>,
@@ -209,7 +209,7 @@ fn remembered<T>(
     ask(client, wanted, &wanted.repo.revision)
 }
 
-/// As [`remembered`], but a file that is not there or not the expected one is looked for where the branch is now.
+/// As [`remembered`], but if the file is missing at the recorded commit or has another hash, asks about the branch itself.
 fn current_facts(
     client: &Client,
     cache: &Cache<'_>,
@@ -218,7 +218,7 @@ fn current_facts(
 ) -> Result<Facts, Error> {
     let remembers = !wanted.repo.is_pinned() && cache.commit()?.is_some();
     match remembered(client, cache, wanted, Client::facts) {
-        Ok(facts) if !facts.deny(expected) => Ok(facts),
+        Ok(facts) if !facts.contradict(expected) => Ok(facts),
         Ok(_) | Err(Error::EntryNotFound { .. }) if remembers => client.facts(wanted, &wanted.repo.revision),
         result => result,
     }

@@ -1,47 +1,47 @@
-//! What can be asked for: a repository at a revision, and a file in it.
+//! Repositories, revisions and file names, checked before they reach the disk or the network.
 
 use std::fmt::{self, Write};
 
 use crate::Error;
 
-/// What a repository holds.
+/// The kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Weights, configuration, tokenizer.
+    /// A model: weights, configuration, tokenizer.
     Model,
-    /// Data.
+    /// A data set.
     Dataset,
 }
 
 /// A repository at a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Repo {
-    /// What it holds.
+    /// The kind of the repository.
     pub kind: Kind,
     /// Its name, such as `openai-community/gpt2`.
     pub id: String,
-    /// A branch, a tag, or better a commit (40 hex digits), which can never mean something else tomorrow.
+    /// A branch, a tag or a commit (40 hex digits). Prefer a commit, because it can never change.
     pub revision: String,
 }
 
 impl Repo {
-    /// A repository of weights.
+    /// A model repository.
     pub fn model(id: impl Into<String>, revision: impl Into<String>) -> Self {
         Self { kind: Kind::Model, id: id.into(), revision: revision.into() }
     }
 
-    /// A repository of data.
+    /// A data set repository.
     pub fn dataset(id: impl Into<String>, revision: impl Into<String>) -> Self {
         Self { kind: Kind::Dataset, id: id.into(), revision: revision.into() }
     }
 
-    /// True when the revision is a commit.
+    /// Whether the revision is a commit.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         is_commit(&self.revision)
     }
 
-    /// The same in hf-hub's words, at a revision of its own.
+    /// The repository as a type of hf-hub, at another revision.
     pub(crate) fn named(&self, revision: &str) -> hf_hub::Repo {
         let kind = match self.kind {
             Kind::Model => hf_hub::RepoType::Model,
@@ -50,7 +50,7 @@ impl Repo {
         hf_hub::Repo::with_revision(self.id.clone(), kind, revision.to_owned())
     }
 
-    /// Refuses names that would lead out of the cache or mean another address on the hub.
+    /// Refuses names that would point outside the cache or change the meaning of a URL.
     fn check(&self) -> Result<(), Error> {
         match (repo_problem(&self.id), revision_problem(&self.revision)) {
             (Some(problem), _) => Err(Error::Name { what: "repository", name: self.id.clone(), problem }),
@@ -70,7 +70,7 @@ impl fmt::Display for Repo {
     }
 }
 
-/// A checked question: a file of a repository, or the repository itself.
+/// A checked request: a file of a repository, or the repository itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub repo: &'a Repo,
@@ -91,7 +91,7 @@ impl<'a> Wanted<'a> {
         Ok(Self { repo, file: None })
     }
 
-    /// Where the hub has it, below the endpoint.
+    /// The path of the URL below the endpoint.
     pub fn address(&self, revision: &str) -> String {
         let repo = self.repo.named(revision);
         match self.file {
@@ -110,42 +110,42 @@ impl fmt::Display for Wanted<'_> {
     }
 }
 
-/// True for 40 hex digits, lower case, as the hub writes them.
+/// Whether a text is 40 lower-case hex digits, as the hub writes commits.
 pub(crate) fn is_commit(text: &str) -> bool {
     is_hex(text, 40) && !text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-/// True for that many hex digits.
+/// Whether a text consists of that many hex digits.
 pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The rules of `huggingface_hub`.
+/// The naming rules of `huggingface_hub`.
 fn repo_problem(id: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let parts: Vec<&str> = id.split('/').collect();
     if id.is_empty() || parts.len() > 2 || id.len() > 96 {
-        Some("must be `name` or `owner/name`, of 96 characters at most")
+        Some("must be `name` or `owner/name`, with at most 96 characters")
     } else if parts.iter().any(|part| part.is_empty() || !part.bytes().all(plain)) {
-        Some("must be `name` or `owner/name`, of letters, digits, `-`, `_` and `.`")
+        Some("must be `name` or `owner/name`, made of letters, digits, `-`, `_` and `.`")
     } else if parts.iter().any(|part| part.starts_with(['-', '.']) || part.ends_with(['-', '.'])) {
         Some("has a part that starts or ends with `-` or `.`")
     } else if id.contains("--") || id.contains("..") || id.ends_with(".git") {
-        Some("has `--` or `..` in it, or ends with `.git`")
+        Some("contains `--` or `..`, or ends with `.git`")
     } else {
         None
     }
 }
 
-/// Narrower than git's rules: what needs no escaping in an address and is a plain path below `refs/`.
+/// Stricter than git's rules: a revision needs no escaping in a URL and is a plain path below `refs/`.
 fn revision_problem(revision: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+@=/".contains(&byte);
     if revision.is_empty() {
         Some("is empty: give a branch, a tag or a commit, such as `main`")
     } else if revision.len() > 200 || !revision.bytes().all(plain) {
-        Some("may only have letters, digits and `-_.+@=/`: give the commit instead")
+        Some("may only contain letters, digits and `-_.+@=/`: give the commit instead")
     } else if revision.contains("..") || revision.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
-        Some("has an empty part, or a part that starts with `.`, or `..`: give the commit instead")
+        Some("contains `..`, an empty part, or a part that starts with `.`: give the commit instead")
     } else {
         None
     }
@@ -157,17 +157,17 @@ fn file_problem(file: &str) -> Option<&'static str> {
     } else if file.starts_with('/') {
         Some("is absolute: give the path inside the repository")
     } else if file.contains('\\') || (cfg!(windows) && file.contains(':')) {
-        Some("has a backslash or a drive: parts are separated by `/`")
+        Some("contains a backslash or a drive: separate parts by `/`")
     } else if file.chars().any(char::is_control) {
-        Some("has a control character")
+        Some("contains a control character")
     } else if file.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        Some("has an empty part, `.` or `..`, which would lead out of its folder")
+        Some("contains an empty part, `.` or `..`, which could point outside its folder")
     } else {
         None
     }
 }
 
-/// Percent-encodes a file name for an address; `/` stays.
+/// Percent-encodes a file name for a URL, except `/`.
 fn encode(file: &str) -> String {
     let mut text = String::with_capacity(file.len());
     for byte in file.bytes() {

@@ -1,4 +1,4 @@
-//! Where the cache is, whom to ask and as whom: the environment variables of Python's `huggingface_hub`.
+//! Settings: cache folder, endpoint, token and timeouts, from the environment variables of Python's `huggingface_hub`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// A secret that names an account to the hub; it never shows in messages.
+/// An access token of the hub. Its `Debug` output hides the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A token from its text, `None` if that is blank.
+    /// A token from its text; `None` if the text is blank.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -30,29 +30,43 @@ impl fmt::Debug for Token {
     }
 }
 
-/// How to reach the hub and where to keep what comes from it.
+/// The settings of a [`Hub`](crate::Hub).
+///
+/// ```
+/// use hub::Settings;
+///
+/// let variables = |name: &str| match name {
+///     "HF_HOME" => Some("/data/hf".into()),
+///     "HF_HUB_OFFLINE" => Some("1".into()),
+///     _ => None,
+/// };
+/// let settings = Settings::from_variables(&variables)?;
+/// assert_eq!(settings.cache, std::path::Path::new("/data/hf/hub"));
+/// assert!(settings.offline && settings.token.is_none());
+/// # Ok::<(), hub::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The folder with one folder a repository.
+    /// The cache folder, which has one folder per repository.
     pub cache: PathBuf,
-    /// The hub's address, without a slash at the end.
+    /// The URL of the hub, without a slash at the end.
     pub endpoint: String,
-    /// Whom to ask as; sent to the endpoint's own host only.
+    /// The access token; sent only to the host of the endpoint.
     pub token: Option<Token>,
-    /// Only the cache: no socket is opened.
+    /// Whether to use the cache only and open no socket.
     pub offline: bool,
-    /// Whether `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment count.
+    /// Whether to use `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment.
     pub proxy: bool,
-    /// How long looking up a host and connecting to it may take.
+    /// Timeout for resolving a host, and for connecting to it.
     pub connect_timeout: Duration,
-    /// How long a server may send nothing.
+    /// Timeout for a connection without data.
     pub stall_timeout: Duration,
-    /// The pause before the second try; it doubles with every further one.
+    /// The pause before the second try; it doubles with every further try.
     pub first_pause: Duration,
 }
 
 impl Settings {
-    /// Huggingface's own hub, asked as nobody, with a cache folder.
+    /// The public hub at huggingface.co, without a token, and a cache folder.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),
@@ -66,19 +80,19 @@ impl Settings {
         }
     }
 
-    /// What the environment says: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`,
+    /// The settings of the environment: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`,
     /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`, and their older names that Python still reads.
     ///
     /// # Errors
-    /// When there is neither `HF_HOME` nor a home folder, the token file cannot be read, or a value is not text.
+    /// When there is neither `HF_HOME` nor a home folder, the token file cannot be read, or a value is not UTF-8.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(&|name| std::env::var_os(name))
     }
 
-    /// As [`Settings::from_env`], from any source of variables.
+    /// As [`Settings::from_env`], but from any source of variables.
     ///
     /// # Errors
-    /// As [`Settings::from_env`].
+    /// As for [`Settings::from_env`].
     pub fn from_variables(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
         let variables = Variables(lookup);
         let home = variables.hub_home();
@@ -100,7 +114,7 @@ impl Settings {
 }
 
 fn no_home() -> Error {
-    let problem = "is not set and there is no home folder: set it to a folder for what comes from the hub".to_owned();
+    let problem = "is not set and there is no home folder: set it to a folder for files of the hub".to_owned();
     Error::Setting { variable: "HF_HOME", problem }
 }
 
@@ -121,7 +135,7 @@ impl Variables<'_> {
         self.raw(name).map(OsString::into_string).transpose().map_err(not_text)
     }
 
-    /// A path, with a leading `~/` standing for the home folder.
+    /// A path, in which a leading `~/` is the home folder.
     fn path(&self, name: &str) -> Option<PathBuf> {
         let path = PathBuf::from(self.raw(name)?);
         match (path.strip_prefix("~"), self.user_home()) {
@@ -171,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_where_python_has_it() {
+    fn the_cache_is_in_the_same_folder_as_in_python() {
         check_cache(&[("HOME", "/h")], "/h/.cache/huggingface/hub");
         check_cache(&[("HOME", "/h"), ("HF_HOME", "")], "/h/.cache/huggingface/hub");
         check_cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], "/x/huggingface/hub");
@@ -183,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_is_a_word_of_python() {
+    fn offline_accepts_the_same_values_as_python() {
         for value in ["1", "on", "Yes", "TRUE"] {
             assert!(settings(&[("HF_HOME", "/f"), ("HF_HUB_OFFLINE", value)]).offline, "{value}");
         }
@@ -194,13 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_loses_its_slash() {
+    fn a_slash_after_the_endpoint_is_removed() {
         assert_eq!(settings(&[("HF_HOME", "/f")]).endpoint, "https://huggingface.co");
         assert_eq!(settings(&[("HF_HOME", "/f"), ("HF_ENDPOINT", "http://h:1/p/")]).endpoint, "http://h:1/p");
     }
 
     #[test]
-    fn the_token_comes_from_the_variable_or_a_file() {
+    fn the_token_comes_from_a_variable_or_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().to_str().unwrap();
         assert_eq!(settings(&[("HF_HOME", home)]).token, None);
@@ -220,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_never_shows() {
+    fn debug_output_hides_the_token() {
         let settings = settings(&[("HF_HOME", "/f"), ("HF_TOKEN", "hf_secret")]);
         assert!(settings.token.is_some() && !format!("{settings:?}").contains("hf_secret"));
     }

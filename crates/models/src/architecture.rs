@@ -330,7 +330,7 @@ impl Positions {
         match self {
             Self::Learned => None,
             Self::Rotary(rotary) => {
-                let pairs = if rotary.interleaved { Pairs::Neighbours } else { Pairs::Halves };
+                let pairs = if rotary.interleaved { Pairs::Interleaved } else { Pairs::Halves };
                 Some(Rotation::new(pairs, &rotary.frequencies(), positions).scaled(rotary.attention_factor()))
             }
         }

@@ -45,8 +45,8 @@ fn all(c: &mut Criterion) -> Result<()> {
         let (w, b) = (filled(&[d, 4 * d])?, filled(&[4 * d])?);
         let map = [x.clone(), w.clone(), b.clone()];
         both(c, "linear", shape, rows, &map, &|t| ops::linear(&t[0], &t[1], Some(&t[2])))?;
-        let turned = [x.clone(), ops::transposed(&w)?, b.clone()];
-        both(c, "linear_transposed", shape, rows, &turned, &|t| ops::linear_transposed(&t[0], &t[1], Some(&t[2])))?;
+        let transposed = [x.clone(), ops::transposed(&w)?, b.clone()];
+        both(c, "linear_transposed", shape, rows, &transposed, &|t| ops::linear_transposed(&t[0], &t[1], Some(&t[2])))?;
         let gelu = ops::kernel::activation::Activation::GeluTanh;
         forward(c, "linear_activated", shape, rows, &|| ops::linear_activated(&x, &w, Some(&b), gelu));
         forward(c, "transposed", shape, d, &|| ops::transposed(&w));
@@ -77,10 +77,15 @@ fn all(c: &mut Criterion) -> Result<()> {
         let half: Vec<f64> = (0..d / heads / 2).map(|i| 0.5f64.powi(i as i32)).collect();
         let rotation = ops::Rotation::new(ops::Pairs::Halves, &half, 0..seq);
         both(c, "rotary", shape, rows, &[x.reshape((batch, seq, heads, d / heads))?], &|t| rotation.apply(&t[0]))?;
-        let neighbours = ops::Rotation::new(ops::Pairs::Neighbours, &half[..half.len() / 2], 0..seq);
-        both(c, "rotary, half of the neighbours", shape, rows, &[x.reshape((batch, seq, heads, d / heads))?], &|t| {
-            neighbours.apply(&t[0])
-        })?;
+        let interleaved = ops::Rotation::new(ops::Pairs::Interleaved, &half[..half.len() / 2], 0..seq);
+        both(
+            c,
+            "interleaved rotary over half of the entries",
+            shape,
+            rows,
+            &[x.reshape((batch, seq, heads, d / heads))?],
+            &|t| interleaved.apply(&t[0]),
+        )?;
         let ids: Vec<u32> = (0..rows).map(|i| (i * 7 % v) as u32).collect();
         let ids = Tensor::new(ids, &Device::Cpu)?;
         both(c, "embedding", shape, rows, &[filled(&[v, d])?], &|t| ops::embedding(&ids, &t[0]))?;

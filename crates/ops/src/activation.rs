@@ -21,10 +21,10 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
     if custom::takes(x) { x.contiguous()?.apply_op1(Pointwise(Activation::GeluErf)) } else { x.gelu_erf() }
 }
 
-/// `silu(gate) * up`, the gated MLP's inside (arXiv 2002.05202).
+/// `silu(gate) * up`, the activation of a gated MLP (arXiv 2002.05202).
 ///
 /// # Shapes
-/// `gate` and `up` alike, output the same.
+/// `gate`, `up` and the output have the same shape.
 ///
 /// # Errors
 /// When the shapes differ.

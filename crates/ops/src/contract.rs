@@ -1,6 +1,6 @@
-//! What every operation promises, checked for all of them alike: gradients against finite differences, agreement with
-//! the same thing composed from candle's operations, non-contiguous inputs, NaN and infinity, and bytes that do not
-//! depend on the number of threads.
+//! The contract of every operation, tested for all of them alike: gradients agree with finite differences, results agree
+//! with a composition of candle's operations, inputs may be strided, NaN and infinity propagate, and bytes do not depend
+//! on the number of threads.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor, Var};
 
@@ -24,12 +24,12 @@ struct Case {
     shapes: Vec<Vec<usize>>,
     ours: Run,
     composed: Run,
-    /// Whether it has a backward pass.
+    /// Whether the operation has a backward pass.
     backward: bool,
 }
 
 impl Case {
-    /// The same for an operation that is only ever run forward.
+    /// Marks an operation that has no backward pass.
     fn forward_only(self) -> Self {
         Self { backward: false, ..self }
     }
@@ -49,17 +49,17 @@ fn sees(query: usize, key: usize, window: Option<usize>) -> bool {
     key <= query && window.is_none_or(|window| query - key < window)
 }
 
-/// Masked scores of all heads of `q` and `k`, hidden ones at `nothing`, by candle alone.
-fn composed_scores(q: &Tensor, k: &Tensor, window: Option<usize>, nothing: f64) -> Result<Tensor> {
+/// Masked scores of all heads of `q` and `k`, with hidden ones at `masked`, from candle's operations.
+fn composed_scores(q: &Tensor, k: &Tensor, window: Option<usize>, masked: f64) -> Result<Tensor> {
     let (queries, keys, width) = (q.dim(2)?, k.dim(2)?, q.dim(3)?);
     let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? / (width as f64).sqrt())?;
     let seen = |i: usize| u8::from(sees(keys - queries + i / keys, i % keys, window));
     let seen: Vec<u8> = (0..queries * keys).map(seen).collect();
     let seen = Tensor::from_vec(seen, (queries, keys), q.device())?.broadcast_as(scores.shape())?;
-    seen.where_cond(&scores, &scores.zeros_like()?.detach().affine(0., nothing)?)
+    seen.where_cond(&scores, &scores.zeros_like()?.detach().affine(0., masked)?)
 }
 
-/// Attention of the last queries over all keys, by candle alone; heads of keys and values are repeated.
+/// Attention of the last queries over all keys, from candle's operations; heads of keys and values are repeated.
 fn composed_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let times = q.dim(1)? / k.dim(1)?;
     let served = |x: &Tensor| {
@@ -75,26 +75,26 @@ fn composed_causal(qkv: &Tensor, heads: usize, kv_heads: usize) -> Result<Tensor
     composed_attention(&part(0, heads)?, &part(heads, kv_heads)?, &part(heads + kv_heads, kv_heads)?)
 }
 
-/// A rotation by candle alone: of each pair's two entries, wherever they stand.
-fn composed_turn(x: &Tensor, pairs: Pairs, frequencies: &[f64], factor: f64) -> Result<Tensor> {
+/// A rotation from candle's operations, pair by pair.
+fn composed_rotation(x: &Tensor, pairs: Pairs, frequencies: &[f64], factor: f64) -> Result<Tensor> {
     let (seq, width) = (x.dim(1)?, x.dim(3)?);
     let half = frequencies.len();
     let mut entries: Vec<Tensor> = (0..width).map(|i| x.narrow(3, i, 1)).collect::<Result<_>>()?;
     for (pair, frequency) in frequencies.iter().enumerate() {
         let (a, b) = match pairs {
             Pairs::Halves => (pair, half + pair),
-            Pairs::Neighbours => (2 * pair, 2 * pair + 1),
+            Pairs::Interleaved => (2 * pair, 2 * pair + 1),
         };
-        let places = |f: fn(f64) -> f64| {
-            let values: Vec<f64> = (0..seq).map(|place| factor * f(place as f64 * frequency)).collect();
+        let by_position = |f: fn(f64) -> f64| {
+            let values: Vec<f64> = (0..seq).map(|position| factor * f(position as f64 * frequency)).collect();
             Tensor::from_vec(values, (1, seq, 1, 1), x.device())?.to_dtype(x.dtype())
         };
-        let (cos, sin) = (places(f64::cos)?, places(f64::sin)?);
-        let turned = [
+        let (cos, sin) = (by_position(f64::cos)?, by_position(f64::sin)?);
+        let rotated = [
             (entries[a].broadcast_mul(&cos)? - entries[b].broadcast_mul(&sin)?)?,
             (entries[b].broadcast_mul(&cos)? + entries[a].broadcast_mul(&sin)?)?,
         ];
-        [entries[a], entries[b]] = turned;
+        [entries[a], entries[b]] = rotated;
     }
     Tensor::cat(&entries, 3)
 }
@@ -108,7 +108,7 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
     let targets = Tensor::new(targets, &Device::Cpu).unwrap();
     let (ids2, targets2) = (ids.clone(), targets.clone());
     let frequencies: Vec<f64> = (0..n.div_ceil(2)).map(|i| 0.7f64.powi(i as i32)).collect();
-    // where a pattern of short sequences has a kernel of its own
+    // a head width for which short sequences have a kernel of their own
     let short = n.next_power_of_two().clamp(16, 64);
     let few = Tensor::new((0..rows as u32).map(|row| row * 7 % 3).collect::<Vec<_>>(), &Device::Cpu).unwrap();
     let (few2, targets3, targets4) = (few.clone(), targets.clone(), targets.clone());
@@ -119,7 +119,7 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
             name,
             &[&[2, rows, 1, n + n % 2 + spare]],
             move |t| Rotation::new(pairs, &frequencies, 0..t[0].dim(1)?).scaled(factor).apply(&t[0]),
-            move |t| composed_turn(&t[0], pairs, &again, factor),
+            move |t| composed_rotation(&t[0], pairs, &again, factor),
         )
     };
     vec![
@@ -219,7 +219,7 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
             },
         ),
         case(
-            "fixed_norm of a mean square",
+            "fixed_norm without a mean",
             &[&[rows, n], &[n]],
             |t| fixed_norm(Kind::Rms, &t[0], &t[1], None, 0.6),
             |t| (&t[0] / 0.6)?.broadcast_mul(&t[1]),
@@ -238,8 +238,8 @@ fn cases(rows: usize, n: usize) -> Vec<Case> {
         ),
         rotary("rotary", Pairs::Halves, 1, 1.),
         rotary("rotary of all entries", Pairs::Halves, 0, 1.),
-        rotary("rotary of neighbours", Pairs::Neighbours, 0, 1.3),
-        rotary("rotary of some neighbours", Pairs::Neighbours, 2, 1.),
+        rotary("interleaved rotary", Pairs::Interleaved, 0, 1.3),
+        rotary("interleaved rotary of some entries", Pairs::Interleaved, 2, 1.),
         case("causal_attention", &[&[2, rows, 4, n]], |t| causal_attention(&t[0], 1), |t| composed_causal(&t[0], 2, 1)),
         case(
             "causal_attention over short sequences",
@@ -319,7 +319,7 @@ fn inputs(case: &Case, dtype: DType) -> Vec<Tensor> {
     case.shapes.iter().enumerate().map(filled).collect()
 }
 
-/// Output, and the gradient of a weighted sum of it for each input.
+/// The output, and the gradient of a weighted sum of it for each input.
 fn all(run: &Run, inputs: &[Tensor], backward: bool) -> Vec<Vec<f64>> {
     let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(&input.contiguous().unwrap()).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
@@ -341,8 +341,8 @@ fn numbers(x: &Tensor) -> Vec<f64> {
 }
 
 #[test]
-fn gradients_are_those_of_finite_differences() {
-    // one thread: small parts of work are not worth waking another
+fn gradients_agree_with_finite_differences() {
+    // one thread: the parts of work are too small to share
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let check = |rows, n| {
         for case in cases(rows, n).into_iter().filter(|case| case.backward) {
@@ -350,12 +350,12 @@ fn gradients_are_those_of_finite_differences() {
         }
     };
     pool.install(|| SIZES.into_iter().for_each(|n| check(3, n)));
-    // more rows than a part of the work has
+    // more rows than one part of the work has
     pool.install(|| check(131, 3));
 }
 
 #[test]
-fn single_precision_agrees_with_what_candle_composes() {
+fn single_precision_agrees_with_candle() {
     for n in SIZES {
         for rows in [1, 5, 131] {
             for case in cases(rows, n) {
@@ -366,7 +366,7 @@ fn single_precision_agrees_with_what_candle_composes() {
                 let exact = all(&case.composed, &exact, case.backward);
                 let away = |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0f64, |most, (a, b)| most.max((a - b).abs()));
                 for (which, (ours, (theirs, exact))) in ours.iter().zip(theirs.iter().zip(&exact)).enumerate() {
-                    // where numbers cancel, candle's single precision is no better
+                    // where numbers cancel, candle's single precision is as inexact
                     let allowed = 1e-5 * away(exact, &vec![0.; exact.len()]) + 2. * away(theirs, exact);
                     assert!(ours.len() == exact.len() && ours.iter().all(|x| x.is_finite()), "{}", case.name);
                     let found = away(ours, exact);
@@ -378,16 +378,16 @@ fn single_precision_agrees_with_what_candle_composes() {
 }
 
 #[test]
-fn inputs_need_not_be_contiguous() {
+fn strided_inputs_give_the_same_bytes() {
     for case in cases(5, 17) {
         let inputs = inputs(&case, DType::F64);
-        // the same numbers, with every second place of a wider tensor skipped
+        // the same numbers as every second entry of a wider tensor
         let view = |wide: &Tensor| wide.narrow(D::Minus1, 0, 1).unwrap().squeeze(D::Minus1).unwrap();
         let wide = |x: &Tensor| Var::from_tensor(&Tensor::stack(&[x, &x.zeros_like().unwrap()], x.rank()).unwrap());
         let vars: Vec<Var> = inputs.iter().map(|x| wide(x).unwrap()).collect();
-        let rotary_dim: Vec<Tensor> = vars.iter().map(|var| view(var.as_tensor())).collect();
-        assert!(rotary_dim.iter().all(|x| x.elem_count() == 1 || !x.is_contiguous()));
-        let y = (case.ours)(&rotary_dim).unwrap();
+        let strided: Vec<Tensor> = vars.iter().map(|var| view(var.as_tensor())).collect();
+        assert!(strided.iter().all(|x| x.elem_count() == 1 || !x.is_contiguous()));
+        let y = (case.ours)(&strided).unwrap();
         let mut got = vec![numbers(&y)];
         if case.backward {
             let store = weighted(&y).backward().unwrap();
@@ -398,24 +398,24 @@ fn inputs_need_not_be_contiguous() {
 }
 
 #[test]
-fn nan_and_infinity_spread_as_in_what_candle_composes() {
+fn nan_and_infinity_propagate_as_in_candle() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         for case in cases(5, 17) {
             let good = inputs(&case, DType::F32);
             for (which, x) in good.iter().enumerate() {
                 let count = x.elem_count();
                 // the first, one in the middle, the last: among them queries, keys and values
-                for place in [0, count / 2, count * 2 / 3, count - 1] {
+                for index in [0, count / 2, count * 2 / 3, count - 1] {
                     let mut values = numbers(x);
-                    values[place] = bad;
+                    values[index] = bad;
                     let mut inputs = good.clone();
                     inputs[which] =
                         Tensor::from_vec(values, x.shape(), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
-                    let places = |run: &Run| -> Vec<bool> {
+                    let not_finite = |run: &Run| -> Vec<bool> {
                         numbers(&run(&inputs).unwrap()).into_iter().map(|y| !y.is_finite()).collect()
                     };
-                    let (ours, theirs) = (places(&case.ours), places(&case.composed));
-                    assert_eq!(ours, theirs, "{} with {bad} at {place} of input {which}", case.name);
+                    let (ours, theirs) = (not_finite(&case.ours), not_finite(&case.composed));
+                    assert_eq!(ours, theirs, "{} with {bad} at {index} of input {which}", case.name);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The kernels as candle custom operations.
 //!
-//! The public functions choose these for f32 and f64 tensors on the CPU, and candle's own operations elsewhere.
+//! The public functions use them for f32 and f64 tensors on the CPU, and candle's own operations elsewhere.
 
 use std::borrow::Cow;
 use std::sync::Mutex;
@@ -11,6 +11,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
+use crate::gradients::offer;
 use crate::kernel::activation::Activation;
 use crate::kernel::attention::{self, Heads, Scratch};
 use crate::kernel::norm::{Divisor, Kind};
@@ -18,13 +19,12 @@ use crate::kernel::product::{Accumulate, Matrix, product};
 use crate::kernel::random::Mask;
 use crate::kernel::rotary::Pairs;
 use crate::kernel::{Real, activation, loss, norm, rotary, rows};
-use crate::many::offer;
 use crate::parallel::{over_blocks, over_rows, tile_rows};
 
 /// Numbers in one part of a pointwise loop.
 const BLOCK: usize = 1 << 14;
 
-/// Whether the kernels take this tensor.
+/// Whether the kernels support this tensor.
 pub(crate) fn takes(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
@@ -34,14 +34,14 @@ macro_rules! by_dtype {
         match $dtype {
             DType::F32 => $run::<f32>($($argument),*),
             DType::F64 => $run::<f64>($($argument),*),
-            other => bail!("the CPU kernels take f32 and f64, not {other:?}"),
+            other => bail!("the CPU kernels support f32 and f64, not {other:?}"),
         }
     };
     ($dtype:expr, $op:ident . $run:ident ( $($argument:expr),* )) => {
         match $dtype {
             DType::F32 => $op.$run::<f32>($($argument),*),
             DType::F64 => $op.$run::<f64>($($argument),*),
-            other => bail!("the CPU kernels take f32 and f64, not {other:?}"),
+            other => bail!("the CPU kernels support f32 and f64, not {other:?}"),
         }
     };
 }
@@ -67,12 +67,12 @@ pub(crate) fn with<T: Real, R>(x: &Tensor, run: impl FnOnce(&[T]) -> Result<R>) 
     with_operand(&x.contiguous()?, |x| run(slice(x)?))
 }
 
-/// Runs `run` on a tensor where it lies.
+/// Runs `run` on the storage and layout of a tensor.
 pub(crate) fn with_operand<R>(x: &Tensor, run: impl FnOnce(Operand<'_>) -> Result<R>) -> Result<R> {
     let (guard, layout) = x.storage_and_layout();
     match &*guard {
         Storage::Cpu(cpu) => run((cpu, layout)),
-        _ => bail!("a CPU kernel was given a tensor of another device"),
+        _ => bail!("a CPU kernel was given a tensor on another device"),
     }
 }
 
@@ -113,16 +113,16 @@ impl CustomOp1 for Pointwise {
 
 /// An affine map over rows.
 pub(crate) struct Linear {
-    /// Whether the weight is `[d_out, d_in]` and not `[d_in, d_out]`.
+    /// Whether the weight is `[d_out, d_in]` instead of `[d_in, d_out]`.
     pub(crate) transposed: bool,
-    /// What becomes of the outputs.
+    /// The nonlinearity after the map.
     pub(crate) activation: Option<Activated>,
 }
 
-/// A nonlinearity behind a map.
+/// A nonlinearity fused with the map before it.
 pub(crate) struct Activated {
     kind: Activation,
-    /// What went into it, where a backward pass may come; elsewhere it is computed in place and nothing is kept.
+    /// Its inputs, kept if there may be a backward pass. Without one, it is computed in place.
     before: Option<Mutex<CpuStorage>>,
 }
 
@@ -131,7 +131,7 @@ impl Activated {
         Self { kind, before: backward.then(|| Mutex::new(CpuStorage::F32(Vec::new()))) }
     }
 
-    /// Keeps what went in, and gives what comes out.
+    /// Computes the outputs and keeps the inputs.
     fn forward<T: Real>(&self, before: Vec<T>, keep: &Mutex<CpuStorage>) -> Vec<T> {
         let mut out = vec![T::zero(); before.len()];
         over_blocks(&mut out, BLOCK, |first, out| activation::forward(self.kind, &before[first..][..out.len()], out));
@@ -141,10 +141,10 @@ impl Activated {
         out
     }
 
-    /// Turns the gradient of what came out into that of what went in.
+    /// Converts the gradient of the outputs into that of the inputs.
     fn backward<T: Real>(&self, dy: &mut [T]) -> Result<()> {
         let Some(kept) = self.before.as_ref().and_then(|kept| kept.lock().ok()) else {
-            bail!("a map with its activation was made without a backward pass");
+            bail!("linear_activated: no inputs were kept for the backward pass");
         };
         let before = kept.as_slice::<T>()?;
         over_blocks(dy, BLOCK, |first, dy| activation::backward(self.kind, &before[first..][..dy.len()], dy));
@@ -152,7 +152,7 @@ impl Activated {
     }
 }
 
-/// A weight in a slice.
+/// A weight matrix in a slice.
 #[derive(Clone, Copy)]
 struct Weight<'a, T> {
     data: &'a [T],
@@ -162,7 +162,7 @@ struct Weight<'a, T> {
 }
 
 impl<'a, T> Weight<'a, T> {
-    /// Some columns, `[d_in, count]`.
+    /// `count` columns from `first` on, `[d_in, count]`.
     fn columns(&self, first: usize, count: usize) -> Matrix<'a, T> {
         if self.transposed {
             Matrix::new(&self.data[first * self.d_in..][..count * self.d_in], count, self.d_in).t()
@@ -194,7 +194,7 @@ impl Linear {
         }))
     }
 
-    /// Gradients of input, weight and bias; the last two only where somebody asks.
+    /// Gradients of input, weight and bias, each only if it is tracked.
     fn backward<T: Real>(
         &self,
         x: &Tensor,
@@ -215,7 +215,7 @@ impl Linear {
             };
             let dy = dy.as_ref();
             if x.track_op() {
-                // the same map the other way round
+                // the gradient of the input is the transposed map of `dy`
                 let transposed = !self.transposed;
                 dx = Some(with(w, |w: &[T]| {
                     Ok(affine(dy, Weight { data: w, d_in: d_out, d_out: d_in, transposed }, None, None))
@@ -240,7 +240,7 @@ impl Linear {
     }
 }
 
-/// Rows up to which a product is cut along its columns.
+/// Maximum number of rows for which a product is split along its columns.
 const FEW_ROWS: usize = 256;
 
 fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>, activation: Option<Activation>) -> Vec<T> {
@@ -262,7 +262,7 @@ fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>, activation: Op
         });
         return out;
     }
-    // too few rows to share: each thread takes columns
+    // too few rows to share: each thread computes a range of columns
     let firsts: Vec<usize> = (0..d_out).step_by(block).collect();
     let parts: Vec<Vec<T>> = firsts
         .par_iter()
@@ -282,7 +282,7 @@ fn affine<T: Real>(x: &[T], w: Weight<'_, T>, bias: Option<&[T]>, activation: Op
     out
 }
 
-/// `left^T right` over rows of so many numbers each, in tiles.
+/// `left^T right`, `[m, n]`, in tiles; `left` has rows of `m` numbers and `right` of `n`.
 fn outer<T: Real>((left, m): (&[T], usize), (right, n): (&[T], usize)) -> Vec<T> {
     let count = left.len() / m.max(1);
     let mut out = vec![T::zero(); m * n];
@@ -345,7 +345,7 @@ impl CustomOp3 for Linear {
     }
 }
 
-/// A norm over the last axis, with gain, and a bias when there is a third operand.
+/// A norm over the last axis with a gain, and with a bias if there is a third operand.
 pub(crate) struct Norm {
     pub(crate) kind: Kind,
     pub(crate) by: Divisor,
@@ -438,17 +438,13 @@ impl Attention {
     fn sizes(&self, shape: &Shape) -> Result<(usize, Heads)> {
         let (batch, seq, parts, width) = shape.dims4()?;
         if parts != self.heads + 2 * self.kv_heads || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            bail!(
-                "{parts} heads in all are not {} for queries and {} each for keys and values",
-                self.heads,
-                self.kv_heads
-            );
+            bail!("{parts} heads are not {} for queries and {} each for keys and values", self.heads, self.kv_heads);
         }
         Ok((batch, Heads { seq, heads: self.heads, kv_heads: self.kv_heads, width }))
     }
 }
 
-/// Output and logs of the sums for every sequence.
+/// Output and log-sums of every sequence.
 fn attend<T: Real>(h: Heads, qkv: &[T]) -> (Vec<T>, Vec<T>) {
     let batch = qkv.len() / (h.seq * h.row()).max(1);
     let mut z = vec![T::zero(); batch * h.seq * h.out()];
@@ -502,7 +498,7 @@ impl CustomOp1 for Attention {
 /// Negative log-probability of one target per row of `[rows, d_vocab]`.
 pub(crate) struct TokenLosses {
     pub(crate) targets: Vec<u32>,
-    /// Log of each row's sum, for the backward pass.
+    /// Log-sum of each row, for the backward pass.
     logs: Mutex<Option<Tensor>>,
 }
 
@@ -530,7 +526,7 @@ impl TokenLosses {
     fn backward<T: Real>(&self, logits: &Tensor, dlosses: &Tensor) -> Result<Tensor> {
         let (_, vocabulary) = logits.dims2()?;
         let Some(logs) = self.logs.lock().ok().and_then(|logs| logs.clone()) else {
-            bail!("token losses went backward before they went forward");
+            bail!("token losses: the backward pass ran before the forward pass");
         };
         let mut d = with(logits, |x: &[T]| Ok(x.to_vec()))?;
         with(dlosses, |dlosses: &[T]| {
@@ -554,11 +550,11 @@ impl CustomOp1 for TokenLosses {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, vocabulary) = layout.shape().dims2()?;
         if rows != self.targets.len() {
-            bail!("{rows} rows of logits for {} targets", self.targets.len());
+            bail!("token losses: {rows} rows of logits, but {} targets", self.targets.len());
         }
         let outside = |target: &&u32| **target as usize >= vocabulary && **target != loss::IGNORED;
         if let Some(target) = self.targets.iter().find(outside) {
-            bail!("target {target} lies outside of the vocabulary of {vocabulary}");
+            bail!("target {target} lies outside the vocabulary of {vocabulary}");
         }
         let losses = by_dtype!(x.dtype(), self.forward((x, layout), vocabulary))?;
         Ok((losses, Shape::from(rows)))
@@ -578,7 +574,7 @@ impl CustomOp1 for Transpose {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        /// Side of a square that stays in the cache.
+        /// Side of a square block that fits in the cache.
         const SIDE: usize = 32;
         fn run<T: Real>(x: Operand<'_>, rows: usize, columns: usize) -> Result<CpuStorage> {
             let x = slice::<T>(x)?;
@@ -618,7 +614,7 @@ impl CustomOp1 for Gather {
         }
         let (rows, width) = layout.shape().dims2()?;
         if let Some(id) = self.ids.iter().find(|id| **id as usize >= rows) {
-            bail!("id {id} lies outside of a table of {rows} rows");
+            bail!("id {id} lies outside the table of {rows} rows");
         }
         Ok((by_dtype!(table.dtype(), run(&self.ids, (table, layout), width))?, Shape::from((self.ids.len(), width))))
     }
@@ -665,10 +661,10 @@ impl CustomOp1 for Dropout {
     }
 }
 
-/// Rotation of `[batch, seq, heads, width]` by angles per place in the sequence.
+/// Rotation of `[batch, seq, heads, width]` by the angles of each position.
 pub(crate) struct Rotary {
     pub(crate) pairs: Pairs,
-    /// Entries of each head that turn.
+    /// Number of rotated entries of each head.
     pub(crate) rotary_dim: usize,
     /// `[seq, rotary_dim / 2]` each.
     pub(crate) cos: Vec<f64>,
@@ -685,12 +681,12 @@ impl CustomOp1 for Rotary {
         fn run<T: Real>(op: &Rotary, x: Operand<'_>, heads: usize, width: usize) -> Result<CpuStorage> {
             let mut out = slice::<T>(x)?.to_vec();
             let half = op.rotary_dim / 2;
-            // the angles of a place, once for each head
-            let spread = |angles: &[f64]| -> Vec<T> {
-                let place = |angles: &[f64]| angles.iter().map(|a| T::of(*a)).collect::<Vec<_>>().repeat(heads);
-                angles.chunks_exact(half.max(1)).flat_map(place).collect()
+            // the angles of a position, repeated for each head
+            let per_head = |angles: &[f64]| -> Vec<T> {
+                let position = |angles: &[f64]| angles.iter().map(|a| T::of(*a)).collect::<Vec<_>>().repeat(heads);
+                angles.chunks_exact(half.max(1)).flat_map(position).collect()
             };
-            let (cos, sin) = (spread(&op.cos), spread(&op.sin));
+            let (cos, sin) = (per_head(&op.cos), per_head(&op.sin));
             let seq = op.cos.len() / half.max(1);
             out.par_chunks_mut((seq * heads * width).max(1))
                 .for_each(|out| rotary::apply(op.pairs, out, width, op.rotary_dim, &cos, &sin, op.inverse));
@@ -703,7 +699,7 @@ impl CustomOp1 for Rotary {
             || self.rotary_dim == 0
             || self.cos.len() != seq * half
         {
-            bail!("rotary: {} angles for {seq} places and {} of {width} entries", self.cos.len(), self.rotary_dim);
+            bail!("rotary: {} angles for {seq} positions and {} of {width} entries", self.cos.len(), self.rotary_dim);
         }
         Ok((by_dtype!(x.dtype(), run(self, (x, layout), heads, width))?, layout.shape().clone()))
     }
@@ -739,7 +735,7 @@ impl CustomOp2 for SiluGate {
             Ok(storage(out))
         }
         if g_at.shape() != u_at.shape() {
-            bail!("a gate {:?} for {:?}", g_at.shape(), u_at.shape());
+            bail!("silu_gate: gate {:?} and up {:?} differ in shape", g_at.shape(), u_at.shape());
         }
         Ok((by_dtype!(g.dtype(), run((g, g_at), (u, u_at)))?, g_at.shape().clone()))
     }

@@ -1,4 +1,4 @@
-//! Dropout from a counter-based generator: the mask is a function of a key and the element's index alone.
+//! Dropout from a counter-based generator: the mask is a function of a key and the index of the element.
 
 use candle_core::{Result, Tensor};
 
@@ -7,11 +7,21 @@ use crate::kernel::random::Mask;
 
 /// Sets each element to zero with probability `p` and scales the rest by `1 / (1 - p)`.
 ///
-/// The mask depends on `key` and each element's place, so it is the same at any thread count and on any device, and
-/// needs no state to resume; give every call of every step its own key.
+/// The mask depends on `key` and the index of each element alone. It is therefore the same with any number of threads and
+/// on any device, and an interrupted run resumes without saving a generator. Every call of every step needs its own key.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+///
+/// let x = Tensor::ones(1000, candle_core::DType::F32, &Device::Cpu)?;
+/// let y = ops::dropout(&x, 0.5, 7)?.to_vec1::<f32>()?;
+/// assert!(y.iter().all(|y| *y == 0. || *y == 2.));
+/// assert_eq!(y, ops::dropout(&x, 0.5, 7)?.to_vec1::<f32>()?);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Shapes
-/// Any, to the same.
+/// Any shape; the output has the same.
 ///
 /// # Errors
 /// When `p` is not in `[0, 1)`.
@@ -36,7 +46,7 @@ mod tests {
     use crate::gradcheck::{check_gradient, filled};
 
     #[test]
-    fn the_share_is_right_and_the_mean_stays() {
+    fn the_fraction_of_zeros_is_p_and_the_mean_is_kept() {
         let x = Tensor::ones((100, 100), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         let y = dropout(&x, 0.1, 7).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let zeros = y.iter().filter(|y| **y == 0.).count();

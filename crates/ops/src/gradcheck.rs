@@ -1,4 +1,4 @@
-//! Finite differences in f64 against what the backward pass says.
+//! Compares the gradients of the backward pass with finite differences in f64.
 
 use candle_core::{Device, Result, Tensor, Var};
 
@@ -10,7 +10,8 @@ pub fn filled(shape: &[usize], seed: usize) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// Checks the gradient of a weighted sum of `f`'s output with respect to every entry of every input, of large ones to every so many.
+/// Checks the gradient of a weighted sum of the output of `f` with respect to the entries of every input: all entries of
+/// small inputs, about 300 of large ones.
 pub fn check_gradient(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let objective = |inputs: &[Tensor]| -> Tensor {
         let y = f(inputs).unwrap();
@@ -24,7 +25,7 @@ pub fn check_gradient(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>
         let grad = grads.get(&vars[which]).unwrap_or_else(|| panic!("no gradient reaches input {which}"));
         let grad = grad.flatten_all().unwrap().to_vec1::<f64>().unwrap();
         let values = input.flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        // odd, so that no column of an even width is left out
+        // an odd step, so that no column of an even width is left out
         let every = (grad.len() / 300) | 1;
         for (entry, expected) in grad.iter().enumerate().step_by(every) {
             let moved = |by: f64| {

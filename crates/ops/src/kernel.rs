@@ -1,8 +1,8 @@
-//! Loops over slices, forward and backward, that the operations and the decoder's own training path are made of.
+//! CPU kernels over slices, forward and backward. The operations and the decoder's direct training pass share them.
 //!
-//! Every kernel runs on one thread, in a fixed order, and is compiled for the widest vectors of the machine it runs on.
-//! Who splits work over threads cuts it into parts by its shape alone, so the bytes do not depend on how many there are.
-//! Slices are row-major; sizes are checked, and a wrong one is a bug of the caller.
+//! Every kernel runs on one thread, in a fixed order, and is compiled for the widest vector registers of the machine.
+//! Callers that use several threads split the work by its shape alone, so that bytes do not depend on their number.
+//! Slices are row-major. A kernel panics when sizes disagree, which is a bug of the caller.
 
 pub mod activation;
 pub mod attention;
@@ -20,9 +20,9 @@ pub mod softmax;
 
 pub use number::Real;
 
-/// Runs a loop with the widest vector registers that this machine has.
+/// Runs a loop with the widest vector registers of this machine.
 ///
-/// The closure and all that it calls must be inlined for this to take effect.
+/// This takes effect only if the closure and everything it calls are inlined.
 #[inline(always)]
 pub(crate) fn vectorised<R>(run: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(run)

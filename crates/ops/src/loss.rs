@@ -5,13 +5,13 @@ use candle_core::{D, DType, Result, Tensor};
 use crate::custom::{self, TokenLosses};
 use crate::kernel::loss::IGNORED;
 
-/// Negative log-probability of each target; 0, and no gradient, where it is [`IGNORED`].
+/// Negative log-probability of each target in nats; 0, without a gradient, for [`IGNORED`] targets.
 ///
 /// # Shapes
 /// `logits` `[rows, d_vocab]`, `targets` `[rows]` (`u32`), output `[rows]`.
 ///
 /// # Errors
-/// When the shapes do not fit or a target lies outside of the vocabulary.
+/// When the shapes disagree or a target lies outside the vocabulary.
 pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     if custom::takes(logits) {
         return logits.contiguous()?.apply_op1(TokenLosses::new(targets.to_vec1()?));
@@ -23,17 +23,28 @@ pub fn token_losses(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?; // [rows]
     let chosen = shifted.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?; // [rows]
     let losses = (log_sum - chosen)?;
-    // chosen, not multiplied: a row that does not count may hold anything
+    // selected instead of multiplied by 0: an ignored row may hold NaN
     counts.where_cond(&losses, &losses.zeros_like()?)
 }
 
-/// Mean negative log-probability over the targets that are not [`IGNORED`].
+/// Mean negative log-probability in nats over the targets that are not [`IGNORED`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+///
+/// // uniform logits over four tokens cost ln 4 nats
+/// let logits = Tensor::zeros((2, 4), candle_core::DType::F32, &Device::Cpu)?;
+/// let targets = Tensor::new(&[3, ops::IGNORED], &Device::Cpu)?;
+/// let loss = ops::cross_entropy(&logits, &targets)?.to_scalar::<f32>()?;
+/// assert!((loss - 4f32.ln()).abs() < 1e-6);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Shapes
 /// `logits` `[rows, d_vocab]`, `targets` `[rows]` (`u32`), output a scalar.
 ///
 /// # Errors
-/// As [`token_losses`].
+/// As for [`token_losses`].
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let counted = targets.ne(IGNORED)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
     token_losses(logits, targets)?.sum_all()? / f64::from(counted)

@@ -1,11 +1,11 @@
-//! LayerNorm (arXiv 1607.06450) with the biased variance, RMSNorm (arXiv 1910.07467), and both with a fixed divisor.
+//! LayerNorm (arXiv 1607.06450, with the biased variance), RMSNorm (arXiv 1910.07467), and both with a fixed divisor.
 
 use candle_core::{D, Result, Tensor};
 
 use crate::custom::{self, Norm};
 use crate::kernel::norm::{Divisor, Kind};
 
-/// What a norm computes on the way, each for those who look.
+/// The intermediate results of a norm, for hook points.
 #[derive(Clone, Debug)]
 pub struct NormParts {
     /// `sqrt(var + eps)` of a LayerNorm, `sqrt(mean(x^2) + eps)` of an RMSNorm, `[.., 1]`.
@@ -14,7 +14,7 @@ pub struct NormParts {
     pub normalized: Tensor,
 }
 
-/// Scale and normalised input of a LayerNorm over the last axis; variance divides by `d_model`.
+/// Scale and normalised input of a LayerNorm over the last axis; the variance divides by `d_model`.
 ///
 /// # Shapes
 /// `x` `[.., d_model]` to scale `[.., 1]` and normalized `[.., d_model]`.
@@ -29,6 +29,16 @@ pub fn layer_norm_parts(x: &Tensor, eps: f64) -> Result<NormParts> {
 }
 
 /// LayerNorm over the last axis, `gain * (x - mean) / sqrt(var + eps) + bias`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+///
+/// let x = Tensor::new(&[[1f64, 2., 3.]], &Device::Cpu)?;
+/// let gain = Tensor::new(&[1f64, 1., 1.], &Device::Cpu)?;
+/// let y = ops::layer_norm(&x, &gain, None, 0.)?.to_vec2::<f64>()?;
+/// assert!((y[0][2] - 1.5f64.sqrt()).abs() < 1e-12 && y[0][1].abs() < 1e-12);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Shapes
 /// `x` `[.., d_model]`, `gain` and `bias` `[d_model]`, output `[.., d_model]`.
@@ -46,7 +56,10 @@ fn fused(x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, norm: Norm) -> Result
     let width = x.dim(D::Minus1)?;
     if width == 0 || gain.dims() != [width] || bias.is_some_and(|bias| bias.dims() != [width]) {
         let bias = bias.map(Tensor::dims);
-        candle_core::bail!("a norm over {width} numbers with a gain {:?} and a bias {bias:?}", gain.dims());
+        candle_core::bail!(
+            "a norm over {width} numbers needs a gain [{width}], found gain {:?} and bias {bias:?}",
+            gain.dims()
+        );
     }
     let (x, gain) = (x.contiguous()?, gain.contiguous()?);
     match bias {
@@ -63,8 +76,8 @@ fn affine(normalized: Tensor, gain: &Tensor, bias: Option<&Tensor>) -> Result<Te
     }
 }
 
-/// A norm whose divisor is one number for all rows: `gain * (x - mean) / scale + bias` of a LayerNorm, without the mean of
-/// an RMSNorm. An affine map (FakeLN, arXiv 2507.02559, section 2).
+/// A norm that divides every row by the same `scale`, which makes it an affine map (FakeLN, arXiv 2507.02559, section 2):
+/// `gain * (x - mean) / scale + bias` for a LayerNorm, `gain * x / scale + bias` for an RMSNorm.
 ///
 /// # Shapes
 /// `x` `[.., d_model]`, `gain` and `bias` `[d_model]`, output `[.., d_model]`.
@@ -78,7 +91,7 @@ pub fn fixed_norm(kind: Kind, x: &Tensor, gain: &Tensor, bias: Option<&Tensor>, 
     affine(fixed_norm_parts(kind, x, scale)?.normalized, gain, bias)
 }
 
-/// What [`fixed_norm`] computes on the way: the scale of every row, and the rows divided by it.
+/// The scale and the normalised input of [`fixed_norm`].
 ///
 /// # Shapes
 /// `x` `[.., d_model]` to scale `[.., 1]` and normalized `[.., d_model]`.
@@ -146,8 +159,7 @@ mod tests {
         assert!(difference < 1e-12);
     }
 
-    /// LN(x) and FakeLN(x) are the same where the fixed number is the row's own (spec of arXiv 2507.02559, U1), and FakeLN is
-    /// affine (U2).
+    /// LN(x) equals FakeLN(x) if the fixed scale is that of the row, and FakeLN is affine (arXiv 2507.02559, section 2).
     #[test]
     fn a_fixed_norm_is_the_norm_at_its_own_scale_and_affine() {
         let (w, b) = (filled(&[9], 2), filled(&[9], 3));
@@ -176,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn gains_and_biases_of_another_width_are_refused() {
+    fn gains_and_biases_of_the_wrong_width_are_refused() {
         let x = filled(&[2, 6], 1);
         for (gain, bias) in [(3, 6), (6, 3), (12, 12), (1, 6)] {
             let (gain, bias) = (filled(&[gain], 2), filled(&[bias], 3));

@@ -1,4 +1,4 @@
-//! In-place updates.
+//! In-place updates of parameters and gradients.
 
 use std::cell::RefCell;
 
@@ -10,27 +10,27 @@ use rayon::prelude::*;
 use crate::custom::takes;
 use crate::kernel::{Real, optimizer, rows};
 
-/// Numbers in one part of an update.
+/// Numbers in one part of a parallel update.
 const BLOCK: usize = 1 << 14;
 
-/// Settings of one update of AdamW (arXiv 1711.05101).
+/// Settings of one AdamW update (arXiv 1711.05101).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the two running means.
+    /// Decay rates of the running mean and the running mean square of the gradient.
     pub betas: [f64; 2],
-    /// Added to the root of the second running mean.
+    /// Added to the root of the running mean square.
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Number of this update, from 1.
+    /// Number of this update, counted from 1.
     pub t: u64,
-    /// Factor on the gradient before anything else.
+    /// Factor on the gradient, from clipping.
     pub gradient_scale: f64,
 }
 
-/// A parameter, its gradient and its two running means, all of one shape, and what to do with them.
+/// One parameter to update, with its gradient and its running means, all of the same shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
     /// The parameter, changed in place.
@@ -41,18 +41,18 @@ pub struct Update<'a> {
     pub m: &'a Tensor,
     /// Running mean of its square, changed in place.
     pub v: &'a Tensor,
-    /// Rate, decay and the rest.
+    /// Learning rate and the other settings.
     pub step: AdamWStep,
 }
 
 /// Updates parameters and their running means in place: `m` and `v` move towards `g` and `g^2`, and
 /// `w -= lr (m^ / (sqrt(v^) + eps) + decay w)` with bias-corrected means.
 ///
-/// On the CPU this is one pass over all of them, split over threads; elsewhere it is composed from candle's operations.
+/// On the CPU this is one pass over all parameters, split over threads; elsewhere it is composed from candle's operations.
 ///
 /// # Errors
-/// When the shapes of one update differ, before anything is changed; or when a tensor to be changed is not contiguous or
-/// stands in two places.
+/// When the shapes of one update differ, when a tensor to be changed is not contiguous, or when it occurs twice. Nothing is
+/// changed then.
 pub fn adamw(updates: &[Update<'_>]) -> Result<()> {
     for Update { w, g, m, v, .. } in updates {
         if [g, m, v].into_iter().any(|x| x.shape() != w.shape()) {
@@ -65,8 +65,8 @@ pub fn adamw(updates: &[Update<'_>]) -> Result<()> {
             );
         }
     }
-    all::<f32>(updates)?;
-    all::<f64>(updates)?;
+    on_cpu::<f32>(updates)?;
+    on_cpu::<f64>(updates)?;
     updates.iter().filter(|update| !takes(update.w)).try_for_each(composed)
 }
 
@@ -84,7 +84,7 @@ fn composed(update: &Update<'_>) -> Result<()> {
     set(&w, ((&w * (1. - lr * weight_decay))? - (change * lr)?)?)
 }
 
-/// One row, which shares its numbers with the tensor.
+/// A view of the tensor as one row.
 fn flat(x: Tensor) -> Result<Tensor> {
     x.detach().flatten_all()
 }
@@ -93,19 +93,19 @@ fn step_of<T: Real>(step: &AdamWStep) -> optimizer::Step<T> {
     optimizer::Step::new(step.lr, step.betas, step.eps, step.weight_decay, step.t, step.gradient_scale)
 }
 
-/// All updates in numbers of this type on the CPU, in one pass.
-fn all<T: Real>(updates: &[Update<'_>]) -> Result<()> {
+/// Runs the updates of this number type on the CPU in one pass.
+fn on_cpu<T: Real>(updates: &[Update<'_>]) -> Result<()> {
     let ours = |update: &&Update<'_>| takes(update.w) && update.w.dtype() == T::DTYPE;
     let updates: Vec<&Update<'_>> = updates.iter().filter(ours).collect();
     let gradients = updates.iter().map(|update| update.g.detach().contiguous()).collect::<Result<Vec<_>>>()?;
-    let lent = |of: fn(&Update<'_>) -> Tensor| updates.iter().map(move |update| Lent::<T>::new(of(update)));
-    let mut w: Vec<Lent<T>> = lent(|update| update.w.clone()).collect::<Result<_>>()?;
-    let mut m: Vec<Lent<T>> = lent(|update| update.m.clone()).collect::<Result<_>>()?;
-    let mut v: Vec<Lent<T>> = lent(|update| update.v.clone()).collect::<Result<_>>()?;
+    let taken = |of: fn(&Update<'_>) -> Tensor| updates.iter().map(move |update| TakenNumbers::<T>::new(of(update)));
+    let mut w: Vec<TakenNumbers<T>> = taken(|update| update.w.clone()).collect::<Result<_>>()?;
+    let mut m: Vec<TakenNumbers<T>> = taken(|update| update.m.clone()).collect::<Result<_>>()?;
+    let mut v: Vec<TakenNumbers<T>> = taken(|update| update.v.clone()).collect::<Result<_>>()?;
     let guards: Vec<_> = gradients.iter().map(Tensor::storage_and_layout).collect();
     let mut parts = Vec::new();
     for ((((update, (g, layout)), w), m), v) in updates.iter().zip(&guards).zip(&mut w).zip(&mut m).zip(&mut v) {
-        let Storage::Cpu(g) = &**g else { bail!("adamw: a gradient on another device than its parameter") };
+        let Storage::Cpu(g) = &**g else { bail!("adamw: a gradient and its parameter are on different devices") };
         let g = crate::custom::slice::<T>((g, layout))?.chunks(BLOCK);
         let step = step_of::<T>(&update.step);
         let means = m.numbers().chunks_mut(BLOCK).zip(v.numbers().chunks_mut(BLOCK));
@@ -115,24 +115,25 @@ fn all<T: Real>(updates: &[Update<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// The numbers of a tensor, taken out of it until this is dropped: candle lends out those of one tensor at a time.
-struct Lent<T: Real> {
+/// The numbers of a tensor, moved out of it until this is dropped. candle gives mutable access to one tensor at a time, but
+/// an update needs several.
+struct TakenNumbers<T: Real> {
     tensor: Tensor,
     numbers: Vec<T>,
     range: std::ops::Range<usize>,
 }
 
-impl<T: Real> Lent<T> {
+impl<T: Real> TakenNumbers<T> {
     fn new(tensor: Tensor) -> Result<Self> {
         let Some((start, end)) = tensor.layout().contiguous_offsets() else {
-            bail!("an update in place needs contiguous tensors");
+            bail!("an in-place update needs contiguous tensors");
         };
-        let mut lent = Self { tensor, numbers: Vec::new(), range: start..end };
-        lent.swap()?;
-        if lent.numbers.len() < end {
-            bail!("an update in place was given the same numbers twice");
+        let mut taken = Self { tensor, numbers: Vec::new(), range: start..end };
+        taken.swap()?;
+        if taken.numbers.len() < end {
+            bail!("an in-place update was given the same tensor twice");
         }
-        Ok(lent)
+        Ok(taken)
     }
 
     fn numbers(&mut self) -> &mut [T] {
@@ -144,9 +145,9 @@ impl<T: Real> Lent<T> {
     }
 }
 
-impl<T: Real> Drop for Lent<T> {
+impl<T: Real> Drop for TakenNumbers<T> {
     fn drop(&mut self) {
-        // what went one way goes the other
+        // the swap that took the numbers has succeeded, so the swap back cannot fail
         let _ = self.swap();
     }
 }
@@ -162,25 +163,25 @@ impl<T: Real> InplaceOp1 for Swap<'_, T> {
         let dtype = storage.dtype();
         match T::numbers_mut(storage) {
             Some(numbers) => std::mem::swap(numbers, *self.0.borrow_mut()),
-            None => bail!("an update in place of {:?} was given {dtype:?}", T::DTYPE),
+            None => bail!("an in-place update of {:?} was given {dtype:?}", T::DTYPE),
         }
         Ok(())
     }
 }
 
-/// The numbers of a tensor in its storage.
+/// The part of a storage that a tensor occupies.
 fn numbers<'a, T: Real>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("an addition in place needs contiguous tensors");
+        bail!("an in-place addition needs contiguous tensors");
     };
     let dtype = storage.dtype();
     match T::numbers_mut(storage) {
         Some(numbers) => Ok(&mut numbers[start..end]),
-        None => bail!("an addition in place to {:?} was given {dtype:?}", T::DTYPE),
+        None => bail!("an in-place addition to {:?} was given {dtype:?}", T::DTYPE),
     }
 }
 
-/// Sum of the squares of all entries, in a fixed order, parts of it in f64.
+/// Sum of the squares of all entries, in a fixed order; partial sums are added in f64.
 ///
 /// # Errors
 /// When candle fails.
@@ -194,14 +195,14 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     }
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("a tensor of the CPU without its numbers") };
+    let Storage::Cpu(storage) = &*storage else { bail!("a CPU tensor without CPU storage") };
     Ok(match x.dtype() {
         DType::F64 => run(crate::custom::slice::<f64>((storage, layout))?),
         _ => run(crate::custom::slice::<f32>((storage, layout))?),
     })
 }
 
-/// `sum += x`, in place on the CPU.
+/// `sum += x`, in place on the CPU where possible.
 ///
 /// # Errors
 /// When the shapes differ.
@@ -268,20 +269,20 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once_is_one_after_another_at_any_number_of_threads() {
+    fn a_joint_update_equals_single_updates_with_any_number_of_threads() {
         let step = |t| AdamWStep { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.3, t, gradient_scale: 0.5 };
-        // single and double precision side by side, and a tensor that is a part of another
+        // mixed precisions, and parameters smaller and larger than a block
         let shapes = [vec![3], vec![BLOCK + 1], vec![2, 7], vec![40, 1000]];
-        let draw = |seed: usize| -> Vec<Tensor> {
+        let tensors = |seed: usize| -> Vec<Tensor> {
             let dtype = |i| if i % 3 == 2 { DType::F64 } else { DType::F32 };
             let all = shapes.iter().enumerate();
             all.map(|(i, shape)| filled(shape, seed + i).to_dtype(dtype(i)).unwrap().copy().unwrap()).collect()
         };
         let run = |threads: usize, together: bool| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let (w, m, v) = (draw(1), draw(20), draw(40).iter().map(|x| x.sqr().unwrap()).collect::<Vec<_>>());
+            let (w, m, v) = (tensors(1), tensors(20), tensors(40).iter().map(|x| x.sqr().unwrap()).collect::<Vec<_>>());
             for t in 1..4 {
-                let g = draw(60 + t as usize);
+                let g = tensors(60 + t as usize);
                 let updates: Vec<Update<'_>> = (0..shapes.len())
                     .map(|i| Update { w: &w[i], g: &g[i], m: &m[i], v: &v[i], step: step(t) })
                     .collect();
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn another_shape_is_refused_before_anything_changes() {
+    fn invalid_updates_are_refused_before_anything_changes() {
         let (w, other) = (filled(&[2], 1), filled(&[3], 1));
         let step = AdamWStep { lr: 0.1, betas: [0.9, 0.9], eps: 1e-8, weight_decay: 0., t: 1, gradient_scale: 1. };
         let [first, m, v] = [1, 2, 3].map(|seed| filled(&[2], seed).copy().unwrap());
@@ -310,7 +311,7 @@ mod tests {
         let good = Update { w: &first, g: &w, m: &m, v: &v, step };
         assert!(adamw(&[good, Update { w: &w, g: &other, m: &m, v: &v, step }]).is_err());
         assert_eq!(numbers(&first), before);
-        // one of them twice: told, and given back
+        // the same tensor twice: refused, and the numbers are put back
         let error = adamw(&[good, good]).unwrap_err().to_string();
         assert!(error.contains("twice"), "{error}");
         assert_eq!(numbers(&first), before);

@@ -1,12 +1,12 @@
-//! Work over threads, cut by shape alone so that no byte depends on how many threads there are.
+//! Parallel loops, split by shape alone so that no byte depends on the number of threads.
 
 use rayon::prelude::*;
 
-/// Rows in one part of a loop over rows, at least.
+/// Minimum number of rows in one part of a loop over rows.
 const ROWS: usize = 128;
 
-/// Runs `run(first row, rows of out)` over blocks of rows: a quarter of them each, but no less than 128 and no more than
-/// 512, because a product packs its right side once for each block.
+/// Runs `run(first row, rows of out)` over blocks of rows. A block has a quarter of the rows, but at least 128 and at most
+/// 512: a product packs its right side once per block, so small blocks are expensive.
 pub(crate) fn over_rows<T: Send>(out: &mut [T], width: usize, run: impl Fn(usize, &mut [T]) + Sync) {
     if width == 0 {
         return;
@@ -19,7 +19,7 @@ pub(crate) fn over_rows<T: Send>(out: &mut [T], width: usize, run: impl Fn(usize
     }
 }
 
-/// Runs `run(first place, part of out)` over fixed blocks of `size` numbers.
+/// Runs `run(first index, part of out)` over fixed blocks of `size` numbers.
 pub(crate) fn over_blocks<T: Send>(out: &mut [T], size: usize, run: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() <= size {
         run(0, out);
@@ -28,9 +28,10 @@ pub(crate) fn over_blocks<T: Send>(out: &mut [T], size: usize, run: impl Fn(usiz
     }
 }
 
-/// Rows of a product in one tile: a quarter of them, so that up to four threads share, but no less than 32.
+/// Rows of a product in one tile: a quarter of them, so that four threads can share the work, but at least 32.
 ///
-/// Wider tiles make each product a little faster, but at d = 128 the step slower: threads then wait for each other.
+/// Larger tiles make each product slightly faster, but at d = 128 the training step slower, because threads then wait for
+/// each other.
 #[must_use]
 pub fn tile_rows(rows: usize) -> usize {
     rows.div_ceil(4).next_multiple_of(32).min(256)

@@ -1,4 +1,4 @@
-//! Rotary position embedding (arXiv 2104.09864), over all of a head or its first entries.
+//! Rotary position embedding (arXiv 2104.09864), over a whole head or its first `rotary_dim` entries.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::custom::{self, Rotary};
 pub use crate::kernel::rotary::Pairs;
 
-/// Angles for every place of a sequence.
+/// The rotation angles for every position of a sequence.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     pairs: Pairs,
@@ -18,28 +18,29 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Of these places; place `p` turns pair `i` by `p * frequencies[i]` radians; entries behind the last pair stay as they are.
+    /// Angles for the given positions: position `p` rotates pair `i` by `p * frequencies[i]` radians. Entries of a head
+    /// after the last pair are not changed.
     #[must_use]
-    pub fn new(pairs: Pairs, frequencies: &[f64], places: Range<usize>) -> Self {
-        let angles = places.flat_map(|place| frequencies.iter().map(move |f| place as f64 * f));
+    pub fn new(pairs: Pairs, frequencies: &[f64], positions: Range<usize>) -> Self {
+        let angles = positions.flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         Self { pairs, rotary_dim: 2 * frequencies.len(), cos, sin }
     }
 
-    /// The same turns, and what turns grows by `factor` (YaRN, arXiv 2309.00071, section 3.4).
+    /// The same rotation, which also scales the rotated entries by `factor` (YaRN, arXiv 2309.00071, section 3.4).
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
         self.cos.iter_mut().chain(&mut self.sin).for_each(|x| *x *= factor);
         self
     }
 
-    /// Turns each head.
+    /// Rotates each head.
     ///
     /// # Shapes
     /// `[batch, seq, heads, d_head]` to the same.
     ///
     /// # Errors
-    /// When the sequence is not the one the angles are for, or the heads are too narrow.
+    /// When the sequence does not have the length that the angles were made for, or `d_head` is less than `rotary_dim`.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let op = Rotary {
             pairs: self.pairs,
@@ -54,13 +55,13 @@ impl Rotation {
         self.composed(x)
     }
 
-    /// The same from candle's operations.
+    /// [`Self::apply`] from candle's operations.
     pub(crate) fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, seq, heads, width) = x.dims4()?;
         let half = self.rotary_dim / 2;
         if self.rotary_dim > width || self.cos.len() != seq * half {
             candle_core::bail!(
-                "rotary: {} angles for {seq} places and {} of {width} entries",
+                "rotary: {} angles for {seq} positions and {} of {width} entries",
                 self.cos.len(),
                 self.rotary_dim
             );
@@ -70,17 +71,17 @@ impl Rotation {
         let (cos, sin) = (angles(&self.cos)?, angles(&self.sin)?);
         let (a, b) = match self.pairs {
             Pairs::Halves => (x.narrow(3, 0, half)?, x.narrow(3, half, half)?),
-            Pairs::Neighbours => {
+            Pairs::Interleaved => {
                 let pairs = x.narrow(3, 0, self.rotary_dim)?.reshape((batch, seq, heads, half, 2))?;
                 (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?)
             }
         };
-        let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        let rotated_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let rotated_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
         let rotated = match self.pairs {
-            Pairs::Halves => Tensor::cat(&[turned_a, turned_b], 3)?,
-            Pairs::Neighbours => {
-                Tensor::stack(&[turned_a, turned_b], 4)?.reshape((batch, seq, heads, self.rotary_dim))?
+            Pairs::Halves => Tensor::cat(&[rotated_a, rotated_b], 3)?,
+            Pairs::Interleaved => {
+                Tensor::stack(&[rotated_a, rotated_b], 4)?.reshape((batch, seq, heads, self.rotary_dim))?
             }
         };
         if self.rotary_dim == width {
@@ -96,8 +97,8 @@ mod tests {
     use crate::gradcheck::{check_gradient, filled};
 
     #[test]
-    fn fused_and_composed_agree_and_gradients_reach_through() {
-        for pairs in [Pairs::Halves, Pairs::Neighbours] {
+    fn fused_and_composed_agree_and_have_gradients() {
+        for pairs in [Pairs::Halves, Pairs::Interleaved] {
             for (seq, heads, width, rotary_dim) in [(1, 1, 2, 2), (3, 2, 6, 4), (5, 3, 8, 8)] {
                 let frequencies: Vec<f64> = (0..rotary_dim / 2).map(|i| 10f64.powi(-i)).collect();
                 let rotation = Rotation::new(pairs, &frequencies, 0..seq);

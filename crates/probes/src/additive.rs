@@ -1,12 +1,21 @@
-//! Sums of one vector per group: the test of a Minkowski sum.
+//! Additive models of activations: one vector per value of each factor (the test of a Minkowski sum).
 
 use crate::{Error, Matrix, MatrixRef, column_means, finite};
 
-/// Share of the variance of samples, over all dimensions, that a mean plus one vector for each value of each factor
-/// explains: `out = mu + A[i] + B[j]` (arXiv 2510.00184, section 4.2), by least squares.
+/// Fraction of the variance, over all features, that an additive model explains: `x = mu + A[i] + B[j]`, with one vector
+/// for each value of each factor (arXiv 2510.00184, section 4.2), fitted by least squares.
+///
+/// ```
+/// use probes::{Matrix, additive_r2};
+///
+/// let (tens, units): (Vec<usize>, Vec<usize>) = (0..100).map(|n| (n / 10, n % 10)).unzip();
+/// let sum = Matrix::from_fn(100, 1, |n, _| (tens[n] * 3 + units[n] * units[n]) as f64);
+/// assert!(additive_r2(sum.as_ref(), &[&tens, &units])? > 0.999_999);
+/// # Ok::<(), probes::Error>(())
+/// ```
 ///
 /// # Shapes
-/// `x` `[samples, features]`; each of `factors` holds a value for every sample.
+/// `x` `[samples, features]`; each of `factors` holds one value per sample.
 ///
 /// # Errors
 /// When lengths differ, a value is not finite, or there are fewer than two samples.
@@ -24,7 +33,7 @@ pub fn additive_r2(x: MatrixRef<'_>, factors: &[&[usize]]) -> Result<f64, Error>
         let hit = factors.iter().zip(&starts).any(|(factor, start)| start + factor[sample] == column);
         f64::from(u8::from(hit))
     });
-    // values of a factor add up to one, so that the design has less than full rank: the smallest penalty settles it
+    // the indicator columns of each factor sum to one, so the design is rank deficient: a tiny penalty makes it solvable
     let fit = crate::Linear::ridge(design.as_ref(), x, 1e-6)?.predict(design.as_ref());
     let means = column_means(x);
     let (mut error, mut total) = (0., 0.);
@@ -46,7 +55,7 @@ mod tests {
         let (i, j): (Vec<usize>, Vec<usize>) = (0..100).map(|n| (n / 10, n % 10)).unzip();
         let sum = Matrix::from_fn(100, 3, |n, d| (i[n] as f64 + d as f64).sin() + (j[n] * (d + 1)) as f64);
         assert!(additive_r2(sum.as_ref(), &[&i, &j]).unwrap() > 0.999_999);
-        // centred i times centred j has no part that adds
+        // the product of two centred factors has no additive part
         let product = Matrix::from_fn(100, 1, |n, _| (i[n] as f64 - 4.5) * (j[n] as f64 - 4.5));
         assert!(additive_r2(product.as_ref(), &[&i, &j]).unwrap().abs() < 1e-6);
         assert!(additive_r2(product.as_ref(), &[&i[1..]]).is_err());

@@ -5,22 +5,35 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::{Error, Matrix, MatrixRef, finite};
 
-/// Samples in groups around centres.
+/// A k-means clustering.
+///
+/// ```
+/// use probes::{Clusters, Matrix, silhouette};
+/// use rand_chacha::{ChaCha12Rng, rand_core::SeedableRng};
+///
+/// // three groups around 0, 10 and 20
+/// let x = Matrix::from_fn(30, 1, |row, _| (row % 3 * 10) as f64 + (row as f64).sin());
+/// let found = Clusters::fit(x.as_ref(), 3, 5, &mut ChaCha12Rng::seed_from_u64(1))?;
+/// assert_eq!(found.labels[0], found.labels[3]);
+/// assert_ne!(found.labels[0], found.labels[1]);
+/// assert!(silhouette(x.as_ref(), &found.labels)? > 0.8);
+/// # Ok::<(), probes::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Clusters {
     /// `[clusters, features]`.
     pub centres: Matrix,
-    /// Each sample's cluster.
+    /// The cluster of each sample.
     pub labels: Vec<usize>,
     /// Sum of squared distances to the centres.
     pub inertia: f64,
-    /// Rounds of moving the centres.
+    /// Number of iterations.
     pub rounds: usize,
 }
 
 impl Clusters {
-    /// Lloyd's algorithm from given centres, until no sample changes its cluster or `most` rounds are over. A cluster that
-    /// loses all its samples takes the sample farthest from its centre.
+    /// Lloyd's algorithm from given centres, until no sample changes its cluster, or for `most` iterations. A cluster that
+    /// loses all its samples takes the sample that is farthest from its own centre.
     ///
     /// # Shapes
     /// `x` `[samples, features]`, `centres` `[clusters, features]`.
@@ -48,11 +61,11 @@ impl Clusters {
         Ok(Self { centres, inertia: distances.iter().sum(), labels, rounds })
     }
 
-    /// The best of several runs from centres drawn by k-means++ (each sample with a chance in proportion to its squared
-    /// distance from the centres so far).
+    /// The clustering of the lowest inertia among `restarts` runs of [`Self::lloyd`], each from centres sampled by
+    /// k-means++: with probabilities proportional to the squared distance from the centres so far.
     ///
     /// # Errors
-    /// As [`Self::lloyd`].
+    /// As for [`Self::lloyd`].
     pub fn fit(x: MatrixRef<'_>, clusters: usize, restarts: usize, rng: &mut ChaCha12Rng) -> Result<Self, Error> {
         check(x, clusters)?;
         let mut best: Option<Self> = None;
@@ -115,7 +128,7 @@ fn spread(x: MatrixRef<'_>, clusters: usize, rng: &mut ChaCha12Rng) -> Matrix {
             left -= distance;
             left < 0.
         });
-        // all samples lie on centres: any other one will do
+        // all samples coincide with centres: take any sample that is not a centre yet
         let row = row.unwrap_or_else(|| (0..x.nrows()).find(|row| !chosen.contains(row)).unwrap_or(0));
         chosen.push(row);
         let new = nearest(x, &single(row)).1;
@@ -124,11 +137,13 @@ fn spread(x: MatrixRef<'_>, clusters: usize, rng: &mut ChaCha12Rng) -> Matrix {
     Matrix::from_fn(clusters, x.ncols(), |cluster, f| x[(chosen[cluster], f)])
 }
 
-/// Mean silhouette of samples in clusters (scikit-learn's `silhouette_score`, Euclidean): for each sample (b - a) / max(a, b)
-/// with a its mean distance to the others of its cluster and b that to the nearest other cluster; 0 for a sample alone.
+/// Mean silhouette, as scikit-learn's `silhouette_score` with Euclidean distances.
+///
+/// The silhouette of a sample is (b - a) / max(a, b). Here a is its mean distance to the rest of its cluster, and b its
+/// mean distance to the nearest other cluster. It is 0 for a sample that is alone in its cluster.
 ///
 /// # Errors
-/// When there is not a label for each sample, fewer than two clusters, or a value is not finite.
+/// When there is not one label per sample, there are fewer than two clusters, or a value is not finite.
 pub fn silhouette(x: MatrixRef<'_>, labels: &[usize]) -> Result<f64, Error> {
     finite("the samples", x)?;
     if labels.len() != x.nrows() {
@@ -173,14 +188,14 @@ mod tests {
     ];
 
     #[test]
-    fn far_groups_are_found() {
+    fn separated_groups_are_found() {
         let x = Matrix::from_fn(90, 2, |row, f| ((row % 3) * 10) as f64 + ((row * 7 + f) as f64).sin());
         let found = Clusters::fit(x.as_ref(), 3, 5, &mut ChaCha12Rng::seed_from_u64(3)).unwrap();
         assert!((0..90).all(|row| found.labels[row] == found.labels[row % 3]) && found.inertia < 100.);
     }
 
     #[test]
-    fn silhouettes_are_those_of_scikit_learn() {
+    fn silhouettes_agree_with_scikit_learn() {
         let x = Matrix::from_fn(6, 2, |row, f| ((row * 5 + f * 3) % 7) as f64 + if row < 3 { 10. } else { 0. });
         // sklearn.metrics.silhouette_score of the same numbers
         for (labels, expected) in SCORES {
@@ -197,7 +212,7 @@ mod tests {
         let found = Clusters::lloyd(x.as_ref(), start.as_ref(), 20).unwrap();
         assert_eq!(found.labels, [0, 0, 0, 1]);
         assert!(Clusters::lloyd(x.as_ref(), Matrix::zeros(5, 1).as_ref(), 20).is_err());
-        // more clusters than different samples
+        // more clusters than distinct samples
         let same = Matrix::zeros(4, 1);
         assert_eq!(Clusters::fit(same.as_ref(), 3, 1, &mut ChaCha12Rng::seed_from_u64(3)).unwrap().inertia, 0.);
     }

@@ -1,49 +1,55 @@
-/// What a fit refuses.
+/// A fit that cannot be computed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Samples and targets that do not belong together.
-    #[error("{what}: {found} rows, but {expected} are needed")]
+    /// Matrices whose numbers of rows disagree.
+    #[error("{what} must have {expected} rows, but there are {found}")]
     Rows {
-        /// Which matrix.
+        /// The matrix.
         what: &'static str,
-        /// Its rows.
+        /// Its number of rows.
         found: usize,
-        /// Rows that fit.
+        /// The required number of rows.
         expected: usize,
     },
-    /// Columns that do not belong together.
-    #[error("{what}: {found} columns, but {expected} are needed")]
+    /// Matrices whose numbers of columns disagree.
+    #[error("{what} must have {expected} columns, but there are {found}")]
     Columns {
-        /// Which matrix.
+        /// The matrix.
         what: &'static str,
-        /// Its columns.
+        /// Its number of columns.
         found: usize,
-        /// Columns that fit.
+        /// The required number of columns.
         expected: usize,
     },
     /// Fewer samples than the fit needs.
     #[error("{found} samples are too few: at least {least} are needed")]
     TooFew {
-        /// Samples there are.
+        /// The number of samples.
         found: usize,
-        /// Samples needed.
+        /// The required number of samples.
         least: usize,
     },
-    /// A NaN or an infinity among the samples.
-    #[error("{what} has a value that is not finite in row {row}, column {column}")]
+    /// A NaN or an infinity among the values.
+    #[error("{what} must be finite, but row {row}, column {column} is NaN or infinite")]
     NotFinite {
-        /// Which matrix.
+        /// The matrix.
         what: &'static str,
-        /// Where.
+        /// Row of the value.
         row: usize,
-        /// Where.
+        /// Column of the value.
         column: usize,
     },
-    /// The equations have no single solution.
-    #[error("the features depend on each other: raise the penalty above {penalty}")]
+    /// The normal equations have no unique solution.
+    #[error("the features are linearly dependent: raise the penalty above {penalty}")]
     Singular {
         /// Penalty of the fit.
         penalty: f64,
+    },
+    /// Data without any variance.
+    #[error("{what} must vary, but every one is constant")]
+    Constant {
+        /// The data.
+        what: &'static str,
     },
     /// A decomposition that did not converge.
     #[error("the decomposition did not converge")]
@@ -51,16 +57,16 @@ pub enum Error {
     /// A number of components, clusters or frequencies that is out of range.
     #[error("{what} is {found}, but must lie between {least} and {most}")]
     Range {
-        /// Which number.
+        /// The parameter.
         what: &'static str,
-        /// What was asked for.
+        /// The requested value.
         found: usize,
-        /// Least that works.
+        /// The smallest allowed value.
         least: usize,
-        /// Most that works.
+        /// The largest allowed value.
         most: usize,
     },
-    /// candle refused an operation.
+    /// A failed tensor operation.
     #[error("{0}")]
     Candle(String),
 }

@@ -1,16 +1,41 @@
-//! Numbers about activations, once they are recorded: linear probes, principal components, Fourier fits, clusters, and
-//! how well simple models of them hold. All in f64, on [`faer`] matrices with one row per sample.
+//! Statistics of recorded activations: linear probes, principal components, Fourier fits, clusters and correlations.
+//!
+//! Everything computes in f64 on [`faer`] matrices with one row per sample. [`matrix`] converts a candle tensor.
+//!
+//! # Example
+//!
+//! A linear probe, and the same data reduced to its principal components:
 //!
 //! ```
-//! use probes::{Linear, Matrix, r_squared};
+//! use probes::{Linear, Matrix, Pca, r_squared};
 //!
 //! // two features, the target is 3 x0 - x1 + 2
 //! let x = Matrix::from_fn(6, 2, |row, column| ((row * 5 + column * 3) % 7) as f64);
 //! let y = Matrix::from_fn(6, 1, |row, _| 3. * x[(row, 0)] - x[(row, 1)] + 2.);
 //! let probe = Linear::ridge(x.as_ref(), y.as_ref(), 1e-9)?;
 //! assert!(r_squared(probe.predict(x.as_ref()).as_ref(), y.as_ref())[0] > 0.999_999);
+//!
+//! let pca = Pca::fit(x.as_ref(), 2)?;
+//! assert!((pca.explained().iter().sum::<f64>() - 1.).abs() < 1e-12);
 //! # Ok::<(), probes::Error>(())
 //! ```
+//!
+//! # Overview
+//!
+//! | | |
+//! |---|---|
+//! | [`Linear`] | ridge regression in closed form, or AdamW as published ([`Descent`]); [`r_squared`], [`mean_absolute_error`] |
+//! | [`Pca`] | principal components; [`overlap`] of two subspaces, [`spectrum`], [`left_singular`] |
+//! | [`Clusters`] | k-means with k-means++ starts; [`silhouette`] |
+//! | [`Fourier`] | variance explained by a few frequencies of a period |
+//! | [`additive_r2`] | variance explained by one vector per value of each factor |
+//! | [`mean`], [`correlation`], [`bootstrap`], … | moments, ranks, quantiles and intervals of lists |
+//!
+//! # Contract
+//!
+//! Fits refuse NaN, infinities and shapes that disagree with an [`Error`] that names the matrix. Whatever is random takes
+//! a generator as an argument. Ridge regression, PCA and k-means agree with scikit-learn to 1e-6, which a test checks.
+//! The crate knows no models, files or configurations.
 
 mod additive;
 mod clusters;
@@ -30,13 +55,13 @@ pub use pca::{Pca, left_singular, overlap, spectrum};
 
 /// Samples in rows, features in columns.
 pub type Matrix = faer::Mat<f64>;
-/// A matrix that belongs to somebody else.
+/// A borrowed [`Matrix`].
 pub type MatrixRef<'a> = faer::MatRef<'a, f64>;
 
-/// A tensor of any float type as a matrix: the last axis becomes the columns, all others together the rows.
+/// A tensor of any float type as a matrix: the last axis becomes the columns, the others are flattened into rows.
 ///
 /// # Errors
-/// When it has no axis, or cannot be read.
+/// When the tensor is a scalar, or its values cannot be read.
 pub fn matrix(tensor: &candle_core::Tensor) -> Result<Matrix, Error> {
     use candle_core::{D, DType};
     let columns = tensor.dim(D::Minus1)?;

@@ -1,4 +1,4 @@
-//! Linear probes: closed form, or by gradient descent as published.
+//! Linear probes, fitted in closed form or by gradient descent.
 
 use faer::linalg::solvers::Solve;
 use rand::seq::SliceRandom;
@@ -7,7 +7,18 @@ use rand_distr::{Distribution, Normal};
 
 use crate::{Error, Matrix, MatrixRef, centred, column_means, finite};
 
-/// A linear map with an intercept, read off activations.
+/// A linear probe: an affine map from features to targets.
+///
+/// ```
+/// use probes::{Linear, Matrix, r_squared};
+///
+/// let x = Matrix::from_fn(50, 3, |row, column| ((row * 7 + column * 3) % 11) as f64);
+/// let y = Matrix::from_fn(50, 1, |row, _| 2. * x[(row, 0)] - x[(row, 2)] + 5.);
+/// let probe = Linear::ridge(x.as_ref(), y.as_ref(), 1e-6)?;
+/// assert!((probe.weights[(0, 0)] - 2.).abs() < 1e-6 && (probe.intercept[0] - 5.).abs() < 1e-4);
+/// assert!(r_squared(probe.predict(x.as_ref()).as_ref(), y.as_ref())[0] > 0.999_999);
+/// # Ok::<(), probes::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// `[features, targets]`.
@@ -16,42 +27,42 @@ pub struct Linear {
     pub intercept: Vec<f64>,
 }
 
-/// How a probe is fitted by AdamW, as arXiv 2510.00184 fits its own: no intercept, mean squared error.
+/// Settings of a fit by AdamW as in arXiv 2510.00184: mean squared error, no intercept, early stopping.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Descent {
     /// Learning rate.
     pub lr: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Passes over the samples, at most.
+    /// Maximum number of passes over the samples.
     pub epochs: usize,
-    /// Samples in a step.
+    /// Samples per step.
     pub batch: usize,
-    /// Steps between looks at the held-out samples.
+    /// Steps between evaluations on the held-out samples.
     pub every: usize,
-    /// Looks without a better mean absolute error after which to stop.
+    /// Number of evaluations without a lower mean absolute error after which the fit stops.
     pub patience: usize,
-    /// Standard deviation of the first weights.
+    /// Standard deviation of the initial weights.
     pub start: f64,
 }
 
 impl Default for Descent {
-    /// The released settings.
+    /// The settings of the code released with arXiv 2510.00184.
     fn default() -> Self {
         Self { lr: 1e-3, weight_decay: 0.01, epochs: 10, batch: 64, every: 100, patience: 10, start: 0.02 }
     }
 }
 
 impl Linear {
-    /// Ridge regression: the least sum of squared errors plus `penalty` times the squared weights; the intercept is not
-    /// penalised. Solved by Cholesky.
+    /// Ridge regression: minimises the sum of squared errors plus `penalty` times the sum of squared weights. The
+    /// intercept is not penalised. Solved by Cholesky decomposition of the normal equations.
     ///
     /// # Shapes
     /// `x` `[samples, features]`, `y` `[samples, targets]`.
     ///
     /// # Errors
-    /// When the rows differ or are none, a value is not finite, or the features depend on each other and the penalty is
-    /// too small to tell them apart.
+    /// When the numbers of rows differ or are zero, a value is not finite, or the features are linearly dependent and the
+    /// penalty is too small to make the solution unique.
     pub fn ridge(x: MatrixRef<'_>, y: MatrixRef<'_>, penalty: f64) -> Result<Self, Error> {
         check(x, y)?;
         let (x_mean, y_mean) = (column_means(x), column_means(y));
@@ -72,17 +83,18 @@ impl Linear {
         Ok(Self { weights, intercept })
     }
 
-    /// Gradient descent without an intercept; keeps the weights of the best look at the held-out samples.
+    /// Fits a probe without intercept by AdamW, and returns the weights with the lowest mean absolute error on the
+    /// held-out samples.
     ///
     /// # Shapes
     /// `x` `[samples, features]`, `y` `[samples, targets]`; held-out samples likewise.
     ///
     /// # Errors
-    /// When shapes do not belong together or a value is not finite.
+    /// When the shapes disagree or a value is not finite.
     pub fn descend(
         [x, y]: [MatrixRef<'_>; 2],
         [held_x, held_y]: [MatrixRef<'_>; 2],
-        how: &Descent,
+        settings: &Descent,
         rng: &mut ChaCha12Rng,
     ) -> Result<Self, Error> {
         check(x, y)?;
@@ -91,30 +103,30 @@ impl Linear {
             return Err(Error::Columns { what: "the held-out samples", found: held_x.ncols(), expected: x.ncols() });
         }
         let (features, targets) = (x.ncols(), y.ncols());
-        let normal = Normal::new(0., how.start).map_err(|error| Error::Candle(error.to_string()))?;
+        let normal = Normal::new(0., settings.start).map_err(|error| Error::Candle(error.to_string()))?;
         let mut adam = Adam::new(Matrix::from_fn(features, targets, |_, _| normal.sample(rng)));
         let mut best = (f64::INFINITY, adam.weights.clone());
         let (mut step, mut worse) = (0, 0);
         let mut order: Vec<usize> = (0..x.nrows()).collect();
-        'training: for _ in 0..how.epochs {
+        'training: for _ in 0..settings.epochs {
             order.shuffle(rng);
-            for batch in order.chunks(how.batch.max(1)) {
+            for batch in order.chunks(settings.batch.max(1)) {
                 let rows = |of: MatrixRef<'_>| {
                     Matrix::from_fn(batch.len(), of.ncols(), |row, column| of[(batch[row], column)])
                 };
                 let (x, y) = (rows(x), rows(y));
                 let error = &x * &adam.weights - y;
                 let gradient = x.transpose() * error * faer::Scale(2. / (batch.len() * targets) as f64);
-                adam.update(&gradient, how);
+                adam.update(&gradient, settings);
                 step += 1;
-                if step % how.every == 0 {
+                if step % settings.every == 0 {
                     let errors = mean_absolute_error((held_x * &adam.weights).as_ref(), held_y);
                     let error = crate::mean(&errors);
                     worse = if error < best.0 { 0 } else { worse + 1 };
                     if error < best.0 {
                         best = (error, adam.weights.clone());
                     }
-                    if worse == how.patience {
+                    if worse == settings.patience {
                         break 'training;
                     }
                 }
@@ -124,7 +136,7 @@ impl Linear {
         Ok(Self { weights, intercept: vec![0.; targets] })
     }
 
-    /// What the probe reads off samples, `[samples, targets]`.
+    /// The predictions for samples, `[samples, targets]`.
     #[must_use]
     pub fn predict(&self, x: MatrixRef<'_>) -> Matrix {
         let product = x * &self.weights;
@@ -143,7 +155,7 @@ fn check(x: MatrixRef<'_>, y: MatrixRef<'_>) -> Result<(), Error> {
     finite("the targets", y)
 }
 
-/// AdamW on one matrix; its running means start at nothing.
+/// AdamW on one matrix.
 struct Adam {
     weights: Matrix,
     first: Matrix,
@@ -157,7 +169,7 @@ impl Adam {
         Self { weights, first: zeros.clone(), second: zeros, updates: 0 }
     }
 
-    fn update(&mut self, gradient: &Matrix, how: &Descent) {
+    fn update(&mut self, gradient: &Matrix, settings: &Descent) {
         const BETAS: [f64; 2] = [0.9, 0.999];
         self.updates += 1;
         let correction = BETAS.map(|beta| 1. - beta.powi(self.updates));
@@ -167,19 +179,19 @@ impl Adam {
                 self.first[at] = BETAS[0] * self.first[at] + (1. - BETAS[0]) * g;
                 self.second[at] = BETAS[1] * self.second[at] + (1. - BETAS[1]) * g * g;
                 let step = self.first[at] / correction[0] / ((self.second[at] / correction[1]).sqrt() + 1e-8);
-                self.weights[at] -= how.lr * (how.weight_decay * self.weights[at] + step);
+                self.weights[at] -= settings.lr * (settings.weight_decay * self.weights[at] + step);
             }
         }
     }
 }
 
-/// Mean absolute error of each target.
+/// Mean absolute error of each target, `[targets]`.
 #[must_use]
 pub fn mean_absolute_error(predicted: MatrixRef<'_>, truth: MatrixRef<'_>) -> Vec<f64> {
     each(predicted, truth, |pairs| pairs.iter().map(|(p, t)| (p - t).abs()).sum::<f64>() / pairs.len() as f64)
 }
 
-/// Mean absolute error of always saying the mean of the samples that a probe was fitted on: what no information gives.
+/// Mean absolute error of the baseline that always predicts the mean of the `fitted` targets, `[targets]`.
 #[must_use]
 pub fn mean_absolute_error_of_mean(fitted: MatrixRef<'_>, truth: MatrixRef<'_>) -> Vec<f64> {
     let means = column_means(fitted);
@@ -187,7 +199,8 @@ pub fn mean_absolute_error_of_mean(fitted: MatrixRef<'_>, truth: MatrixRef<'_>) 
     mean_absolute_error(constant.as_ref(), truth)
 }
 
-/// Share of each target's variance that is predicted: one minus squared error over squared distance from the mean.
+/// Coefficient of determination of each target: one minus the squared error over the squared distance from the mean.
+/// NaN or minus infinity for a target that is constant.
 #[must_use]
 pub fn r_squared(predicted: MatrixRef<'_>, truth: MatrixRef<'_>) -> Vec<f64> {
     each(predicted, truth, |pairs| {
@@ -219,20 +232,20 @@ mod tests {
     }
 
     #[test]
-    fn descent_comes_near_the_closed_form() {
+    fn descent_converges_to_the_linear_map() {
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         let [x, y] = samples(4000, &mut rng);
         let [held_x, held_y] = samples(500, &mut rng);
-        let how = Descent { lr: 0.05, ..Descent::default() };
+        let settings = Descent { lr: 0.05, ..Descent::default() };
         let pair = |x: &Matrix, y: &Matrix| [x.clone(), y.clone()];
         let ([x, y], [hx, hy]) = (pair(&x, &y), pair(&held_x, &held_y));
-        let probe = Linear::descend([x.as_ref(), y.as_ref()], [hx.as_ref(), hy.as_ref()], &how, &mut rng).unwrap();
+        let probe = Linear::descend([x.as_ref(), y.as_ref()], [hx.as_ref(), hy.as_ref()], &settings, &mut rng).unwrap();
         let r2 = r_squared(probe.predict(hx.as_ref()).as_ref(), hy.as_ref());
         assert!(r2.iter().all(|r2| *r2 > 0.999), "{r2:?}");
     }
 
     #[test]
-    fn saying_the_mean_explains_nothing() {
+    fn predicting_the_mean_explains_nothing() {
         let truth = Matrix::from_fn(4, 1, |row, _| row as f64);
         let mean = Matrix::from_fn(4, 1, |_, _| 1.5);
         assert_eq!(r_squared(mean.as_ref(), truth.as_ref()), [0.]);
@@ -240,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_fitted_is_refused() {
+    fn unusable_samples_are_refused() {
         let x = Matrix::from_fn(5, 2, |row, _| row as f64); // two equal columns
         let y = Matrix::from_fn(5, 1, |row, _| row as f64);
         assert!(matches!(Linear::ridge(x.as_ref(), y.as_ref(), 0.), Err(Error::Singular { .. })));
@@ -249,6 +262,6 @@ mod tests {
         assert!(matches!(Linear::ridge(x.as_ref(), short.as_ref(), 1.), Err(Error::Rows { found: 4, .. })));
         let nan = Matrix::from_fn(5, 1, |row, _| if row == 3 { f64::NAN } else { 0. });
         let refused = Linear::ridge(x.as_ref(), nan.as_ref(), 1.).unwrap_err().to_string();
-        assert_eq!(refused, "the targets has a value that is not finite in row 3, column 0");
+        assert_eq!(refused, "the targets must be finite, but row 3, column 0 is NaN or infinite");
     }
 }

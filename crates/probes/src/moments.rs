@@ -1,22 +1,22 @@
-//! Means, spreads and correlations.
+//! Means, deviations, correlations, quantiles and bootstrap intervals of lists of numbers.
 
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 
-/// The mean; NaN of nothing.
+/// The mean; NaN for an empty list.
 #[must_use]
 pub fn mean(x: &[f64]) -> f64 {
     x.iter().sum::<f64>() / x.len() as f64
 }
 
-/// The standard deviation, with n below the root (numpy's `std`); NaN of nothing.
+/// The standard deviation of the population (divides by n, as numpy's `std`); NaN for an empty list.
 #[must_use]
 pub fn standard_deviation(x: &[f64]) -> f64 {
     let centre = mean(x);
     (x.iter().map(|x| (x - centre).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
 }
 
-/// The median; the mean of the middle two of an even number, NaN of nothing.
+/// The median, the mean of the middle two for an even length; NaN for an empty list.
 #[must_use]
 pub fn median(x: &[f64]) -> f64 {
     let mut sorted = x.to_vec();
@@ -28,7 +28,7 @@ pub fn median(x: &[f64]) -> f64 {
     }
 }
 
-/// Pearson's correlation of two lists of the same length; NaN when one of them is constant.
+/// Pearson's correlation coefficient; NaN when one of the lists is constant.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -40,7 +40,7 @@ pub fn correlation(x: &[f64], y: &[f64]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
-/// Spearman's rank correlation: [`correlation`] of the ranks, equal values sharing the mean of theirs.
+/// Spearman's rank correlation: the [`correlation`] of the ranks, where equal values share their mean rank.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -62,7 +62,7 @@ fn ranks(x: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// The value below which a share of sorted values lies, between two of them in proportion (numpy's default); NaN of nothing.
+/// The quantile of sorted values at a `share` in 0 ..= 1, with linear interpolation (numpy's default); NaN for an empty list.
 #[must_use]
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
@@ -72,14 +72,15 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[below] + (sorted[above] - sorted[below]) * (at - below as f64)
 }
 
-/// The middle 95 % of the means of `resamples` draws with replacement from `x`: an interval for its mean.
+/// A 95 % bootstrap interval for the mean: the 2.5 % and 97.5 % quantiles of the means of `resamples` samples with
+/// replacement.
 pub fn bootstrap(x: &[f64], resamples: usize, rng: &mut ChaCha12Rng) -> [f64; 2] {
     if x.is_empty() {
         return [f64::NAN; 2];
     }
-    let draw =
+    let resample =
         |rng: &mut ChaCha12Rng| (0..x.len()).map(|_| x[rng.random_range(0..x.len())]).sum::<f64>() / x.len() as f64;
-    let mut means: Vec<f64> = (0..resamples.max(1)).map(|_| draw(rng)).collect();
+    let mut means: Vec<f64> = (0..resamples.max(1)).map(|_| resample(rng)).collect();
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means[((means.len() - 1) as f64 * share).round() as usize];
     [at(0.025), at(0.975)]
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_hold_the_mean_and_shrink_with_samples() {
+    fn intervals_contain_the_mean_and_shrink_with_samples() {
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         let coins = |count: usize| (0..count).map(|i| (i % 2) as f64).collect::<Vec<f64>>();
         let [low, high] = bootstrap(&coins(100), 1000, &mut rng);

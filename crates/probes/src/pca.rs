@@ -1,26 +1,39 @@
-//! Principal components.
+//! Principal components, singular vectors, and the overlap of subspaces.
 
 use crate::{Error, Matrix, MatrixRef, centred, column_means, finite};
 
-/// The directions in which samples vary most.
+/// A principal component analysis: the orthogonal directions of largest variance.
+///
+/// ```
+/// use probes::{Matrix, Pca};
+///
+/// // points on a line along (3, 4)
+/// let x = Matrix::from_fn(5, 2, |row, column| row as f64 * [3., 4.][column]);
+/// let pca = Pca::fit(x.as_ref(), 1)?;
+/// assert!((pca.components[(0, 0)] - 0.6).abs() < 1e-12 && (pca.explained()[0] - 1.).abs() < 1e-12);
+/// let coordinates = pca.transform(x.as_ref())?;
+/// assert!((coordinates[(4, 0)] - 10.).abs() < 1e-12);
+/// # Ok::<(), probes::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Pca {
     /// Mean of the samples, `[features]`.
     pub mean: Vec<f64>,
-    /// Orthonormal directions in rows, most variance first, each with its largest entry positive, `[components, features]`.
+    /// Orthonormal directions in rows, largest variance first, `[components, features]`. The sign is such that the entry
+    /// of largest magnitude is positive.
     pub components: Matrix,
-    /// Variance along each direction (n - 1 below), `[components]`.
+    /// Variance along each direction (divided by n - 1), `[components]`.
     pub variance: Vec<f64>,
-    /// Variance in all directions together.
+    /// Total variance of the samples, over all directions.
     pub total: f64,
 }
 
 impl Pca {
     /// Fits `count` components to samples `[samples, features]`, from the covariance, or from the Gram matrix when there
-    /// are fewer samples than features.
+    /// are fewer samples than features. Components beyond the rank of the samples are rounding noise.
     ///
     /// # Errors
-    /// When there are fewer than two samples, a value is not finite, or more components are asked for than there are.
+    /// When there are fewer than two samples, a value is not finite, or `count` exceeds the number of samples or features.
     pub fn fit(x: MatrixRef<'_>, count: usize) -> Result<Self, Error> {
         let (samples, features) = (x.nrows(), x.ncols());
         if samples < 2 {
@@ -61,7 +74,7 @@ impl Pca {
     /// Coordinates of samples along the components, `[samples, components]`.
     ///
     /// # Errors
-    /// When the number of features is another.
+    /// When the number of features differs from that of the fit.
     pub fn transform(&self, x: MatrixRef<'_>) -> Result<Matrix, Error> {
         if x.ncols() != self.mean.len() {
             return Err(Error::Columns { what: "the samples", found: x.ncols(), expected: self.mean.len() });
@@ -69,15 +82,16 @@ impl Pca {
         Ok(centred(x, &self.mean) * self.components.transpose())
     }
 
-    /// Share of the whole variance along each component.
+    /// Fraction of the total variance along each component.
     #[must_use]
     pub fn explained(&self) -> Vec<f64> {
         self.variance.iter().map(|variance| variance / self.total).collect()
     }
 }
 
-/// Mean squared cosine of the principal angles between the spaces that two sets of orthonormal rows span: 1 when one
-/// lies in the other, about k / d for k directions at random in d dimensions.
+/// Mean squared cosine of the principal angles between two subspaces, each given by orthonormal rows.
+///
+/// It is 1 when one subspace contains the other, and about k / d for k random directions in d dimensions.
 ///
 /// # Errors
 /// When the rows have different lengths.
@@ -90,7 +104,7 @@ pub fn overlap(a: MatrixRef<'_>, b: MatrixRef<'_>) -> Result<f64, Error> {
     Ok(squares / a.nrows().min(b.nrows()) as f64)
 }
 
-/// Eigenvalues of x xᵀ, largest first: how much samples, uncentred, point the same way.
+/// Eigenvalues of x xᵀ, largest first: the squared singular values of the uncentred samples.
 ///
 /// # Errors
 /// When a value is not finite.
@@ -101,8 +115,10 @@ pub fn spectrum(x: MatrixRef<'_>) -> Result<Vec<f64>, Error> {
     Ok(values.into_iter().rev().map(|value| value.max(0.)).collect())
 }
 
-/// Singular values of x, largest first, and its left singular vectors in rows in the same order, `[rows, rows]`, from the
-/// eigenvectors of x xᵀ. Values below a hundred-millionth of the largest are rounding. Signs of vectors are arbitrary.
+/// Singular values of x, largest first, and its left singular vectors in rows in the same order, `[rows, rows]`.
+///
+/// They come from the eigendecomposition of x xᵀ, so values below 1e-8 of the largest are rounding noise. The signs of the
+/// vectors are arbitrary.
 ///
 /// # Errors
 /// When a value is not finite.
@@ -127,7 +143,7 @@ mod tests {
 
     #[test]
     fn few_samples_give_the_same_directions_as_many() {
-        // 6 samples in 9 dimensions: the Gram matrix; the same samples with each one doubled and more: the covariance
+        // 6 samples in 9 dimensions use the Gram matrix; the same samples, each four times, use the covariance
         let x = wavy(6, 9);
         let often = Matrix::from_fn(24, 9, |r, c| x[(r % 6, c)]);
         let (few, many) = (Pca::fit(x.as_ref(), 3).unwrap(), Pca::fit(often.as_ref(), 3).unwrap());
@@ -150,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_at_right_angles_do_not_overlap() {
+    fn orthogonal_subspaces_do_not_overlap() {
         let axes = Matrix::from_fn(4, 4, |r, c| f64::from(u8::from(r == c)));
         let (a, b) = (axes.subrows(0, 2), axes.subrows(2, 2));
         assert_eq!(overlap(a, b).unwrap(), 0.);
@@ -158,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_refused() {
+    fn invalid_shapes_are_refused() {
         let x = wavy(3, 5);
         assert!(matches!(Pca::fit(x.as_ref(), 4), Err(Error::Range { most: 3, .. })));
         assert!(matches!(Pca::fit(x.subrows(0, 1), 1), Err(Error::TooFew { .. })));
@@ -167,14 +183,14 @@ mod tests {
 
     #[test]
     fn the_spectrum_is_the_squared_singular_values() {
-        // two orthogonal rows of lengths 3 and 4, and one that is nought
+        // two orthogonal rows of lengths 3 and 4, and a row of zeros
         let x = Matrix::from_fn(3, 4, |row, f| if row == f { [3., 4., 0.][row] } else { 0. });
         let values = spectrum(x.as_ref()).unwrap();
         assert!(values.iter().zip([16., 9., 0.]).all(|(a, b)| (a - b).abs() < 1e-12), "{values:?}");
     }
 
     #[test]
-    fn left_singular_vectors_take_a_matrix_apart() {
+    fn left_singular_vectors_diagonalise_a_matrix() {
         // [[3, 0, 4], [0, 0, 0]] mixed by a rotation: values 5 and 0, vectors (0.6, 0.8) and (-0.8, 0.6)
         let row = [3., 0., 4.];
         let x = Matrix::from_fn(2, 3, |r, c| [0.6, 0.8][r] * row[c]);
@@ -182,11 +198,11 @@ mod tests {
         assert!((values[0] - 5.).abs() < 1e-12 && values[1] < 1e-7, "{values:?}");
         let sign = vectors[(0, 0)].signum();
         assert!((sign * vectors[(0, 0)] - 0.6).abs() < 1e-12 && (sign * vectors[(0, 1)] - 0.8).abs() < 1e-12);
-        // and of any matrix, the vectors turn its rows into orthogonal ones as long as the values
+        // for any matrix, multiplying by the vectors gives orthogonal rows whose lengths are the singular values
         let x = wavy(4, 7);
         let (values, vectors) = left_singular(x.as_ref()).unwrap();
-        let turned = &vectors * &x;
-        let products = &turned * turned.transpose();
+        let rotated = &vectors * &x;
+        let products = &rotated * rotated.transpose();
         for (i, j) in (0..4).flat_map(|i| (0..4).map(move |j| (i, j))) {
             let expected = if i == j { values[i] * values[i] } else { 0. };
             assert!((products[(i, j)] - expected).abs() < 1e-9 * values[0] * values[0], "{i}, {j}");

@@ -1,5 +1,5 @@
 //! Ridge regression, principal components and k-means agree with scikit-learn on the same samples to 1e-6.
-//! The values were made by `reference/make.py`.
+//! `reference/make.py` computes the expected values.
 
 use probes::{Clusters, Linear, Matrix, Pca};
 use serde::Deserialize;

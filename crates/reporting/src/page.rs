@@ -164,7 +164,7 @@ fn header(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Error> {
             rehearsals += 1;
             continue;
         }
-        for holds in run.claim_rows()?.iter().filter_map(|row| row.holds) {
+        for holds in run.claim_rows()?.iter().filter_map(|row| row.holds()) {
             decided += 1;
             held += usize::from(holds);
         }
@@ -223,7 +223,7 @@ fn scoreboard(out: &mut String, papers: &[(&str, Vec<&Run>)]) -> Result<(), Erro
 
 fn score(out: &mut String, run: &Run, row: &ClaimRow) {
     let (sign, verdict) = row.verdict();
-    let class = match row.holds {
+    let class = match row.holds() {
         Some(true) => "yes",
         Some(false) => "no",
         None => "none",

@@ -108,11 +108,6 @@ impl Run {
                 published: published[i],
                 threshold: threshold[i].clone(),
                 outcome: Holds::from_name(&holds[i]).unwrap_or(Holds::Open),
-                holds: match holds[i].as_str() {
-                    "yes" => Some(true),
-                    "no" => Some(false),
-                    _ => None,
-                },
                 note: note[i].clone(),
                 n: n[i].unwrap_or(0),
                 unit: unit[i].clone(),
@@ -150,6 +145,15 @@ pub struct ClaimRow {
 }
 
 impl ClaimRow {
+    /// Whether the measured value meets the threshold; `None` where the claim was not evaluated.
+    pub fn holds(&self) -> Option<bool> {
+        match self.outcome {
+            Holds::Yes => Some(true),
+            Holds::No => Some(false),
+            Holds::Open | Holds::NotAsked | Holds::Error => None,
+        }
+    }
+
     /// A sign and a label, so that nothing depends on colour alone.
     pub fn verdict(&self) -> (&'static str, &'static str) {
         match self.outcome {

@@ -177,7 +177,7 @@ fn new_titles_and_thresholds_need_no_new_run_but_new_parameters_do() {
     experiment(&folder, &with(changed)).unwrap();
     assert!(folder.join("renamed.svg").exists() && !folder.join("losses.svg").exists());
     let run = Run::open(&folder).unwrap();
-    assert_eq!(run.claim_rows().unwrap()[0].holds, Some(false));
+    assert_eq!(run.claim_rows().unwrap()[0].holds(), Some(false));
     assert_eq!(run.config.body.figures[0].title, "Renamed");
     let moved: Envelope = config::yaml::from_str(&CONFIG.replace("lr: 0.001", "lr: 0.1"), "test").unwrap();
     assert!(experiment(&folder, &with(moved)).unwrap_err().to_string().contains("run it again"));
@@ -229,7 +229,7 @@ fn points_join_into_one_run() {
     join(&whole, &out, &points, Some("abc")).unwrap();
     let run = Run::open(&out).unwrap();
     let rows = run.claim_rows().unwrap();
-    assert_eq!((rows[0].measured, rows[0].n, rows[0].holds), (Some(0.91), 4, Some(true)));
+    assert_eq!((rows[0].measured, rows[0].n, rows[0].holds()), (Some(0.91), 4, Some(true)));
     let joined = Table::read(&out, "t").unwrap();
     assert_eq!(joined.len(), 4 * curves().len());
     let names: Vec<_> = joined.schema().columns.iter().take(3).map(|c| c.name.as_str()).collect();
@@ -248,7 +248,7 @@ fn points_join_into_one_run() {
     let mut stricter = whole.clone();
     stricter.body.claims[0].threshold = config::Threshold::AtLeast(0.92);
     experiment(&out, &with(stricter)).unwrap();
-    assert_eq!(Run::open(&out).unwrap().claim_rows().unwrap()[0].holds, Some(false));
+    assert_eq!(Run::open(&out).unwrap().claim_rows().unwrap()[0].holds(), Some(false));
 
     std::fs::remove_file(points[2].folder.join(config::MANIFEST)).unwrap();
     let error = join(&whole, &out, &points, None).unwrap_err().to_string();

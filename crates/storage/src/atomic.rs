@@ -1,4 +1,4 @@
-//! Whole files, written so that nobody ever sees half of one.
+//! Reads whole files, and writes them atomically.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -6,21 +6,21 @@ use std::path::Path;
 
 use crate::Error;
 
-/// How the name of a file under construction begins; such files may be deleted when no run is active.
+/// Prefix of the names of temporary files. Such files may be deleted when no run is active.
 pub const TEMPORARY_PREFIX: &str = ".partial-";
 
-/// Writes `bytes` to `path` atomically, creating parent folders.
+/// Writes `bytes` to `path` atomically, creating parent folders. See the crate's example.
 ///
 /// # Errors
-/// When the folder cannot be made or written, or the disk is full; `path` then keeps its old content.
+/// When the folder cannot be created or written, or the disk is full; `path` then keeps its old content.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_atomic_with(path, |file| file.write_all(bytes))
 }
 
-/// Writes `path` atomically through a closure that gets a buffered writer.
+/// Writes `path` atomically: `fill` gets a buffered writer.
 ///
 /// # Errors
-/// As [`write_atomic`], and whatever the closure returns.
+/// As for [`write_atomic`], or the error of `fill`.
 pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
     let failed = || Error::io("write", path);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -29,7 +29,7 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::R
     builder.prefix(TEMPORARY_PREFIX);
     #[cfg(unix)]
     {
-        // tempfile makes private files; results are for reading by others
+        // tempfile creates private files, but results should be readable by others
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o644));
     }
@@ -42,7 +42,7 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::R
     sync_folder(folder)
 }
 
-/// Makes a rename last through a power cut.
+/// Makes a rename durable, so that it survives a power failure.
 fn sync_folder(folder: &Path) -> Result<(), Error> {
     if cfg!(unix) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_make_folders_and_replace() {
+    fn writes_create_folders_and_replace_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/c.txt");
         write_atomic(&path, b"one").unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_keeps_the_old_content_and_leaves_no_trace() {
+    fn a_failed_write_keeps_the_old_content_and_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.txt");
         write_atomic(&path, b"old").unwrap();

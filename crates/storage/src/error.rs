@@ -1,4 +1,4 @@
-//! What can go wrong with a file, always with its path and what to do.
+//! Errors of file operations, each with its path and a remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 /// A failed file operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("cannot {action} {}: {cause}{}", path.display(), advice(cause))]
     Io {
-        /// What was tried, such as `write`.
+        /// The attempted action, such as `write`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why; part of the message, so no source of its own, which would be told twice.
+        /// The reason. It is part of the message and therefore not a `source`, which reports would print twice.
         cause: io::Error,
     },
-    /// Another process works in the folder.
-    #[error("{} is in use by {holder}: wait for it to end, or stop it, and run the same command again", folder.display())]
+    /// The folder is locked by another process.
+    #[error("{} is in use by {holder}: wait for it to end or stop it, then run the same command again", folder.display())]
     Locked {
         /// The folder.
         folder: PathBuf,
-        /// Who holds it.
+        /// The process that holds the lock.
         holder: String,
     },
     /// The file is not text.
@@ -48,7 +48,7 @@ impl Error {
 fn advice(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; nothing was lost: free some space and run the same command again"
+            "; no existing file was changed: free some space and run the same command again"
         }
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => "; is the folder writable?",
         _ => "",

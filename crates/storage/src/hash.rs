@@ -1,17 +1,17 @@
-//! Content hashes (blake3, hexadecimal).
+//! Content hashes (BLAKE3, hexadecimal).
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// Hash of some bytes, as 64 hex digits.
+/// The hash of bytes, as 64 hex digits.
 #[must_use]
 pub fn hash_bytes(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Hash of a file's content, read in pieces.
+/// The hash of the content of a file, which is read in pieces.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -30,10 +30,10 @@ pub fn hash_path(path: &Path) -> Result<String, Error> {
     if path.is_dir() { hash_tree(&[path.to_owned()], &|_| true) } else { hash_file(path) }
 }
 
-/// Hash over the names and contents of all files below `roots` that `keep` accepts.
+/// The hash over names and contents of all files below `roots` that `keep` accepts.
 ///
-/// Folders named `target` and everything whose name starts with a dot are left out.
-/// The result depends on names relative to each root and on contents, not on times or on where the roots lie.
+/// Folders named `target`, and all entries whose names start with a dot, are left out.
+/// The hash depends on contents and on names relative to their root, but not on times or the location of the roots.
 ///
 /// # Errors
 /// When a file or folder cannot be read.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_hash_sees_names_and_contents_only() {
+    fn a_tree_hash_depends_on_names_and_contents_only() {
         let make = |name: &str, text: &str| {
             let folder = tempfile::tempdir().unwrap();
             fs::create_dir(folder.path().join("src")).unwrap();

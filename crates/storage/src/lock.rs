@@ -1,4 +1,4 @@
-//! One run per folder.
+//! Folder locks, so that two processes never write to the same folder.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -6,17 +6,17 @@ use std::path::Path;
 
 use crate::Error;
 
-/// A held lock on a folder; dropping it (or the end of the process, however it comes) lets go.
+/// A held lock on a folder. It is released when it is dropped or when the process ends, even by a crash.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock `folder/.lock`, creating the folder.
+    /// Takes the lock `folder/.lock`, creating the folder if needed.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the holder's process id when another process has it, or a file error.
+    /// [`Error::Locked`] with the process id of the holder if the folder is locked, or a file error.
     pub fn acquire(folder: &Path) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(Error::io("create folder", folder))?;
         let path = folder.join(".lock");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::Error;
 
-/// A file as a byte slice, read by the system as it is touched.
+/// A memory-mapped file. It dereferences to its bytes, which the system loads on access.
 #[derive(Debug)]
 pub struct Map(memmap2::Mmap);
 
@@ -20,15 +20,15 @@ impl Deref for Map {
 
 /// Maps a file into memory.
 ///
-/// The file must not be changed while it is mapped: everything Retrace maps is written once by
-/// [`crate::write_atomic`], which replaces the name and leaves mapped bytes alone.
+/// The file must not change while it is mapped. [`crate::write_atomic`] is safe: it replaces the name and does not touch
+/// mapped bytes.
 ///
 /// # Errors
 /// When the file cannot be opened or mapped.
 pub fn map(path: &Path) -> Result<Map, Error> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    // SAFETY: the file is only read; our writers never change a file in place (see above), and a file that
-    // somebody else truncates under us ends the process with SIGBUS rather than giving wrong numbers.
+    // SAFETY: the file is only read, and our writers never change a file in place (see above). If another program
+    // truncates it, the process ends with SIGBUS instead of computing wrong numbers.
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
     Ok(Map(map))

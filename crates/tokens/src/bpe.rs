@@ -1,4 +1,4 @@
-//! A byte-level BPE vocabulary of one's own (arXiv 1508.07909, as GPT-2 has it).
+//! Training of byte-level BPE vocabularies (arXiv 1508.07909, in GPT-2's variant).
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use tokenizers::{AddedToken, pre_tokenizers::byte_level::ByteLevel};
 
 use crate::{Error, Tokenizer};
 
-/// What stands between documents, and before a text.
+/// The token between documents, which also serves as BOS.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// Learns a vocabulary of at most `d_vocab` tokens from texts and writes it into a folder as transformers' files
-/// (`tokenizer.json`, `tokenizer_config.json`): GPT-2's splitting into words, all 256 bytes, and [`END_OF_TEXT`] as the
-/// token before and after texts, never put there unasked.
+/// Learns a vocabulary of at most `d_vocab` tokens from texts, and writes it into a folder as transformers' files
+/// (`tokenizer.json`, `tokenizer_config.json`).
 ///
-/// The same texts give the same bytes.
+/// The vocabulary contains all 256 bytes and [`END_OF_TEXT`], which is both BOS and EOS and is added only on request.
+/// Texts are split into words as by GPT-2. The same texts give the same bytes. See the crate's example.
 ///
 /// # Errors
-/// When `d_vocab` has no room for the bytes and the special token, or the files cannot be written.
+/// When `d_vocab` is less than 257 (256 bytes and the special token), or the files cannot be written.
 pub fn train_bpe<S: AsRef<str> + Send>(
     folder: &Path,
     texts: impl Iterator<Item = S> + Send,
@@ -28,7 +28,9 @@ pub fn train_bpe<S: AsRef<str> + Send>(
     let path = folder.join("tokenizer.json");
     let malformed = |reason: String| Error::Malformed { path: path.clone(), reason };
     if d_vocab < 257 {
-        return Err(malformed(format!("{d_vocab} tokens asked for, and 256 bytes and {END_OF_TEXT} make 257")));
+        return Err(malformed(format!(
+            "a vocabulary of {d_vocab} is too small: 256 bytes and {END_OF_TEXT} already need 257"
+        )));
     }
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let empty = json!({
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn frequent_words_become_tokens_and_everything_comes_back() {
+    fn frequent_words_become_tokens_and_every_text_is_decoded() {
         let (folder, tokenizer) = trained(280);
         let tokenizer = tokenizer.unwrap();
         assert!(tokenizer.d_vocab() <= 280);
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_without_room_for_all_bytes_is_refused() {
+    fn a_vocabulary_too_small_for_all_bytes_is_refused() {
         let (folder, refused) = trained(256);
         assert!(refused.unwrap_err().to_string().contains("257"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

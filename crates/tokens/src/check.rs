@@ -1,4 +1,4 @@
-//! What the library takes on trust in a `tokenizer.json`, or panics over.
+//! Checks of a `tokenizer.json` for defects that the library ignores or panics on.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 pub(crate) struct Bytes(Vec<u8>);
 
 impl Bytes {
-    /// The first character of a text that has such a byte, and where it is.
+    /// The first character of a text that contains one of the bytes, with its offset.
     pub(crate) fn first_in(&self, text: &str) -> Option<(usize, char)> {
         if self.0.is_empty() || !text.bytes().any(|byte| self.0.contains(&byte)) {
             return None;
@@ -19,11 +19,11 @@ impl Bytes {
     }
 }
 
-/// Checks the model: ids that are unique, merges that make tokens, and nothing left to chance.
+/// Checks the model: ids are unique, merges combine tokens into tokens, and there is no dropout.
 pub(crate) fn description(json: &Value) -> Result<(), String> {
     let model = &json["model"];
     if model["dropout"].as_f64().is_some_and(|probability| probability != 0.) {
-        return Err("its merges drop out at random".to_owned());
+        return Err("it drops merges at random; set `dropout` to null".to_owned());
     }
     let Some(vocab) = model["vocab"].as_object() else { return Ok(()) };
     let mut taken = HashMap::new();
@@ -36,7 +36,7 @@ pub(crate) fn description(json: &Value) -> Result<(), String> {
     let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default().len();
     for merge in merges {
         let (left, right) = match merge {
-            // as the library, which skips headings as in a merges.txt
+            // the library skips such headings, as in a merges.txt
             Value::String(text) if text.starts_with("#version") => continue,
             Value::String(text) => text.split_once(' ').unwrap_or((text, "")),
             pair => (pair[0].as_str().unwrap_or_default(), pair[1].as_str().unwrap_or_default()),
@@ -45,23 +45,25 @@ pub(crate) fn description(json: &Value) -> Result<(), String> {
         if ![left, right].iter().all(|part| vocab.contains_key(*part))
             || !merged.is_some_and(|merged| vocab.contains_key(&merged))
         {
-            return Err(format!("the merge {merge} is not of tokens to a token"));
+            return Err(format!("the merge {merge} does not combine two tokens into a token"));
         }
     }
     Ok(())
 }
 
-/// Checks that the library gave added tokens their own ids: it counts on from the vocabulary, whatever the file says.
+/// Checks that the library gave added tokens the ids of the file: it numbers new ones from the end of the vocabulary.
 pub(crate) fn added(json: &Value, id: impl Fn(&str) -> Option<u32>) -> Result<(), String> {
     let tokens = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     let moved = |token: &&Value| token["content"].as_str().and_then(&id).map(u64::from) != token["id"].as_u64();
     match tokens.iter().find(moved) {
-        Some(token) => Err(format!("the added token {} does not have the id {}", token["content"], token["id"])),
+        Some(token) => {
+            Err(format!("the library does not give the added token {} the id {}", token["content"], token["id"]))
+        }
         None => Ok(()),
     }
 }
 
-/// The bytes that a byte-level vocabulary lacks, which the library would leave out of a text.
+/// The bytes that a byte-level vocabulary lacks, which the library would drop from a text.
 pub(crate) fn absent(json: &Value) -> Bytes {
     let model = &json["model"];
     let (Some(vocab), true) = (model["vocab"].as_object(), model["unk_token"].is_null()) else {
@@ -79,7 +81,7 @@ fn is_byte_level(step: &Value) -> bool {
     step["type"] == "ByteLevel" || inner.into_iter().any(is_byte_level)
 }
 
-/// GPT-2's printable character for a byte: its own where it has one, else the next after U+00FF.
+/// GPT-2's printable character for a byte: the same character if it is printable, else the next unused one from U+0100.
 pub(crate) fn stand_in(byte: u8) -> char {
     let other = match byte {
         0..=0x20 => byte,

@@ -1,27 +1,27 @@
-//! What can be wrong with a tokenizer, or a text.
+//! Errors of tokenizers, and of texts and ids that they cannot encode or decode.
 
 use std::path::PathBuf;
 
-/// A tokenizer that cannot be used, or something that it cannot encode or decode.
+/// A tokenizer that cannot be used, or a text or token that it cannot encode or decode.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// The metadata of a GGUF file lacks something.
+    /// Missing or invalid metadata of a GGUF file.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// A description that makes no tokenizer.
-    #[error("{}: not a tokenizer that can be used ({reason}); fetch the file anew, or take another", path.display())]
+    /// A description that does not define a usable tokenizer.
+    #[error("{}: not a usable tokenizer ({reason}); fetch the file again or use another", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// A folder without a tokenizer.
     #[error(
-        "{}: there is no `tokenizer.json`; older repositories have other files, to be converted with: python -c \
+        "{}: no `tokenizer.json`; convert the files of older repositories with: python -c \
          \"from transformers import AutoTokenizer as T; T.from_pretrained('FOLDER').save_pretrained('NEW')\"",
         path.display()
     )]
@@ -29,9 +29,9 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// A GGUF file whose way of tokenizing is not known.
+    /// A GGUF file with an unsupported kind of tokenizer.
     #[error(
-        "{}: `{key}` is `{found}`, and only {known:?} are known; a `tokenizer.json` of the same model will do instead",
+        "{}: `{key}` is `{found}`, but only {known:?} are supported; use a folder with the model's `tokenizer.json` instead",
         path.display()
     )]
     Unknown {
@@ -39,43 +39,43 @@ pub enum Error {
         path: PathBuf,
         /// The key.
         key: &'static str,
-        /// What the file says.
+        /// Its value.
         found: String,
-        /// What it could have said.
+        /// The supported values.
         known: Vec<&'static str>,
     },
-    /// A BOS is wanted, but the tokenizer has none.
-    #[error("{}: there is no BOS token to put before a text; encode without one", path.display())]
+    /// A BOS was requested, but the tokenizer has none.
+    #[error("{}: the tokenizer has no BOS token; encode without one", path.display())]
     NoBos {
         /// The file.
         path: PathBuf,
     },
-    /// A character that would be left out silently.
+    /// A character that no token covers, which the library would drop silently.
     #[error("{}: no token covers {character:?} at byte {at} of the text: remove or replace it", path.display())]
     Uncovered {
         /// The file.
         path: PathBuf,
         /// The character.
         character: char,
-        /// Where it is.
+        /// Its byte offset.
         at: usize,
     },
-    /// The tokenizer refused a text or its tokens.
+    /// The library could not encode or decode.
     #[error("{}: {reason}", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// Its message.
         reason: String,
     },
     /// A token that is not in the vocabulary.
-    #[error("{}: there is no token {id}: the vocabulary ends at {}", path.display(), d_vocab.saturating_sub(1))]
+    #[error("{}: no token has the id {id}: the largest id is {}", path.display(), d_vocab.saturating_sub(1))]
     UnknownId {
         /// The file.
         path: PathBuf,
         /// The token.
         id: u32,
-        /// One more than the largest token.
+        /// One more than the largest id.
         d_vocab: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! What the files beside a `tokenizer.json` say about special tokens.
+//! Special tokens from the files beside a `tokenizer.json`.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::Error;
 use crate::tokenizer::Roles;
 
-/// In order: what the first says wins.
+/// The files, in order of precedence.
 const FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// Reads the roles of special tokens.
@@ -44,7 +44,7 @@ pub(crate) fn roles(folder: &Path, id: impl Fn(&str) -> Option<u32>) -> Result<R
     Ok(roles)
 }
 
-/// A token is written as its text, or as an object that has it.
+/// A token is either a string or an object with its `content`.
 fn token(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }

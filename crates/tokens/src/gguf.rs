@@ -1,8 +1,8 @@
-//! The tokenizer in a GGUF file's metadata, as the `tokenizer.json` that describes the same.
+//! Converts the tokenizer in the metadata of a GGUF file to the equivalent `tokenizer.json`.
 //!
 //! Keys and token types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
-//! How a text is split into words is not in the file, only a name for it (`tokenizer.ggml.pre`, given by llama.cpp's
-//! conversion script); what the names stand for is taken from the published `tokenizer.json` of each family.
+//! The file does not contain the pattern that splits a text into words, only a name for it (`tokenizer.ggml.pre`, set by
+//! llama.cpp's conversion script). The patterns here come from the published `tokenizer.json` of each family.
 
 use serde_json::{Value, json};
 use weights::Gguf;
@@ -22,31 +22,31 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNK: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 
-/// GPT-2's contractions in any case, then letters with one other character before them.
+/// GPT-2's contractions in any case, words with one leading non-letter, and up to three digits.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The same with every digit alone.
+/// As [`LLAMA3`], but with single digits.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// How a family splits a text into words.
+/// The splitting of a text into words.
 enum Words {
     /// GPT-2's pattern.
     Gpt2,
-    /// Every digit alone, then GPT-2's pattern.
+    /// Single digits, then GPT-2's pattern.
     Digits,
-    /// A pattern of its own.
+    /// Another pattern.
     Pattern(&'static str),
 }
 
-/// What a name in [`PRE`] stands for.
+/// The settings that the names in [`PRE`] stand for.
 struct Family {
     names: &'static [&'static str],
     words: Words,
     /// Whether characters are composed first (NFC).
     composed: bool,
-    /// Whether a word that is a token is one, though no merges lead to it.
+    /// Whether a word in the vocabulary becomes one token even if no merges lead to it.
     ignore_merges: bool,
-    /// Whether a text begins with BOS where the file does not say.
+    /// Whether texts begin with BOS by default.
     adds_bos: bool,
 }
 
@@ -54,9 +54,9 @@ const fn family(names: &'static [&'static str], words: Words) -> Family {
     Family { names, words, composed: false, ignore_merges: false, adds_bos: false }
 }
 
-/// Those that are known.
-/// For `default`, llama.cpp itself splits off punctuation and threes of digits before GPT-2's pattern; here it is
-/// GPT-2's alone.
+/// The supported families.
+///
+/// For `default`, llama.cpp also splits off punctuation and groups of three digits first; here it is GPT-2's pattern alone.
 const FAMILIES: [Family; 6] = [
     family(&["gpt-2", "default", "phi-2"], Words::Gpt2),
     Family { composed: true, ..family(&["olmo"], Words::Gpt2) },
@@ -73,28 +73,25 @@ const FAMILIES: [Family; 6] = [
 /// The vocabulary of a file.
 pub(crate) struct Vocabulary<'a> {
     pub(crate) tokens: Vec<&'a str>,
-    /// What each token is.
     pub(crate) kinds: Vec<Kind>,
 }
 
-/// What a token is.
+/// The type of a token, as numbered in GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A piece of text.
     Normal,
-    /// A stand-in for what no other token covers.
+    /// Replaces text that no other token covers.
     Unknown,
-    /// A mark that no text has.
+    /// A special token that does not come from text, such as BOS.
     Control,
     /// A piece of text that is never split.
     UserDefined,
-    /// A piece that is not used.
     Unused,
     /// A single byte.
     Byte,
 }
 
-/// The description of a tokenizer, and what its special tokens are for.
+/// The description of the tokenizer as in a `tokenizer.json`, and its special tokens.
 pub(crate) fn describe(gguf: &Gguf) -> Result<(Value, Roles), Error> {
     let vocabulary = vocabulary(gguf)?;
     let (json, adds_bos) = match gguf.str(MODEL)? {
@@ -128,12 +125,12 @@ fn vocabulary(gguf: &Gguf) -> Result<Vocabulary<'_>, Error> {
         4 => Ok(Kind::UserDefined),
         5 => Ok(Kind::Unused),
         6 => Ok(Kind::Byte),
-        other => Err(malformed(gguf, format!("token `{token}` has the type {other}"))),
+        other => Err(malformed(gguf, format!("token `{token}` has the unknown type {other}"))),
     };
     let kinds = types.iter().zip(&tokens).map(kind).collect::<Result<_, _>>()?;
     let mut seen = std::collections::HashSet::new();
     match tokens.iter().find(|token| !seen.insert(**token)) {
-        Some(token) => Err(malformed(gguf, format!("token `{token}` is there twice"))),
+        Some(token) => Err(malformed(gguf, format!("token `{token}` occurs twice"))),
         None => Ok(Vocabulary { tokens, kinds }),
     }
 }
@@ -152,12 +149,12 @@ fn id(gguf: &Gguf, key: &str, vocabulary: &Vocabulary<'_>) -> Result<Option<u32>
 }
 
 impl Vocabulary<'_> {
-    /// Token to id.
+    /// The id of each token.
     pub(crate) fn ids(&self) -> Value {
         self.tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect()
     }
 
-    /// The tokens that are found in a text before anything else.
+    /// The tokens that are matched in a text before it is split.
     pub(crate) fn added(&self) -> Value {
         let added = |(id, (token, kind)): (usize, (&&str, &Kind))| {
             let special = match kind {
@@ -174,18 +171,18 @@ impl Vocabulary<'_> {
     }
 }
 
-/// Byte-level BPE, and whether its texts begin with BOS by default.
+/// The description of byte-level BPE, and whether texts begin with BOS by default.
 fn byte_level(gguf: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool), Error> {
     let pre = if gguf.has(PRE) { gguf.str(PRE)? } else { "" };
     let Some(family) = FAMILIES.iter().find(|family| family.names.contains(&pre)) else {
         let known = FAMILIES.iter().flat_map(|family| family.names).copied().collect();
         return Err(Error::Unknown { path: gguf.path().to_owned(), key: PRE, found: pre.to_owned(), known });
     };
-    // a merge's parts are divided by its first space that does not begin it
+    // a space separates the parts of a merge; one at the start belongs to the first part
     let split = |merge: &str| {
         let at = merge.char_indices().skip(1).find(|&(_, character)| character == ' ').map(|(at, _)| at);
         at.map(|at| json!([merge[..at], merge[at + 1..]]))
-            .ok_or_else(|| malformed(gguf, format!("the merge {merge:?} has no two parts")))
+            .ok_or_else(|| malformed(gguf, format!("the merge {merge:?} does not have two parts")))
     };
     let merges = gguf.strings(MERGES)?.into_iter().map(split).collect::<Result<Value, _>>()?;
     let json = json!({

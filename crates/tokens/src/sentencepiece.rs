@@ -1,10 +1,9 @@
-//! Sentencepiece's BPE in a GGUF file: no merges are there, only a score for each piece.
+//! Sentencepiece BPE in a GGUF file, which has no merges but a score for each piece.
 //!
-//! Sentencepiece merges whichever neighbours make the piece of the highest score.
-//! So every way of putting a piece together from two others is a merge, in the order of the pieces' scores; that is
-//! also how transformers converts such models.
-//! The two could differ only where the same piece can be made in two ways that overlap in the text, such as `aaa` as
-//! `aa` + `a` and as `a` + `aa`: sentencepiece takes the one more to the left, here the longer first part wins.
+//! Sentencepiece repeatedly merges the adjacent pieces whose concatenation has the highest score. Every split of a piece into
+//! two known pieces is therefore a merge, ordered by the score of the whole. transformers converts such models the same way.
+//! The results can differ only where overlapping merges make the same piece, such as `aaa` from `aa` + `a` or `a` + `aa`:
+//! sentencepiece prefers the leftmost, but here the longer first part wins.
 
 use std::collections::HashSet;
 
@@ -14,10 +13,10 @@ use weights::Gguf;
 use crate::Error;
 use crate::gguf::{Kind, SCORES, SPACE_PREFIX, Vocabulary, malformed};
 
-/// What stands for a space.
+/// The symbol for a space.
 const SPACE: &str = "▁";
 
-/// The description of such a tokenizer.
+/// The description of the tokenizer as in a `tokenizer.json`.
 pub(crate) fn describe(gguf: &Gguf, vocabulary: &Vocabulary<'_>, unk: Option<u32>) -> Result<Value, Error> {
     let Vocabulary { tokens, kinds } = vocabulary;
     let scores = gguf.f32s(SCORES)?;
@@ -25,13 +24,16 @@ pub(crate) fn describe(gguf: &Gguf, vocabulary: &Vocabulary<'_>, unk: Option<u32
         return Err(malformed(gguf, format!("{} tokens have {} scores", tokens.len(), scores.len())));
     }
     if let Some(unused) = kinds.iter().position(|kind| *kind == Kind::Unused) {
-        return Err(malformed(gguf, format!("the piece `{}` is unused, which is not supported", tokens[unused])));
+        return Err(malformed(
+            gguf,
+            format!("the piece `{}` is marked as unused, which is not supported", tokens[unused]),
+        ));
     }
     let unk = unk.map(|id| tokens[id as usize]);
     let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
     let all_bytes = bytes.into_iter().all(|byte| tokens.contains(&byte.as_str()));
     if unk.is_none() && !all_bytes {
-        return Err(malformed(gguf, "it has neither an unknown token nor one for every byte".to_owned()));
+        return Err(malformed(gguf, "it has neither an unknown token nor a token for every byte".to_owned()));
     }
     let pieces = tokens.iter().copied().zip(scores).zip(kinds).filter(|(_, kind)| **kind == Kind::Normal);
     let merges =
@@ -66,12 +68,12 @@ fn steps<const N: usize>(key: &str, steps: [Option<Value>; N]) -> Value {
     json!({ "type": "Sequence", key: steps.into_iter().flatten().collect::<Value>() })
 }
 
-/// All merges of pieces with scores, the highest first.
+/// All merges, those of the highest score first.
 fn merges(pieces: &[(&str, f32)]) -> Result<Value, String> {
     let known: HashSet<&str> = pieces.iter().map(|(piece, _)| *piece).collect();
     let mut merges: Vec<(f32, &str, &str)> = Vec::new();
     for (piece, score) in pieces {
-        // from the back, so that the longest first part comes first
+        // in reverse, so that the longest first part comes first
         let splits = piece.char_indices().rev().map(|(at, _)| piece.split_at(at));
         let whole = splits.filter(|(left, right)| known.contains(left) && known.contains(right));
         merges.extend(whole.map(|(left, right)| (*score, left, right)));
@@ -81,7 +83,7 @@ fn merges(pieces: &[(&str, f32)]) -> Result<Value, String> {
         let [one, two] = [0, 1].map(|i| format!("{}{}", pair[i].1, pair[i].2));
         if pair[0].0 == pair[1].0 && one != two {
             return Err(format!(
-                "the pieces `{one}` and `{two}` have the same score, so that their order is not known"
+                "the pieces `{one}` and `{two}` have the same score, so the order of their merges is unknown"
             ));
         }
     }

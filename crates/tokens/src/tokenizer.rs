@@ -1,4 +1,4 @@
-//! The tokenizer itself.
+//! [`Tokenizer`]: reading, encoding and decoding.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,65 +8,66 @@ use weights::Gguf;
 use crate::check::{self, Bytes};
 use crate::{Error, folder, gguf};
 
-/// A tokenizer, and what its model's files say about it.
+/// A tokenizer with its special tokens. See the crate's example.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
-    /// Which ids are tokens.
+    /// Whether each id is a token.
     known: Vec<bool>,
-    /// Bytes without a token.
+    /// Bytes that no token covers.
     absent: Bytes,
     roles: Roles,
     adds_bos: bool,
 }
 
-/// What special tokens are for.
+/// The special tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Roles {
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) unk: Option<u32>,
-    /// Whether a text begins with BOS, where the files say so.
+    /// Whether texts begin with BOS, if the files specify it.
     pub(crate) adds_bos: Option<bool>,
 }
 
-/// Whether a text shall begin with the BOS token.
+/// Whether to begin a text with the BOS token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bos {
-    /// As the model's files say.
+    /// As the files of the model specify.
     Default,
-    /// Yes.
+    /// With BOS.
     Always,
-    /// No.
+    /// Without BOS.
     Never,
 }
 
-/// A text as tokens.
+/// An encoded text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// The tokens.
+    /// The token ids.
     pub ids: Vec<u32>,
-    /// Whether the first of them is a BOS that stands for nothing in the text.
+    /// Whether the first token is a BOS that was added, as opposed to one written in the text.
     pub prepended_bos: bool,
 }
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
-    /// Its post-processor tells which BOS a text gets, if any; EOS and unknown token are not known.
+    ///
+    /// Its post-processor defines the BOS token, if any. The EOS and unknown tokens remain undefined.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or would not encode the same text the same way each time.
+    /// When the file cannot be read or is damaged, or encoding would be random.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
         Self::from_json(path, &storage::read(path)?)
     }
 
-    /// Reads a folder as on the hub: `tokenizer.json`, and from `tokenizer_config.json` and `special_tokens_map.json`,
-    /// where they exist, which tokens are special and whether texts begin with BOS.
+    /// Reads a folder as on the hub: `tokenizer.json`, and the special tokens from `tokenizer_config.json` and
+    /// `special_tokens_map.json` if they exist.
     ///
     /// # Errors
-    /// As [`Self::from_file`]; when there is no `tokenizer.json`; when the other files are damaged or name tokens that
-    /// it lacks.
+    /// As for [`Self::from_file`], and when there is no `tokenizer.json`, or the other files are damaged or name tokens
+    /// that it lacks.
     pub fn from_folder(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
@@ -77,11 +78,11 @@ impl Tokenizer {
         tokenizer.with(roles)
     }
 
-    /// Builds the tokenizer that a GGUF file describes in its metadata.
+    /// Builds the tokenizer in the metadata of a GGUF file.
     ///
     /// # Errors
-    /// When the description is incomplete or contradicts itself, or of a kind that is not known; the message lists those
-    /// that are.
+    /// When the metadata is incomplete or inconsistent, or its kind of tokenizer is not supported; the message lists the
+    /// supported ones.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let (json, roles) = gguf::describe(gguf)?;
         Self::from_json(gguf.path(), json.to_string().as_bytes())?.with(roles)
@@ -93,12 +94,12 @@ impl Tokenizer {
         check::description(&json).map_err(malformed)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| malformed(error.to_string()))?;
         check::added(&json, |token| inner.token_to_id(token)).map_err(malformed)?;
-        // some published files would cut or fill up every text
+        // some published files would truncate or pad every text
         inner.with_truncation(None).map_err(|error| malformed(error.to_string()))?.with_padding(None);
         let ids: Vec<usize> = inner.get_vocab(true).into_values().map(|id| id as usize).collect();
         let d_vocab = ids.iter().max().map_or(0, |last| last + 1);
         if d_vocab > ids.len().saturating_mul(2).saturating_add(1 << 16) {
-            return Err(malformed(format!("its {} tokens have ids up to {}", ids.len(), d_vocab - 1)));
+            return Err(malformed(format!("it has {} tokens, but ids up to {}", ids.len(), d_vocab - 1)));
         }
         let mut known = vec![false; d_vocab];
         ids.into_iter().for_each(|id| known[id] = true);
@@ -107,7 +108,7 @@ impl Tokenizer {
         Ok(Self { path: path.to_owned(), inner, known, absent: check::absent(&json), roles, adds_bos: bos.is_some() })
     }
 
-    /// Adds what the files beside the description say.
+    /// Adds the special tokens from the files beside the description.
     fn with(self, roles: Roles) -> Result<Self, Error> {
         let template = self.roles.bos;
         let bos = roles.bos.or(template);
@@ -120,11 +121,11 @@ impl Tokenizer {
 
     /// Encodes a text.
     ///
-    /// Special tokens that are written out in the text become tokens.
-    /// A text that begins with BOS itself gets no second one; no other token (such as EOS) is ever added.
+    /// Special tokens that are written out in the text become tokens. A text that already begins with BOS gets no second
+    /// one. No other token (such as EOS) is ever added.
     ///
     /// # Errors
-    /// When a BOS is wanted and there is none, or no token covers a character.
+    /// When a BOS is requested but the tokenizer has none, or no token covers a character.
     pub fn encode(&self, text: &str, bos: Bos) -> Result<Encoded, Error> {
         if let Some((at, character)) = self.absent.first_in(text) {
             return Err(Error::Uncovered { path: self.path.clone(), character, at });
@@ -145,10 +146,10 @@ impl Tokenizer {
         Ok(Encoded { ids, prepended_bos })
     }
 
-    /// Encodes a text and says which bytes of it each token covers; a BOS that was put before it covers none.
+    /// Encodes a text, and returns the range of bytes that each token covers as well; an added BOS covers none.
     ///
     /// # Errors
-    /// As [`Self::encode`].
+    /// As for [`Self::encode`].
     pub fn encode_with_offsets(&self, text: &str, bos: Bos) -> Result<(Encoded, Vec<Range<usize>>), Error> {
         let encoded = self.encode(text, bos)?;
         let encoding = self.inner.encode(text, false).map_err(|error| self.refused(&*error))?;
@@ -158,8 +159,7 @@ impl Tokenizer {
         Ok((encoded, covered))
     }
 
-    /// Turns tokens into text, special ones included.
-    /// Tokens that end inside a character give U+FFFD there.
+    /// Decodes tokens to text, including special tokens. Incomplete characters become U+FFFD.
     ///
     /// # Errors
     /// When an id is not a token.
@@ -170,49 +170,49 @@ impl Tokenizer {
         self.inner.decode(ids, false).map_err(|error| self.refused(&*error))
     }
 
-    /// A token as the vocabulary has it (`Ġthe`, `▁the`), not as text.
+    /// A token as it is written in the vocabulary (`Ġthe`, `▁the`), not as text.
     #[must_use]
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// The id of a token, written as the vocabulary has it.
+    /// The id of a token, given as it is written in the vocabulary.
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// One more than the largest id; a model's embedding may have more rows.
+    /// One more than the largest id; the embedding of a model may have more rows.
     #[must_use]
     pub fn d_vocab(&self) -> usize {
         self.known.len()
     }
 
-    /// The token before a text.
+    /// The token at the beginning of texts.
     #[must_use]
     pub fn bos(&self) -> Option<u32> {
         self.roles.bos
     }
 
-    /// The token after a text.
+    /// The token at the end of texts.
     #[must_use]
     pub fn eos(&self) -> Option<u32> {
         self.roles.eos
     }
 
-    /// The token for what no other covers.
+    /// The token for text that no other token covers.
     #[must_use]
     pub fn unk(&self) -> Option<u32> {
         self.roles.unk
     }
 
-    /// Whether [`Bos::Default`] means a BOS.
+    /// Whether [`Bos::Default`] adds a BOS.
     #[must_use]
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
     }
 
-    /// Where it was read.
+    /// The file that it was read from.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

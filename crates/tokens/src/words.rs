@@ -1,4 +1,4 @@
-//! A closed vocabulary of whole words, for tasks that are made on the spot.
+//! Closed vocabularies of whole words, for synthetic tasks.
 
 use std::path::Path;
 
@@ -6,26 +6,37 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, Tokenizer};
 
-/// Writes a vocabulary of `words` into a folder as transformers' files (`tokenizer.json`, `tokenizer_config.json`): a word's
-/// id is its place in the list, and a text is its words with one space between them, a line break being a word as any
-/// other. `bos` stands before texts when asked for, never unasked.
+/// Writes a vocabulary of `words` into a folder as transformers' files (`tokenizer.json`, `tokenizer_config.json`).
+///
+/// The id of a word is its index in the list. A text consists of words separated by single spaces; a line break is a word
+/// like any other. `bos` is the BOS token, which is added only on request.
+///
+/// ```
+/// use tokens::Bos;
+///
+/// let folder = tempfile::tempdir()?;
+/// let words = ["<bos>", "1", "+", "2"].map(str::to_owned);
+/// let tokenizer = tokens::word_level(folder.path(), &words, "<bos>")?;
+/// assert_eq!(tokenizer.encode("1 + 2", Bos::Always)?.ids, [0, 1, 2, 3]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// When a word comes twice, is empty or has a space in it, `bos` is none of them, or the files cannot be written.
+/// When a word is repeated, empty or contains a space, `bos` is not among the words, or the files cannot be written.
 pub fn word_level(folder: &Path, words: &[String], bos: &str) -> Result<Tokenizer, Error> {
     let path = folder.join("tokenizer.json");
     let malformed = |reason: String| Error::Malformed { path: path.clone(), reason };
     let mut vocabulary = Map::new();
     for (id, word) in words.iter().enumerate() {
         if word.is_empty() || word.contains(' ') {
-            return Err(malformed(format!("`{word}` is no word: it is empty or has a space in it")));
+            return Err(malformed(format!("`{word}` is not a word: words must not be empty or contain a space")));
         }
         if vocabulary.insert(word.clone(), Value::from(id)).is_some() {
-            return Err(malformed(format!("`{word}` is in the list of words twice")));
+            return Err(malformed(format!("the word `{word}` occurs twice")));
         }
     }
     if !vocabulary.contains_key(bos) {
-        return Err(malformed(format!("`{bos}` is to stand before texts, but is none of the {} words", words.len())));
+        return Err(malformed(format!("the BOS token `{bos}` is not among the {} words", words.len())));
     }
     let description = json!({
         "version": "1.0",
@@ -53,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_tokens_and_know_where_they_stand() {
+    fn words_are_tokens_with_offsets() {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = word_level(folder.path(), &words(&["<bos>", "\n", "(", "A", "w10"]), "<bos>").unwrap();
         let text = "( A \n w10";
@@ -66,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_are_no_vocabulary_are_refused() {
+    fn invalid_vocabularies_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |list: &[&str], bos: &str| word_level(folder.path(), &words(list), bos).unwrap_err().to_string();
         assert!(refused(&["a", "a"], "a").contains("twice"));

@@ -1,4 +1,4 @@
-//! Vectors of +1 and -1 on bits: the MAP model with bipolar components.
+//! Bipolar vectors, packed into bits: the MAP (multiply, add, permute) model with components +1 and -1.
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,30 +10,42 @@ use crate::Vector;
 
 const BITS: usize = u64::BITS as usize;
 
-/// A vector of +1 (bit 0) and -1 (bit 1).
+/// A vector of +1 and -1, one bit per component (0 for +1, 1 for -1).
+///
+/// Binding is the componentwise product (XOR of bits), so every vector is its own inverse.
+///
+/// ```
+/// use vsa::{Bipolar, Vector};
+///
+/// let x = Bipolar::from_signs(&[1, 1, -1, -1]);
+/// let y = Bipolar::from_signs(&[1, -1, 1, -1]);
+/// assert_eq!(x.bind(&y).signs(), [1, -1, -1, 1]);
+/// assert_eq!((x.dot(&y), x.agreement(&y)), (0, 0.5));
+/// assert_eq!(x.permute(1).signs(), [-1, 1, 1, -1]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bipolar {
     dimension: usize,
-    /// The last word's bits beyond the dimension are 0.
+    /// Bits of the last word beyond the dimension are 0, so that words can be compared and counted whole.
     words: Vec<u64>,
 }
 
-/// What the sign of nought is.
+/// Tie-breaking: the sign of the zero components of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tie {
-    /// -1: with two vectors, the bundle is -1 wherever one of them is (arXiv 2509.25045 and torchhd).
+    /// Always -1, as in arXiv 2509.25045 and torchhd: a bundle of two vectors is -1 wherever either of them is.
     Negative,
-    /// +1.
+    /// Always +1.
     Positive,
-    /// Drawn anew for each component from this seed, so that an even number of vectors leaves no bias.
+    /// Sampled for each component from this seed, so that bundles of an even number of vectors have no bias.
     Random(u64),
 }
 
 impl Bipolar {
-    /// From components, all of them +1 or -1.
+    /// A vector from its components.
     ///
     /// # Panics
-    /// When one of them is something else.
+    /// When a component is neither +1 nor -1.
     #[must_use]
     pub fn from_signs(signs: &[i8]) -> Self {
         let mut vector = Self::identity(signs.len());
@@ -44,7 +56,7 @@ impl Bipolar {
         vector
     }
 
-    /// The sign of each number; nought counts as -1.
+    /// The sign of each number; zero and NaN give -1.
     #[must_use]
     pub fn from_numbers(numbers: &[f32]) -> Self {
         let mut vector = Self::identity(numbers.len());
@@ -65,7 +77,7 @@ impl Bipolar {
         self.words[i / BITS] >> (i % BITS) & 1 == 1
     }
 
-    /// Sum of the products of components, -D to D.
+    /// Dot product, -D to D.
     ///
     /// # Panics
     /// When the dimensions differ.
@@ -83,7 +95,7 @@ impl Bipolar {
         1. - 2. * f64::from(negative) / self.dimension as f64
     }
 
-    /// Share of components that are the same: (1 + cosine) / 2.
+    /// Fraction of components that are equal: (1 + cosine) / 2.
     ///
     /// # Panics
     /// When the dimensions differ.
@@ -195,20 +207,20 @@ impl Vector for Bipolar {
     }
 }
 
-/// Binds many pairs, on all cores.
+/// Binds `left[i]` with `right[i]` for every i, on all cores.
 ///
 /// # Panics
-/// When there are not as many on both sides, or dimensions differ.
+/// When the lengths or dimensions differ.
 #[must_use]
 pub fn bind_all(left: &[Bipolar], right: &[Bipolar]) -> Vec<Bipolar> {
-    assert_eq!(left.len(), right.len(), "pairs need as many vectors on both sides");
+    assert_eq!(left.len(), right.len(), "bind_all needs two lists of the same length");
     left.par_iter().zip(right).map(|(left, right)| left.bind(right)).collect()
 }
 
-/// Bundles many vectors, on all cores; the same as [`Vector::bundle`].
+/// Bundles many vectors on all cores; the result equals [`Vector::bundle`].
 ///
 /// # Panics
-/// When there are none, or their dimensions differ.
+/// When there are no vectors, or their dimensions differ.
 #[must_use]
 pub fn bundle_all(vectors: &[Bipolar]) -> Counts {
     let parts: Vec<Counts> = vectors.par_chunks(4096).map(Bipolar::bundle).collect();
@@ -221,12 +233,13 @@ pub fn bundle_all(vectors: &[Bipolar]) -> Counts {
     sum
 }
 
-/// Counts of -1 for every component, bit by bit: plane p holds the bit of weight 2^p of 64 counts in each word.
+/// Bit-sliced counters of the -1s of every component: plane p holds bit p of each count, for 64 components per word.
+/// Adding a vector is then a ripple-carry addition over whole words.
 struct Tally {
     dimension: usize,
     added: u32,
     planes: Vec<Vec<u64>>,
-    /// What goes on to the next plane.
+    /// The carry into the next plane.
     carry: Vec<u64>,
 }
 
@@ -238,12 +251,12 @@ impl Tally {
     fn add(&mut self, vector: &Bipolar) {
         assert_eq!(self.dimension, vector.dimension, "vectors of different dimensions");
         self.added += 1;
-        // a carry out of the last plane can only come when the count no longer fits
+        // the last plane can only overflow once the number of vectors no longer fits
         if self.added >> self.planes.len() != 0 {
             self.planes.push(vec![0; vector.words.len()]);
         }
         self.carry.copy_from_slice(&vector.words);
-        // bitwise work that the compiler turns into the widest instructions of the machine
+        // plain bitwise loops, compiled for the widest vector instructions of the machine
         Arch::new().dispatch(|| {
             for plane in &mut self.planes {
                 let mut any = 0;
@@ -270,14 +283,27 @@ impl Tally {
     }
 }
 
-/// A bundle of bipolar vectors: whole numbers, neither clipped nor normalised.
+/// A bundle of bipolar vectors: integer sums, neither clipped nor normalised.
+///
+/// ```
+/// use vsa::{Bipolar, Tie, Vector};
+///
+/// let x = Bipolar::from_signs(&[1, 1, -1, -1]);
+/// let y = Bipolar::from_signs(&[1, -1, 1, -1]);
+/// let mut bundle = Bipolar::bundle([&x, &y]);
+/// assert_eq!(bundle.values(), [2, 0, 0, -2]);
+/// assert_eq!(bundle.sign(Tie::Positive).signs(), [1, 1, 1, -1]);
+/// // members can be removed again
+/// bundle.add(&x, -1);
+/// assert_eq!(bundle.sign(Tie::Negative), y);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {
     values: Vec<i32>,
 }
 
 impl Counts {
-    /// Nothing bundled yet: all noughts.
+    /// The empty bundle: all zeros.
     #[must_use]
     pub fn empty(dimension: usize) -> Self {
         Self { values: vec![0; dimension] }
@@ -289,7 +315,7 @@ impl Counts {
         &self.values
     }
 
-    /// Adds a vector some times; a negative number takes it out again.
+    /// Adds a vector `times` times; a negative number removes it.
     ///
     /// # Panics
     /// When the dimensions differ.
@@ -300,7 +326,7 @@ impl Counts {
         }
     }
 
-    /// Each component times that of a vector: all members bound with it at once.
+    /// The componentwise product with a vector, which binds all members with it at once.
     ///
     /// # Panics
     /// When the dimensions differ.
@@ -311,13 +337,13 @@ impl Counts {
         Self { values: each.map(|(i, value)| if vector.is_negative(i) { -value } else { *value }).collect() }
     }
 
-    /// Each component kept between -limit and limit.
+    /// Each component clamped to -limit ..= limit.
     #[must_use]
     pub fn clipped(&self, limit: i32) -> Self {
         Self { values: self.values.iter().map(|value| (*value).clamp(-limit, limit)).collect() }
     }
 
-    /// The sign of each component.
+    /// The sign of each component; `tie` decides those that are zero.
     #[must_use]
     pub fn sign(&self, tie: Tie) -> Bipolar {
         let mut rng = ChaCha8Rng::seed_from_u64(if let Tie::Random(seed) = tie { seed } else { 0 });
@@ -336,7 +362,7 @@ impl Counts {
         vector
     }
 
-    /// Cosine with a vector; nought for an empty bundle.
+    /// Cosine with a vector; 0 for an all-zero bundle.
     ///
     /// # Panics
     /// When the dimensions differ.

@@ -1,4 +1,4 @@
-//! Names and their vectors.
+//! Named vectors.
 
 use std::collections::HashMap;
 
@@ -9,21 +9,35 @@ use crate::{Error, Vector};
 
 const MAGIC: &[u8; 4] = b"VSA1";
 
-/// A random vector for each of some names.
+/// A random vector for each of a list of names.
+///
+/// ```
+/// use vsa::{Bipolar, Codebook};
+///
+/// let book = Codebook::<Bipolar>::new(1024, 7, ["red", "green"])?;
+/// // a vector depends on seed, dimension and name alone, so a codebook can grow
+/// let larger = Codebook::<Bipolar>::new(1024, 7, ["blue", "red", "green"])?;
+/// assert_eq!(book.vector("red")?, larger.vector("red")?);
+/// assert!(book.vector("blue").is_err());
+///
+/// let stored = Codebook::<Bipolar>::from_bytes(&book.to_bytes())?;
+/// assert_eq!(stored.names(), ["red", "green"]);
+/// # Ok::<(), vsa::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Codebook<V> {
     dimension: usize,
     seed: u64,
     names: Vec<String>,
     vectors: Vec<V>,
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
 }
 
 impl<V: Vector> Codebook<V> {
     /// A codebook in the order of the names; each vector depends on the seed, the dimension and its name alone.
     ///
     /// # Errors
-    /// When a name is there twice, or the dimension is nought.
+    /// When two names are equal, or the dimension is zero.
     pub fn new<N: Into<String>>(
         dimension: usize,
         seed: u64,
@@ -38,13 +52,13 @@ impl<V: Vector> Codebook<V> {
         if dimension == 0 {
             return Err(Error::NoDimension);
         }
-        let mut places = HashMap::with_capacity(names.len());
-        for (place, name) in names.iter().enumerate() {
-            if places.insert(name.clone(), place).is_some() {
-                return Err(Error::Twice { name: name.clone() });
+        let mut indices = HashMap::with_capacity(names.len());
+        for (index, name) in names.iter().enumerate() {
+            if indices.insert(name.clone(), index).is_some() {
+                return Err(Error::DuplicateName { name: name.clone() });
             }
         }
-        Ok(Self { dimension, seed, names, vectors, places })
+        Ok(Self { dimension, seed, names, vectors, indices })
     }
 
     /// Number of dimensions.
@@ -53,7 +67,7 @@ impl<V: Vector> Codebook<V> {
         self.dimension
     }
 
-    /// The seed.
+    /// The seed that the vectors were sampled from.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
@@ -83,37 +97,37 @@ impl<V: Vector> Codebook<V> {
         &self.vectors
     }
 
-    /// Name at a place.
+    /// The name at an index.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When the index is out of range.
     #[must_use]
-    pub fn name(&self, place: usize) -> &str {
-        &self.names[place]
+    pub fn name(&self, index: usize) -> &str {
+        &self.names[index]
     }
 
-    /// Place of a name.
+    /// The index of a name.
     #[must_use]
-    pub fn place(&self, name: &str) -> Option<usize> {
-        self.places.get(name).copied()
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.indices.get(name).copied()
     }
 
-    /// Vector of a name.
+    /// The vector of a name, if the codebook has it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&V> {
-        self.place(name).map(|place| &self.vectors[place])
+        self.index(name).map(|index| &self.vectors[index])
     }
 
-    /// Vector of a name.
+    /// The vector of a name.
     ///
     /// # Errors
-    /// When there is no such name.
+    /// When the codebook does not have the name.
     pub fn vector(&self, name: &str) -> Result<&V, Error> {
-        self.get(name).ok_or_else(|| Error::Unknown { name: name.to_owned(), known: self.len() })
+        self.get(name).ok_or_else(|| Error::UnknownName { name: name.to_owned(), known: self.len() })
     }
 
-    /// Everything as bytes: a magic word, the kind, dimension, seed and count (little-endian u64), every name behind its
-    /// length, every vector, and a hash of all of it.
+    /// The codebook as bytes: a magic number, the vector type, then dimension, seed and count (little-endian u64), each
+    /// name preceded by its length, the vectors, and a BLAKE3 hash of everything before it.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
@@ -134,27 +148,28 @@ impl<V: Vector> Codebook<V> {
     /// A codebook from [`Self::to_bytes`].
     ///
     /// # Errors
-    /// When the bytes are cut off, changed, or of another kind of vector.
+    /// When the bytes are truncated, altered, or hold another type of vector.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let fail = |what: &str| Error::Bytes { what: what.to_owned() };
         let mut rest = Reader { bytes };
         if rest.take(MAGIC.len()) != Some(MAGIC.as_slice()) {
             return Err(fail("it does not begin with VSA1"));
         }
-        let kind = rest.take(1).ok_or_else(|| fail("it is cut off"))?[0];
+        let kind = rest.take(1).ok_or_else(|| fail("it is truncated"))?[0];
         if kind != V::KIND {
-            return Err(Error::Bytes { what: format!("its vectors are of kind {kind}, not {}", V::KIND) });
+            return Err(Error::Bytes { what: format!("its vectors are of kind {kind}, expected {}", V::KIND) });
         }
+        // the shortest codebook: magic number, kind, three numbers and the hash
         let (Some(body), true) = (bytes.len().checked_sub(blake3::OUT_LEN), bytes.len() > 61) else {
-            return Err(fail("it is cut off"));
+            return Err(fail("it is truncated"));
         };
         if blake3::hash(&bytes[..body]).as_bytes() != &bytes[body..] {
-            return Err(fail("its hash does not fit: it was cut off or changed"));
+            return Err(fail("its hash does not match: it was truncated or altered"));
         }
-        let cut = || fail("it is cut off");
+        let cut = || fail("it is truncated");
         let mut number = || rest.number().ok_or_else(cut);
         let (dimension, seed, count) = (number()?, number()?, number()?);
-        let dimension = usize::try_from(dimension).map_err(|_| fail("its dimension is absurd"))?;
+        let dimension = usize::try_from(dimension).map_err(|_| fail("its dimension does not fit in memory"))?;
         let mut names = Vec::new();
         for _ in 0..count {
             let length = rest.number().and_then(|length| usize::try_from(length).ok()).ok_or_else(cut)?;

@@ -1,11 +1,12 @@
-//! Bits of many items side by side, so that one instruction counts differences in 512 items at once.
+//! Bit-sliced storage of many items: a row holds the same bit of 512 items, so that vector instructions count the
+//! differences to a query in all of them at once.
 //!
-//! Three components a, b, c of an item and of a query q differ in `s + 2 m` places, where
-//! `s = (a ^ b ^ c) ^ (qa ^ qb ^ qc)` and `m` is the majority of `a ^ qa`, `b ^ qb`, `c ^ qc`.
-//! A block holds, for each three components of 512 items, the row of `a ^ b ^ c` and four rows of `m`, one for each way
-//! that two of the query's may differ from its third: two rows are read in place of three, perhaps flipped, and the first
-//! two steps of adding are done.
-//! The rest is added by carry-save adders (Harley and Seal) into counters whose binary digits are rows, too.
+//! Take three components a, b, c of an item and qa, qb, qc of a query. The number of them that differ is `s + 2 m`, where
+//! `s = (a ^ b ^ c) ^ (qa ^ qb ^ qc)` and `m` is the majority of `a ^ qa`, `b ^ qb` and `c ^ qc`.
+//! For every three components, a block stores the row `a ^ b ^ c` and four rows of majorities. There are four because
+//! complementing all three query bits only complements the majority.
+//! A query therefore reads two rows instead of three, complemented where needed, and a full adder is saved.
+//! Harley–Seal carry-save adders sum these into bit-sliced counters.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -22,25 +23,25 @@ const CHUNK: usize = 32;
 /// Digits of a counter that the groups of a chunk are added to as they come.
 const LOW: usize = 7;
 
-/// A bit of each item of a block, on one line of the cache.
+/// One bit of each item of a block; exactly one cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Row([u32; ROW]);
 
-/// Items in blocks.
+/// Items in blocks of 512, bit-sliced.
 #[derive(Clone, Debug)]
 pub(crate) struct Columns {
     /// 64-bit words in a third of a vector: group g has the components g, g + 64 `thirds` and g + 128 `thirds`.
     thirds: usize,
-    /// Digits that a count can have.
+    /// Binary digits of the largest possible count.
     digits: usize,
     len: usize,
-    /// Group by group, block by block.
+    /// The groups of the first block, then those of the next.
     rows: Vec<[Row; ROWS]>,
 }
 
-/// What the bits of a query, qc qb qa, ask of a group: whether to flip the row of odd differences and that of majorities,
-/// and which of these it is. For any byte, so that nothing is left to check; only the first eight occur.
+/// For the query bits `qc qb qa` of a group: masks that complement the parity and the majority row, and which majority row
+/// to read. Only the first eight entries occur; the table has 256 so that indexing by a byte needs no bounds check.
 static ASKED: [([u32; 2], usize); 256] = {
     let mut asked = [([0; 2], 0); 256];
     let mut bits = 0;
@@ -54,7 +55,7 @@ static ASKED: [([u32; 2], usize); 256] = {
     asked
 };
 
-/// A query as it is compared: its bits in each group, a byte for each, eight in a word.
+/// A query prepared for comparison: one byte per group with its three bits, eight groups in a word.
 pub(crate) type Question = Vec<u64>;
 
 impl Columns {
@@ -80,7 +81,7 @@ impl Columns {
         self.thirds * 64
     }
 
-    /// Adds items, given as words of bits.
+    /// Appends items, given as the words of their bits.
     pub fn extend(&mut self, items: &[&[u64]]) {
         let mut items = items;
         while !items.is_empty() {
@@ -123,7 +124,7 @@ impl Columns {
             let [a, b, c] = [0, 1, 2].map(|k| third(k, word));
             (0..8).map(move |byte| {
                 let spread = |word: u64| {
-                    // eight bits, each to the lowest place of a byte of its own
+                    // spreads eight bits over eight bytes, each into the lowest bit
                     let copies = (word >> (8 * byte) & 0xff) * 0x0101_0101_0101_0101;
                     ((copies & 0x8040_2010_0804_0201) + 0x7f7f_7f7f_7f7f_7f7f) >> 7 & 0x0101_0101_0101_0101
                 };
@@ -133,7 +134,8 @@ impl Columns {
         bits.collect()
     }
 
-    /// Counts of different components of the items of a block and each query; `found` gets the query's place with them.
+    /// Counts the differing components between each query and all items of a block; `found` gets the index of the query
+    /// and its counts.
     pub fn distances(&self, block: usize, questions: &[Question], mut found: impl FnMut(usize, &Planes<'_>)) {
         let live = (self.len - block * ITEMS).min(ITEMS);
         let live = std::array::from_fn(|word| match live.saturating_sub(word * BITS) {
@@ -149,7 +151,7 @@ impl Columns {
     }
 }
 
-/// Swaps rows and bits.
+/// Transposes a square of bits.
 fn transpose(square: &mut [u32; BITS]) {
     let (mut by, mut mask) = (BITS / 2, u32::MAX >> (BITS / 2));
     while by != 0 {
@@ -163,7 +165,7 @@ fn transpose(square: &mut [u32; BITS]) {
     }
 }
 
-/// A count for each item of a block, digit by digit.
+/// A bit-sliced count for each item of a block; `live` masks the items that exist.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Planes<'a> {
     digits: &'a [[u32; ROW]],
@@ -171,12 +173,12 @@ pub(crate) struct Planes<'a> {
 }
 
 impl Planes<'_> {
-    /// Whether an item has a count of at most this.
+    /// Whether any item has a count of at most `most`.
     pub fn any_within(&self, most: u32) -> bool {
         if most.checked_shr(self.digits.len() as u32).unwrap_or(0) != 0 {
             return self.live.iter().any(|word| *word != 0);
         }
-        // those whose digits so far are those of `most`, and those that are below it
+        // a comparison from the highest digit down: items equal to `most` so far, and items already below it
         let (mut same, mut below) = (self.live, [0; ROW]);
         for (digit, plane) in self.digits.iter().enumerate().rev() {
             let flip = 0u32.wrapping_sub(most >> digit & 1);
@@ -188,7 +190,7 @@ impl Planes<'_> {
         same.iter().zip(&below).any(|(same, below)| same | below != 0)
     }
 
-    /// Counts and places of the items, smallest count first; of equals in order.
+    /// (count, index) of the items, smallest count first, then by index.
     pub fn ascending(&self) -> impl Iterator<Item = (u32, usize)> {
         let mut left = self.live;
         let mut smallest = ([0; ROW], 0);
@@ -204,7 +206,7 @@ impl Planes<'_> {
         })
     }
 
-    /// Those with the smallest count among some, and that count.
+    /// The items of `among` with the smallest count, and that count.
     fn smallest(&self, among: &[u32; ROW]) -> Option<([u32; ROW], u32)> {
         let (mut smallest, mut count) = (*among, 0);
         for (digit, plane) in self.digits.iter().enumerate().rev() {
@@ -219,11 +221,11 @@ impl Planes<'_> {
     }
 }
 
-/// Every query against every item of a block.
+/// Counts every query against every item of a block.
 struct Count<'a> {
     rows: &'a [[Row; ROWS]],
     questions: &'a [Question],
-    /// Of every query, `each` in a row.
+    /// `each` digits per query.
     digits: &'a mut [[u32; ROW]],
     each: usize,
 }
@@ -250,16 +252,16 @@ impl WithSimd for Count<'_> {
     }
 }
 
-/// Some groups of a block, and a query.
+/// A chunk of the groups of a block, and the part of a query that belongs to it.
 ///
-/// No closures here, which would not be compiled for the wide instructions, and no index that could be out of bounds:
-/// the jumps of the checks cost more than everything else.
+/// The methods use no closures, because those would not be compiled for the wide instructions. No index can be out of
+/// bounds, because the branches of bounds checks would cost more than the rest of the loop.
 #[derive(Clone, Copy)]
 struct Chunk<'a, S: Simd> {
     simd: S,
     rows: &'a [[Row; ROWS]; CHUNK],
     question: &'a [u64; CHUNK / 8],
-    /// Which of the vectors of a row.
+    /// Index of the vector register within a row.
     vector: usize,
 }
 
@@ -269,7 +271,7 @@ impl<S: Simd> Chunk<'_, S> {
         S::as_simd_u32s(&row.0).0[self.vector & (ROW / S::U32_LANES - 1)]
     }
 
-    /// Rows of odd differences and of majorities.
+    /// Parity and majority of the differences in a group.
     #[inline(always)]
     fn group(self, group: usize) -> (S::u32s, S::u32s) {
         let ([odd, majority], asked) = ASKED[usize::from((self.question[group / 8] >> (8 * (group % 8))) as u8)];
@@ -280,7 +282,7 @@ impl<S: Simd> Chunk<'_, S> {
         )
     }
 
-    /// Four groups; the first two digits and what is carried out of them.
+    /// Adds four groups; returns the two lowest digits and the carries out of them.
     #[inline(always)]
     fn four(self, [p0, p1]: [S::u32s; 2], first: usize) -> ([S::u32s; 2], [S::u32s; 3]) {
         let ((a, u), (b, v)) = (self.group(first), self.group(first + 1));
@@ -325,7 +327,7 @@ impl<S: Simd> Chunk<'_, S> {
     }
 }
 
-/// A digit with six numbers added, and what is carried.
+/// Adds six bits to a digit; returns the digit and three carries.
 #[inline(always)]
 fn up<S: Simd>(simd: S, digit: S::u32s, [a, b, c]: [S::u32s; 3], [d, e, f]: [S::u32s; 3]) -> (S::u32s, [S::u32s; 3]) {
     let (digit, one) = full(simd, digit, a, b);
@@ -334,14 +336,14 @@ fn up<S: Simd>(simd: S, digit: S::u32s, [a, b, c]: [S::u32s; 3], [d, e, f]: [S::
     (digit, [one, two, three])
 }
 
-/// A digit with two numbers added, and what is carried.
+/// Full adder: adds two bits to a digit; returns the digit and the carry.
 #[inline(always)]
 fn full<S: Simd>(simd: S, digit: S::u32s, a: S::u32s, b: S::u32s) -> (S::u32s, S::u32s) {
     let sum = simd.xor_u32s(simd.xor_u32s(digit, a), b);
     (sum, simd.or_u32s(simd.and_u32s(digit, a), simd.and_u32s(b, simd.or_u32s(digit, a))))
 }
 
-/// A digit with one number added, and what is carried.
+/// Half adder: adds one bit to a digit; returns the digit and the carry.
 #[inline(always)]
 fn half<S: Simd>(simd: S, digit: S::u32s, a: S::u32s) -> (S::u32s, S::u32s) {
     (simd.xor_u32s(digit, a), simd.and_u32s(digit, a))
@@ -354,26 +356,26 @@ mod tests {
 
     use super::*;
 
-    fn draw(words: usize, bits: usize, rng: &mut ChaCha8Rng) -> Vec<u64> {
-        let mut drawn: Vec<u64> = (0..words).map(|_| rng.random()).collect();
-        if let (Some(last), 1..) = (drawn.last_mut(), bits % 64) {
+    fn sample(words: usize, bits: usize, rng: &mut ChaCha8Rng) -> Vec<u64> {
+        let mut sampled: Vec<u64> = (0..words).map(|_| rng.random()).collect();
+        if let (Some(last), 1..) = (sampled.last_mut(), bits % 64) {
             *last &= u64::MAX >> (64 - bits % 64);
         }
-        drawn
+        sampled
     }
 
     #[test]
-    fn counts_are_those_of_the_definition() {
+    fn counts_match_the_definition() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for (dimension, count) in
             [(1usize, 1usize), (63, 33), (64, 512), (65, 513), (200, 40), (1000, 1100), (4096, 70)]
         {
             let words = dimension.div_ceil(64);
-            let items: Vec<Vec<u64>> = (0..count).map(|_| draw(words, dimension, &mut rng)).collect();
+            let items: Vec<Vec<u64>> = (0..count).map(|_| sample(words, dimension, &mut rng)).collect();
             let queries: Vec<Vec<u64>> =
-                (0..3).map(|_| draw(words, dimension, &mut rng)).chain([items[0].clone()]).collect();
+                (0..3).map(|_| sample(words, dimension, &mut rng)).chain([items[0].clone()]).collect();
             let mut columns = Columns::new(dimension);
-            // in pieces of every kind
+            // extended by one item, by part of a word, and across blocks
             let all: Vec<&[u64]> = items.iter().map(Vec::as_slice).collect();
             let (one, rest) = all.split_at(1);
             let (some, rest) = rest.split_at(rest.len() / 3);
@@ -401,11 +403,11 @@ mod tests {
     }
 
     #[test]
-    fn transposing_swaps_rows_and_bits() {
+    fn transpose_swaps_rows_and_bits() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let square: [u32; BITS] = std::array::from_fn(|_| rng.random());
-        let mut turned = square;
-        transpose(&mut turned);
-        assert!((0..BITS).all(|i| (0..BITS).all(|j| square[i] >> j & 1 == turned[j] >> i & 1)));
+        let mut swapped = square;
+        transpose(&mut swapped);
+        assert!((0..BITS).all(|i| (0..BITS).all(|j| square[i] >> j & 1 == swapped[j] >> i & 1)));
     }
 }

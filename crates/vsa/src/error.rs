@@ -1,38 +1,38 @@
-/// What goes wrong with names, sizes and bytes.
+/// An error in the names, sizes or bytes of a codebook, or a failed clean-up.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// A dimension of zero.
     #[error("a vector needs at least one dimension")]
     NoDimension,
-    /// Two concepts with one name.
-    #[error("`{name}` is there twice")]
-    Twice {
+    /// Two concepts with the same name.
+    #[error("the codebook has two entries named `{name}`; every name must be unique")]
+    DuplicateName {
         /// The name.
         name: String,
     },
     /// A concept that the codebook does not have.
-    #[error("there is no `{name}` among the {known} names of this codebook")]
-    Unknown {
-        /// What was asked for.
+    #[error("no `{name}` among the {known} names of this codebook")]
+    UnknownName {
+        /// The requested name.
         name: String,
-        /// Names there are.
+        /// Number of names in the codebook.
         known: usize,
     },
-    /// A memory that holds nothing as near as was asked for.
+    /// No item reaches the similarity threshold of a clean-up.
     #[error("the nearest item has a cosine of {best:.3}, below the threshold of {threshold}")]
     TooFar {
         /// Cosine of the nearest item.
         best: f64,
-        /// What it had to reach.
+        /// The required cosine.
         threshold: f64,
     },
     /// A memory without items.
     #[error("the memory is empty")]
     Empty,
-    /// Bytes that are no codebook.
-    #[error("not a codebook: {what}")]
+    /// Bytes that do not encode a codebook of this kind of vector.
+    #[error("not a valid codebook: {what}")]
     Bytes {
-        /// What is wrong.
+        /// The defect.
         what: String,
     },
 }

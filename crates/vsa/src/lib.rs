@@ -4,8 +4,8 @@
 //!
 //! ## Almost everything is almost orthogonal
 //!
-//! Two random vectors of D dimensions have a cosine of 0 ± 1/√D. With D = 4,096 that is 0.016, so any two of thousands of
-//! concepts can be told apart, and what is similar was made so.
+//! Two random vectors of D dimensions have a cosine of 0 ± 1/√D. With D = 4,096 that is 0.016, so thousands of concepts
+//! are easily told apart. A much larger cosine means that two vectors share structure.
 //!
 //! ```
 //! use rand::SeedableRng;
@@ -19,9 +19,9 @@
 //!
 //! ## A record
 //!
-//! [`Vector::bind`] ties a role to its filler; the result is like neither. [`Vector::bundle`] puts several things into one
-//! vector that is like each of them. [`Vector::unbind`] with a role gives back its filler and some noise, and a clean-up
-//! memory takes the noise away.
+//! [`Vector::bind`] binds a role to its filler; the result is dissimilar to both. [`Vector::bundle`] superposes several
+//! vectors in one that is similar to each. [`Vector::unbind`] with a role returns its filler plus noise, and a clean-up
+//! memory removes the noise.
 //!
 //! ```
 //! use vsa::{Bipolar, Codebook, Memory, Tie, Vector};
@@ -39,7 +39,7 @@
 //!
 //! ## A sequence
 //!
-//! [`Vector::permute`] rolls a vector to one that is unlike it, and back: places in a sequence.
+//! [`Vector::permute`] rotates a vector into a dissimilar one, and back. It encodes positions in a sequence.
 //!
 //! ```
 //! use vsa::{Bipolar, Codebook, Memory, Tie, Vector};
@@ -59,21 +59,21 @@
 //!
 //! ## An analogy
 //!
-//! What is the dollar of Mexico? Unbinding one record with another leaves the bound pairs of what plays the same role.
-//! The records have even numbers of members, so their ties are drawn, each from a seed of its own: ties at -1 in both
-//! would make them alike for no reason of theirs.
+//! What is the dollar of Mexico? Binding one record with another leaves pairs of the fillers that have the same role.
+//! The records have an even number of members, so components can tie. Each record breaks its ties with a seed of its own:
+//! with all ties at -1, unrelated records would be similar.
 //!
 //! ```
 //! use vsa::{Bipolar, Codebook, Memory, Tie, Vector};
 //!
 //! let names = ["country", "money", "usa", "dollar", "mexico", "peso"];
 //! let book = Codebook::<Bipolar>::new(8192, 3, names)?;
-//! let record = |country: &str, money: &str, ties: u64| -> Result<Bipolar, vsa::Error> {
+//! let record = |country: &str, money: &str, seed: u64| -> Result<Bipolar, vsa::Error> {
 //!     let pairs = [
 //!         book.vector("country")?.bind(book.vector(country)?),
 //!         book.vector("money")?.bind(book.vector(money)?),
 //!     ];
-//!     Ok(Bipolar::bundle(&pairs).sign(Tie::Random(ties)))
+//!     Ok(Bipolar::bundle(&pairs).sign(Tie::Random(seed)))
 //! };
 //! let mapping = record("usa", "dollar", 1)?.bind(&record("mexico", "peso", 2)?);
 //! let found = Memory::new(&book).nearest(&mapping.bind(book.vector("dollar")?), 1)[0];
@@ -83,14 +83,21 @@
 //!
 //! ## How much fits
 //!
-//! The sign of a bundle of n vectors has a cosine of about √(2/(πn)) with each of them; among m other items the largest
-//! cosine by chance is about √(2 ln m / D) ([`noise`]). As long as the first is well above the second, clean-up is right.
+//! The sign of a bundle of n vectors has a cosine of about √(2/(πn)) with each of them ([`member_cosine`]). Among m other
+//! items, the largest cosine by chance is about √(2 ln m / D) ([`noise`]). Clean-up is reliable while the first is well
+//! above the second.
 //!
 //! ```
 //! let signal = vsa::member_cosine(9); // of nine bundled vectors
 //! assert!((signal - 0.2734).abs() < 1e-4);
 //! assert!(signal > 4.0 * vsa::noise(4096, 3000));
 //! ```
+//!
+//! # Contract
+//!
+//! Results do not depend on the number of threads, and a vector depends on its seed, dimension and name alone, on every
+//! platform. Mismatched dimensions panic; names, bytes and thresholds give [`Error`]s.
+//! The crate reads and writes no files and knows no tensors: [`Codebook::to_bytes`] leaves storage to the caller.
 
 mod bipolar;
 mod capacity;

@@ -1,25 +1,39 @@
-//! Clean-up: the items of a memory that are nearest to a noisy vector.
+//! Clean-up memory: the stored items that are nearest to a noisy vector.
 
 use rayon::prelude::*;
 
 use crate::columns::{Columns, ITEMS, Planes, Question};
 use crate::{Bipolar, Codebook, Error, Vector};
 
-/// Queries that share a block of items while it is near.
+/// Queries that one task compares with a block of items while the block is in the cache.
 const QUERIES: usize = 128;
-/// Queries that share a part of it, with all their counters.
+/// Queries that are counted at once: their counters must fit in the cache beside the block.
 const TOGETHER: usize = 16;
 
-/// An item of a memory and how near it is.
+/// An item of a memory and its similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hit {
-    /// Place of the item.
+    /// Index of the item.
     pub index: usize,
     /// Its cosine with the query.
     pub cosine: f64,
 }
 
-/// Bipolar items side by side, searched by counting bits.
+/// A clean-up memory of bipolar vectors: finds the nearest items by counting differing bits.
+///
+/// ```
+/// use vsa::{Bipolar, Codebook, Memory, Tie, Vector};
+///
+/// let book = Codebook::<Bipolar>::new(2048, 1, ["cat", "dog", "owl"])?;
+/// let memory = Memory::new(&book);
+/// let both = Bipolar::bundle([book.vector("cat")?, book.vector("owl")?]).sign(Tie::Random(5));
+/// let mut names: Vec<&str> = memory.above(&both, 0.3).iter().map(|hit| book.name(hit.index)).collect();
+/// names.sort_unstable();
+/// assert_eq!(names, ["cat", "owl"]);
+/// // nothing reaches a threshold of 0.9
+/// assert!(memory.cleanup(&both, 0.9).is_err());
+/// # Ok::<(), vsa::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Memory {
     dimension: usize,
@@ -27,7 +41,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A memory of a codebook's vectors; a hit's index is the place of its name.
+    /// A memory of a codebook's vectors; the index of a hit is the index of its name.
     #[must_use]
     pub fn new(book: &Codebook<Bipolar>) -> Self {
         let mut memory = Self::empty(book.dimension());
@@ -41,18 +55,18 @@ impl Memory {
         Self { dimension, columns: Columns::new(dimension) }
     }
 
-    /// Adds an item behind the others; many are added faster by [`Self::extend`].
+    /// Appends an item; [`Self::extend`] is faster for many.
     ///
     /// # Panics
-    /// When its dimension is another.
+    /// When the dimensions differ.
     pub fn push(&mut self, vector: &Bipolar) {
         self.extend(std::slice::from_ref(vector));
     }
 
-    /// Adds items behind the others.
+    /// Appends items.
     ///
     /// # Panics
-    /// When a dimension is another.
+    /// When the dimensions differ.
     pub fn extend(&mut self, vectors: &[Bipolar]) {
         vectors.iter().for_each(|vector| self.check(vector));
         let words: Vec<&[u64]> = vectors.iter().map(Bipolar::words).collect();
@@ -65,22 +79,22 @@ impl Memory {
         self.columns.len()
     }
 
-    /// Whether there are none.
+    /// Whether the memory has no items.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that the items take: five bits for three components, in blocks of 512 items.
+    /// Bytes that the items occupy: five bits for every three components, in blocks of 512 items.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.columns.bytes()
     }
 
-    /// The `count` nearest items, nearest first; of items at the same distance the first come first.
+    /// The `count` nearest items, nearest first; items at the same distance are in order of their index.
     ///
     /// # Panics
-    /// When the query's dimension is another.
+    /// When the dimensions differ.
     #[must_use]
     pub fn nearest(&self, query: &Bipolar, count: usize) -> Vec<Hit> {
         let question = [self.question(query)];
@@ -97,7 +111,7 @@ impl Memory {
     /// The `count` nearest items of each query.
     ///
     /// # Panics
-    /// When a query's dimension is another.
+    /// When the dimensions differ.
     #[must_use]
     pub fn nearest_all(&self, queries: &[Bipolar], count: usize) -> Vec<Vec<Hit>> {
         let batch = |queries: &[Bipolar]| {
@@ -116,7 +130,7 @@ impl Memory {
     /// All items with a cosine above a threshold, nearest first.
     ///
     /// # Panics
-    /// When the query's dimension is another.
+    /// When the dimensions differ.
     #[must_use]
     pub fn above(&self, query: &Bipolar, threshold: f64) -> Vec<Hit> {
         let question = [self.question(query)];
@@ -136,10 +150,10 @@ impl Memory {
     /// The nearest item, if its cosine reaches the threshold.
     ///
     /// # Errors
-    /// When there is no item, or none so near.
+    /// When the memory is empty, or the nearest item is below the threshold.
     ///
     /// # Panics
-    /// When the query's dimension is another.
+    /// When the dimensions differ.
     pub fn cleanup(&self, query: &Bipolar, threshold: f64) -> Result<Hit, Error> {
         let best = self.nearest(query, 1).first().copied().ok_or(Error::Empty)?;
         if best.cosine < threshold { Err(Error::TooFar { best: best.cosine, threshold }) } else { Ok(best) }
@@ -167,7 +181,7 @@ impl Memory {
     }
 }
 
-/// The nearest items so far: distance and index, in order.
+/// The nearest items so far as (distance, index), sorted.
 #[derive(Clone, Debug)]
 struct Best {
     count: usize,
@@ -179,7 +193,7 @@ impl Best {
         Self { count, found: Vec::new() }
     }
 
-    /// The largest distance that a later item may have and still be among the nearest.
+    /// The largest distance at which a later item would still be kept.
     fn most(&self) -> Option<u32> {
         match self.found.last() {
             Some((worst, _)) if self.found.len() == self.count => worst.checked_sub(1),
@@ -187,7 +201,7 @@ impl Best {
         }
     }
 
-    /// Takes from a block, which comes after all blocks seen so far, what is among the nearest.
+    /// Inserts the nearest items of a block; blocks must come in order.
     fn take(&mut self, block: usize, planes: &Planes<'_>) {
         let Some(most) = self.most() else { return };
         if !planes.any_within(most) {
@@ -201,7 +215,7 @@ impl Best {
         }
     }
 
-    /// Takes one item if it is among the nearest; of equals the smaller index comes first.
+    /// Inserts an item if it is among the nearest; of equal distances the smaller index wins.
     fn insert(&mut self, new: (u32, usize)) {
         if self.found.len() == self.count {
             match self.found.last() {
@@ -209,12 +223,12 @@ impl Best {
                 _ => return,
             };
         }
-        let place = self.found.partition_point(|other| *other < new);
-        self.found.insert(place, new);
+        let at = self.found.partition_point(|other| *other < new);
+        self.found.insert(at, new);
     }
 }
 
-/// The `count` nearest of any vectors, nearest first, by comparing with each.
+/// The `count` vectors nearest to the query, nearest first, by comparing it with each; works for every [`Vector`].
 ///
 /// # Panics
 /// When the dimensions differ.

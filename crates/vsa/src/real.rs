@@ -1,4 +1,4 @@
-//! Vectors of real numbers: MAP with normal components, and holographic reduced representations (HRR).
+//! Real-valued vectors: MAP with normal components, and holographic reduced representations (HRR).
 
 use std::cell::RefCell;
 
@@ -8,18 +8,20 @@ use rustfft::{FftPlanner, num_complex::Complex};
 
 use crate::Vector;
 
-/// Multiply, add, permute with real components, normal with variance 1 / D.
+/// Multiply, add, permute with real components: binding is the componentwise product, components are normal with
+/// variance 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map(pub Vec<f32>);
 
-/// Holographic reduced representations: binding is circular convolution (Plate 1995), components normal with variance 1 / D.
+/// Holographic reduced representations: binding is circular convolution (Plate 1995), components are normal with
+/// variance 1 / D.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hrr(pub Vec<f32>);
 
 fn normal(dimension: usize, rng: &mut impl Rng) -> Vec<f32> {
-    let spread = 1. / (dimension.max(1) as f32).sqrt();
-    // the spread is finite and positive
-    Normal::new(0., spread)
+    let deviation = 1. / (dimension.max(1) as f32).sqrt();
+    // `Normal::new` cannot fail here: the deviation is finite and positive
+    Normal::new(0., deviation)
         .map_or_else(|_| vec![0.; dimension], |normal| normal.sample_iter(rng).take(dimension).collect())
 }
 
@@ -58,21 +60,54 @@ fn from_bytes(dimension: usize, bytes: &[u8]) -> Option<Vec<f32>> {
     (bytes.len() == dimension * 4).then(values)
 }
 
+/// The methods that real-valued vectors share, for the body of an `impl Vector`: all but sampling and binding.
+macro_rules! componentwise {
+    () => {
+        fn dimension(&self) -> usize {
+            self.0.len()
+        }
+
+        fn negative(&self) -> Self {
+            Self(self.0.iter().map(|x| -x).collect())
+        }
+
+        fn permute(&self, by: isize) -> Self {
+            Self(rolled(&self.0, by))
+        }
+
+        fn cosine(&self, other: &Self) -> f64 {
+            cosine(&self.0, &other.0)
+        }
+
+        fn bundle<'a>(vectors: impl IntoIterator<Item = &'a Self>) -> Self {
+            Self(total(vectors.into_iter().map(|vector| vector.0.as_slice())))
+        }
+
+        fn to_bytes(&self) -> Vec<u8> {
+            to_bytes(&self.0)
+        }
+
+        fn from_bytes(dimension: usize, bytes: &[u8]) -> Option<Self> {
+            from_bytes(dimension, bytes).map(Self)
+        }
+
+        fn byte_length(dimension: usize) -> usize {
+            dimension * 4
+        }
+    };
+}
+
 impl Vector for Map {
     type Bundle = Self;
     const KIND: u8 = 2;
 
     fn random(dimension: usize, rng: &mut impl Rng) -> Self {
-        // components of size one, so that products keep their size
+        // unit variance, so that products keep their scale
         Self(normal(dimension, rng).into_iter().map(|x| x * (dimension as f32).sqrt()).collect())
     }
 
     fn identity(dimension: usize) -> Self {
         Self(vec![1.; dimension])
-    }
-
-    fn dimension(&self) -> usize {
-        self.0.len()
     }
 
     fn bind(&self, other: &Self) -> Self {
@@ -85,37 +120,11 @@ impl Vector for Map {
         self.clone()
     }
 
-    fn negative(&self) -> Self {
-        Self(self.0.iter().map(|x| -x).collect())
-    }
-
-    fn permute(&self, by: isize) -> Self {
-        Self(rolled(&self.0, by))
-    }
-
-    fn cosine(&self, other: &Self) -> f64 {
-        cosine(&self.0, &other.0)
-    }
-
-    fn bundle<'a>(vectors: impl IntoIterator<Item = &'a Self>) -> Self {
-        Self(total(vectors.into_iter().map(|vector| vector.0.as_slice())))
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        to_bytes(&self.0)
-    }
-
-    fn from_bytes(dimension: usize, bytes: &[u8]) -> Option<Self> {
-        from_bytes(dimension, bytes).map(Self)
-    }
-
-    fn byte_length(dimension: usize) -> usize {
-        dimension * 4
-    }
+    componentwise!();
 }
 
 thread_local! {
-    /// Plans of transforms that were needed before.
+    /// Caches the plans of the transforms of a thread.
     static PLANNER: RefCell<FftPlanner<f32>> = RefCell::new(FftPlanner::new());
 }
 
@@ -128,7 +137,8 @@ fn transform(x: &mut [Complex<f32>], back: bool) {
 }
 
 impl Hrr {
-    /// What undoes binding exactly: one over each frequency. Loud where a frequency is weak; [`Vector::inverse`] is not.
+    /// The exact inverse of binding: the reciprocal of every frequency. It amplifies noise where a frequency is weak,
+    /// which [`Vector::inverse`] does not.
     #[must_use]
     pub fn exact_inverse(&self) -> Self {
         let mut x: Vec<Complex<f32>> = self.0.iter().map(|x| Complex::new(*x, 0.)).collect();
@@ -160,16 +170,12 @@ impl Vector for Hrr {
         Self(one)
     }
 
-    fn dimension(&self) -> usize {
-        self.0.len()
-    }
-
     fn bind(&self, other: &Self) -> Self {
         assert_eq!(self.0.len(), other.0.len(), "vectors of different dimensions");
         if self.0.is_empty() {
             return self.clone();
         }
-        // both real vectors in one transform: x in the real part, y in the imaginary part
+        // one transform for both real vectors: x in the real part, y in the imaginary part
         let mut z: Vec<Complex<f32>> = self.0.iter().zip(&other.0).map(|(x, y)| Complex::new(*x, *y)).collect();
         transform(&mut z, false);
         let d = z.len();
@@ -183,37 +189,11 @@ impl Vector for Hrr {
         Self(real(product))
     }
 
-    /// The involution: components in reverse order but for the first. Binding with it nearly undoes binding.
+    /// The involution: all components but the first in reverse order. Binding with it approximately undoes binding.
     fn inverse(&self) -> Self {
         let d = self.0.len();
         Self((0..d).map(|i| self.0[(d - i) % d]).collect())
     }
 
-    fn negative(&self) -> Self {
-        Self(self.0.iter().map(|x| -x).collect())
-    }
-
-    fn permute(&self, by: isize) -> Self {
-        Self(rolled(&self.0, by))
-    }
-
-    fn cosine(&self, other: &Self) -> f64 {
-        cosine(&self.0, &other.0)
-    }
-
-    fn bundle<'a>(vectors: impl IntoIterator<Item = &'a Self>) -> Self {
-        Self(total(vectors.into_iter().map(|vector| vector.0.as_slice())))
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        to_bytes(&self.0)
-    }
-
-    fn from_bytes(dimension: usize, bytes: &[u8]) -> Option<Self> {
-        from_bytes(dimension, bytes).map(Self)
-    }
-
-    fn byte_length(dimension: usize) -> usize {
-        dimension * 4
-    }
+    componentwise!();
 }

@@ -1,37 +1,52 @@
 use rand::Rng;
 
-/// A hypervector: what can be bound, bundled, rolled and compared.
+/// A hypervector: a vector that can be bound, bundled, permuted and compared.
 ///
 /// Binary operations need vectors of the same dimension.
+///
+/// ```
+/// use rand::SeedableRng;
+/// use vsa::{Bipolar, Tie, Vector};
+///
+/// let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(1);
+/// let [key, value, other] = std::array::from_fn(|_| Bipolar::random(2048, &mut rng));
+/// // a bound pair resembles neither of its parts, and unbinding is exact
+/// let pair = key.bind(&value);
+/// assert!(pair.cosine(&key).abs() < 0.1);
+/// assert_eq!(pair.unbind(&key), value);
+/// // a bundle resembles each of its members
+/// let set = Bipolar::bundle([&key, &value, &other]).sign(Tie::Negative);
+/// assert!((set.cosine(&key) - 0.5).abs() < 0.1);
+/// ```
 pub trait Vector: Clone + Send + Sync + Sized {
-    /// What a bundle is: integers over bits, real numbers over real numbers.
+    /// The type of a bundle: integer counts for bipolar vectors, the vector type itself for real ones.
     type Bundle;
 
-    /// A random vector of the kind.
+    /// A random vector.
     fn random(dimension: usize, rng: &mut impl Rng) -> Self;
 
-    /// The vector that binding leaves everything as it is with.
+    /// The neutral element of binding.
     fn identity(dimension: usize) -> Self;
 
     /// Number of dimensions, D.
     fn dimension(&self) -> usize;
 
-    /// Ties two vectors together: the result is like neither.
+    /// Binds two vectors; the result is dissimilar to both.
     ///
     /// # Panics
     /// When the dimensions differ.
     #[must_use]
     fn bind(&self, other: &Self) -> Self;
 
-    /// What undoes binding with this vector, exactly or nearly.
+    /// The vector that undoes binding with this one, exactly or approximately.
     #[must_use]
     fn inverse(&self) -> Self;
 
-    /// The minus of each component.
+    /// The negative of each component.
     #[must_use]
     fn negative(&self) -> Self;
 
-    /// Rolls the components by some places, to the right where `by` is positive; the minus of it rolls back.
+    /// Rotates the components by `by` indices, to the right where it is positive; `permute(-by)` undoes it.
     #[must_use]
     fn permute(&self, by: isize) -> Self;
 
@@ -41,15 +56,15 @@ pub trait Vector: Clone + Send + Sync + Sized {
     /// When the dimensions differ.
     fn cosine(&self, other: &Self) -> f64;
 
-    /// The sum of some vectors, component by component: like each of them. Also called a multiset.
+    /// The componentwise sum, which is similar to each of the vectors. Also called a multiset.
     ///
     /// # Panics
-    /// When there are none, or their dimensions differ.
+    /// When there are no vectors, or their dimensions differ.
     fn bundle<'a>(vectors: impl IntoIterator<Item = &'a Self>) -> Self::Bundle
     where
         Self: 'a;
 
-    /// Takes off what was bound with `other`.
+    /// Recovers what was bound with `other`: binds with the inverse of `other`.
     ///
     /// # Panics
     /// When the dimensions differ.
@@ -58,7 +73,7 @@ pub trait Vector: Clone + Send + Sync + Sized {
         self.bind(&other.inverse())
     }
 
-    /// All of them bound together; nothing for none.
+    /// Binds all vectors together; `None` when there are none.
     ///
     /// # Panics
     /// When the dimensions differ.
@@ -71,15 +86,15 @@ pub trait Vector: Clone + Send + Sync + Sized {
         Some(vectors.fold(first, |all, next| all.bind(next)))
     }
 
-    /// The components as bytes, for files.
+    /// The components as bytes, for storage.
     fn to_bytes(&self) -> Vec<u8>;
 
-    /// A vector from [`Self::to_bytes`]; nothing when the bytes are no such vector.
+    /// A vector from [`Self::to_bytes`]; `None` when the bytes do not encode a vector of this dimension.
     fn from_bytes(dimension: usize, bytes: &[u8]) -> Option<Self>;
 
-    /// Bytes that a vector takes in a file.
+    /// Number of bytes that [`Self::to_bytes`] gives.
     fn byte_length(dimension: usize) -> usize;
 
-    /// Tells the kinds apart in files.
+    /// Identifies the vector type in stored codebooks.
     const KIND: u8;
 }

@@ -1,4 +1,4 @@
-//! Laws that hold for any vectors, and what is refused.
+//! Algebraic laws that hold for all vectors, and the inputs that are refused.
 
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -13,7 +13,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn laws(d in 1usize..300, seed in 0u64..1000, by in -400isize..400) {
+    fn algebraic_laws_hold(d in 1usize..300, seed in 0u64..1000, by in -400isize..400) {
         let [x, y, z] = [0, 1, 2].map(|i| vector(d, seed * 3 + i));
         prop_assert_eq!(x.bind(&y), y.bind(&x));
         prop_assert_eq!(x.bind(&y).bind(&z), x.bind(&y.bind(&z)));
@@ -23,11 +23,11 @@ proptest! {
         prop_assert_eq!(x.negative().dot(&y), -x.dot(&y));
         prop_assert_eq!(Bipolar::from_signs(&x.signs()), x.clone());
         prop_assert_eq!(Bipolar::from_bytes(d, &x.to_bytes()), Some(x.clone()));
-        // rolled by hand
+        // the permutation by its definition
         let signs = x.signs();
         let rolled: Vec<i8> = (0..d as isize).map(|i| signs[(i - by).rem_euclid(d as isize) as usize]).collect();
         prop_assert_eq!(x.permute(by).signs(), rolled);
-        // summed by hand
+        // the sum by its definition
         let sum: Vec<i32> = (0..d).map(|i| [&x, &y, &z].iter().map(|v| i32::from(v.signs()[i])).sum()).collect();
         let bundle = Bipolar::bundle([&x, &y, &z]);
         prop_assert_eq!(bundle.values(), sum.as_slice());
@@ -43,7 +43,7 @@ proptest! {
     }
 
     #[test]
-    fn memories_find_what_comparing_with_each_finds(
+    fn a_memory_finds_the_same_items_as_a_linear_search(
         d in prop_oneof![1usize..200, 4000usize..4700], items in 1usize..300, queries in 1usize..20, count in 0usize..9
     ) {
         let names: Vec<String> = (0..items).map(|i| i.to_string()).collect();
@@ -60,7 +60,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_come_back_or_are_refused(cut in 0usize..400, flip in 0usize..400) {
+    fn codebooks_survive_a_round_trip_and_refuse_altered_bytes(cut in 0usize..400, flip in 0usize..400) {
         let book = Codebook::<Bipolar>::new(70, 9, ["one", "two", "three", "vier"]).unwrap();
         let bytes = book.to_bytes();
         let read = Codebook::<Bipolar>::from_bytes(&bytes).unwrap();
@@ -79,7 +79,7 @@ proptest! {
 }
 
 #[test]
-fn a_name_has_the_same_vector_in_every_book_of_a_seed() {
+fn a_vector_depends_on_seed_and_name_alone() {
     let small = Codebook::<Bipolar>::new(128, 1, ["b"]).unwrap();
     let large = Codebook::<Bipolar>::new(128, 1, ["a", "b", "c"]).unwrap();
     assert_eq!(small.get("b"), large.get("b"));
@@ -89,14 +89,14 @@ fn a_name_has_the_same_vector_in_every_book_of_a_seed() {
 }
 
 #[test]
-fn what_makes_no_sense_is_told() {
-    let told = |error: Error| error.to_string();
-    assert!(told(Codebook::<Bipolar>::new(64, 1, ["a", "b", "a"]).unwrap_err()).contains("`a` is there twice"));
-    assert!(told(Codebook::<Bipolar>::new(0, 1, ["a"]).unwrap_err()).contains("at least one dimension"));
+fn invalid_input_is_refused() {
+    let text = |error: Error| error.to_string();
+    assert!(text(Codebook::<Bipolar>::new(64, 1, ["a", "b", "a"]).unwrap_err()).contains("two entries named `a`"));
+    assert!(text(Codebook::<Bipolar>::new(0, 1, ["a"]).unwrap_err()).contains("at least one dimension"));
     let book = Codebook::<Bipolar>::new(64, 1, ["a"]).unwrap();
-    assert!(told(book.vector("b").unwrap_err()).contains("no `b` among the 1 names"));
+    assert!(text(book.vector("b").unwrap_err()).contains("no `b` among the 1 names"));
     let holographic = Codebook::<Hrr>::new(64, 1, ["a"]).unwrap();
-    assert!(told(Codebook::<Bipolar>::from_bytes(&holographic.to_bytes()).unwrap_err()).contains("kind 3"));
+    assert!(text(Codebook::<Bipolar>::from_bytes(&holographic.to_bytes()).unwrap_err()).contains("kind 3"));
     assert_eq!(Codebook::<Hrr>::from_bytes(&holographic.to_bytes()).unwrap().vectors(), holographic.vectors());
     assert_eq!(Bipolar::from_bytes(3, &[255; 8]), None);
     assert_eq!(Bipolar::from_numbers(&[0.5, -0.1, 0., f32::NAN]).signs(), [1, -1, -1, -1]);

@@ -1,4 +1,4 @@
-//! Foreign checkpoints, opened lazily: headers are checked at once, numbers are read when somebody asks for them.
+//! Checkpoints of other programs, opened lazily: headers are checked at once, numbers are read on demand.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::numbers::{self, Refused};
 use crate::shards::{self, Entry, Opened};
 use crate::{Error, WEIGHTS};
 
-/// The file that says in which shard a tensor lies.
+/// The file that assigns tensors to shards.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Weights that somebody else wrote: a folder as on the hub, a safetensors file, or a GGUF file.
+/// Weights of another program: a folder as on the hub, a safetensors file, or a GGUF file.
 ///
-/// The files stay mapped as long as this lives; they must not be changed meanwhile.
+/// The files stay mapped as long as this value lives, and must not change meanwhile. See the crate's example.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -26,12 +26,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `model.safetensors` (or its shards with `model.safetensors.index.json`), a `.safetensors`
-    /// file or a `.gguf` file, and checks its structure; no number is read yet.
+    /// Opens a folder with `model.safetensors` (or shards with `model.safetensors.index.json`), a `.safetensors` file or a
+    /// `.gguf` file, and checks its structure. No number is read yet.
+    ///
+    /// If a folder has both, `model.safetensors` is used, as in transformers.
     ///
     /// # Errors
-    /// When there is no such file (the message lists what is there), when it is a pickle, cut short or malformed, or
-    /// when index and shards disagree.
+    /// When there are no weights (the message lists the content of the folder), when they are pickled, truncated or
+    /// malformed, or when index and shards disagree.
     pub fn open(path: &Path) -> Result<Self, Error> {
         if path.is_dir() {
             return Self::open_folder(path);
@@ -73,48 +75,48 @@ impl Checkpoint {
         }
     }
 
-    /// What was opened.
+    /// The path that was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The tensors' names, sorted.
+    /// The names of the tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The shape of a tensor, slowest axis first: a GGUF weight reads `[out, in]`, as in transformers.
+    /// The shape of a tensor, slowest axis first: the weight of a GGUF file is `[out, in]`, as in transformers.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|entry| entry.shape.clone())
     }
 
-    /// The file's own name of a tensor's type, such as `F32`, `BF16` or `Q4_1`.
+    /// The type of a tensor as the file format names it, such as `F32`, `BF16` or `Q4_1`.
     #[must_use]
     pub fn dtype_name(&self, name: &str) -> Option<&str> {
         self.tensors.get(name).map(|entry| entry.type_name.as_str())
     }
 
-    /// The size of all tensors in bytes, once read as f32.
+    /// The size of all tensors in bytes when read as f32.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let bytes = |entry: &Entry| (entry.count() as u64).saturating_mul(4);
         self.tensors.values().map(bytes).fold(0, u64::saturating_add)
     }
 
-    /// The metadata of a GGUF file; nothing for safetensors, whose configuration is a file beside them.
+    /// The metadata of a GGUF file; `None` for safetensors, whose configuration is a separate file.
     #[must_use]
     pub fn gguf(&self) -> Option<&Gguf> {
         self.gguf.as_ref()
     }
 
-    /// Reads a tensor onto `device` as F32 or F64: half types are widened, quantised ones dequantised, F64 is rounded
-    /// where F32 is asked for.
+    /// Reads a tensor onto `device` as F32 or F64. Half types are widened, quantised types dequantised, and F64 is rounded
+    /// if F32 is requested.
     ///
     /// # Errors
-    /// When it is not there, is not of a float type that can be read, `dtype` is neither F32 nor F64, or a number is
-    /// not finite; each names the file and the tensor.
+    /// When the tensor is missing, its type is not a readable float type, `dtype` is neither F32 nor F64, or a number is
+    /// not finite. The error names the file and the tensor.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor, Error> {
         let Some(entry) = self.tensors.get(name) else {
             let nearest = nearest(self.tensors.keys(), name);
@@ -139,7 +141,7 @@ impl Checkpoint {
     }
 }
 
-/// The names of what is in a folder, sorted.
+/// The names of the entries of a folder, sorted.
 pub(crate) fn list(folder: &Path) -> Result<Vec<String>, Error> {
     let failed = |cause| storage::Error::Io { action: "list", path: folder.to_owned(), cause };
     let mut names = Vec::new();
@@ -150,7 +152,7 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// A few names for a message.
+/// The first names, as the end of a sentence about a folder.
 pub(crate) fn summary(names: &[String]) -> String {
     const SHOWN: usize = 12;
     let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! What can be wrong with a weight file.
+//! Errors of weight files.
 
 use std::path::PathBuf;
 
@@ -8,39 +8,39 @@ pub enum Error {
     /// Reading or writing failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// candle refused a tensor.
+    /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// Not a safetensors file, or cut short.
-    #[error("{}: not a whole safetensors file ({reason}); delete it, and run the same command again to make or fetch it anew", path.display())]
+    /// Not a safetensors file, or truncated.
+    #[error("{}: not a complete safetensors file ({reason}); fetch or make it again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The message of the parser.
         reason: String,
     },
-    /// The content is not what was written.
-    #[error("{}: the content does not match its hash: the file was damaged after it was written; delete it, and run the same command again", path.display())]
+    /// The content does not match the hash in the file.
+    #[error("{}: the content does not match the hash in the file, so it was altered after it was written; fetch or make it again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
-    /// Not a GGUF file that can be read, or cut short.
-    #[error("{}: not a whole GGUF file ({reason}); fetch it anew", path.display())]
+    /// Not a readable GGUF file, or truncated.
+    #[error("{}: not a complete GGUF file ({reason}); fetch it again", path.display())]
     Gguf {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
-    /// A GGUF file's metadata lacks what was asked for.
+    /// A metadata value of a GGUF file that is missing or has another type.
     #[error("{}: metadata `{key}` {reason}", path.display())]
     Metadata {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// Index and shards of a checkpoint disagree.
@@ -48,13 +48,13 @@ pub enum Error {
     Index {
         /// The index.
         path: PathBuf,
-        /// Where they disagree.
+        /// The disagreement.
         reason: String,
     },
-    /// A pickle, which can run code when it is read.
+    /// Pickled weights, which can run code when they are read.
     #[error(
-        "{}: pickled weights are refused, because reading a pickle can run any code; convert them to safetensors where \
-         you trust them, such as with: python -c \"from transformers import AutoModelForCausalLM as M; \
+        "{}: pickled weights are refused, because reading a pickle can run any code; if you trust them, convert them to \
+         safetensors, for example with: python -c \"from transformers import AutoModelForCausalLM as M; \
          M.from_pretrained('FOLDER').save_pretrained('NEW', safe_serialization=True)\"",
         path.display()
     )]
@@ -62,34 +62,34 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A file of no known format.
-    #[error("{}: neither `.safetensors` nor `.gguf`: give a file with that ending, or a folder with `model.safetensors`", path.display())]
+    /// A file of an unknown format.
+    #[error("{}: neither a `.safetensors` nor a `.gguf` file: give one of these, or a folder with `model.safetensors`", path.display())]
     Unknown {
         /// The file.
         path: PathBuf,
     },
     /// A folder without weights.
     #[error(
-        "{}: no weights: looked for `model.safetensors` and `model.safetensors.index.json`, but the folder {found}; \
-         give the path of a `.safetensors` or `.gguf` file to use that one",
+        "{}: no weights: expected `model.safetensors` or `model.safetensors.index.json`, but the folder {found}; to use \
+         another `.safetensors` or `.gguf` file, give its path",
         path.display()
     )]
     Nothing {
         /// The folder.
         path: PathBuf,
-        /// What is there.
+        /// A summary of its content.
         found: String,
     },
-    /// A folder that an export would overwrite.
-    #[error("{}: not overwritten, because the folder {found}: name a new folder, or empty this one", path.display())]
+    /// A folder with files that are not from an export.
+    #[error("{}: not overwritten, because the folder {found}: export to a new or empty folder", path.display())]
     Occupied {
         /// The folder.
         path: PathBuf,
-        /// What is there.
+        /// A summary of its content.
         found: String,
     },
-    /// A tensor of a type that cannot be read as what was asked for.
-    #[error("{}: tensor `{name}` has the type {found}, which cannot be read as {wanted}", path.display())]
+    /// A tensor whose type cannot be converted to the requested one.
+    #[error("{}: tensor `{name}` has type {found}, which cannot be read as {wanted}", path.display())]
     Type {
         /// The file.
         path: PathBuf,
@@ -97,41 +97,41 @@ pub enum Error {
         name: String,
         /// Its type in the file.
         found: String,
-        /// What was asked for.
+        /// The requested type.
         wanted: &'static str,
     },
-    /// A tensor is not there.
+    /// A missing tensor.
     #[error("{}: tensor `{name}` is missing{}", path.display(), .nearest.as_ref().map_or(String::new(), |near| format!(" (the file has `{near}`)")))]
     Missing {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// The name most like it in the file.
+        /// The most similar name in the file.
         nearest: Option<String>,
     },
-    /// Tensors that nobody asked for.
-    #[error("{}: unexpected tensors {names:?}: the file belongs to another architecture", path.display())]
+    /// Tensors that were not expected.
+    #[error("{}: unexpected tensors {names:?}: check that the file belongs to this architecture and number of layers", path.display())]
     Extra {
         /// The file.
         path: PathBuf,
         /// The tensors.
         names: Vec<String>,
     },
-    /// A tensor has another shape.
+    /// A tensor of the wrong shape.
     #[error("{}: tensor `{name}` has shape {found:?}, expected {expected:?}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// What the model needs.
+        /// The shape that the model needs.
         expected: Vec<usize>,
-        /// What the file has.
+        /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor holds NaN or infinity.
-    #[error("{}: tensor `{name}` holds numbers that are not finite", path.display())]
+    /// A tensor with NaN or infinity.
+    #[error("{}: tensor `{name}` has NaN or infinite values", path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,

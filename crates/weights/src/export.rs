@@ -1,4 +1,4 @@
-//! Checkpoints for others: a folder as on the hub.
+//! Exports for other programs: a folder as on the hub.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::path::Path;
 use crate::checkpoint::{list, summary};
 use crate::{CONFIG, Error, Named, WEIGHTS, save};
 
-/// Writes `config.json` and `model.safetensors` as the hub has them, each atomically.
+/// Writes `config.json` and `model.safetensors` in the layout of the hub, each atomically.
 ///
-/// The configuration is written last, and an old one removed first: where there is a configuration, the weights beside
-/// it are its own. The weights carry `format: pt`, which transformers asks for, and our content hash.
+/// An old configuration is removed first and the new one is written last. A configuration therefore always belongs to the
+/// weights beside it, even after a crash. The weights carry `format: pt`, which transformers requires, and a content hash.
 ///
 /// # Errors
-/// When the folder holds anything else, or writing fails.
+/// When the folder holds any other file, or writing fails.
 pub fn export(folder: &Path, config_json: &serde_json::Value, tensors: &Named) -> Result<(), Error> {
     let config = folder.join(CONFIG);
     if folder.exists() {
@@ -41,7 +41,7 @@ mod tests {
     use crate::Checkpoint;
 
     #[test]
-    fn an_export_is_read_back_and_replaced_but_never_mixed_with_other_files() {
+    fn an_export_is_read_back_and_replaced_but_never_mixed_with_foreign_files() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("a/model");
         let tensors: Named = [("w".to_owned(), Tensor::new(&[[1f32, 2.]], &Device::Cpu).unwrap())].into();

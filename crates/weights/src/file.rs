@@ -1,4 +1,4 @@
-//! One safetensors file, in and out.
+//! Safetensors files with a content hash.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ use crate::{Error, shards};
 /// Tensors by name.
 pub type Named = BTreeMap<String, Tensor>;
 
-/// Metadata key of the hash over all tensors' bytes.
+/// Metadata key of the hash over all tensors.
 const HASH: &str = "blake3";
 
-/// A file that was read and found whole.
+/// The checked content of a file.
 #[derive(Debug)]
 pub struct TensorFile {
-    /// Where it was read.
+    /// The file.
     pub path: PathBuf,
-    /// Free text beside the tensors.
+    /// Metadata, without the hash.
     pub metadata: BTreeMap<String, String>,
     /// The tensors.
     pub tensors: Named,
 }
 
-/// Writes tensors and metadata atomically.
+/// Writes tensors and metadata atomically, with a hash of the content. Half types are widened to F32.
 ///
 /// # Errors
-/// When a tensor's type has no place in the format, or writing fails.
+/// When a tensor cannot be converted, or writing fails.
 pub fn save(path: &Path, metadata: &BTreeMap<String, String>, tensors: &Named) -> Result<(), Error> {
     let buffers = tensors
         .iter()
@@ -48,10 +48,10 @@ pub fn save(path: &Path, metadata: &BTreeMap<String, String>, tensors: &Named) -
     Ok(())
 }
 
-/// Reads a whole file onto `device`, checking its structure, its hash (where it has one) and that all is finite.
+/// Reads a whole file onto `device` after checking its structure, its hash (if it has one) and that all numbers are finite.
 ///
 /// # Errors
-/// When it is missing, cut short, damaged, a pickle, or holds NaN.
+/// When the file is missing, truncated, altered or a pickle, or holds NaN or infinity.
 pub fn load(path: &Path, device: &Device) -> Result<TensorFile, Error> {
     if is_pickle(path) {
         return Err(Error::Pickle { path: path.to_owned() });
@@ -73,10 +73,10 @@ pub fn load(path: &Path, device: &Device) -> Result<TensorFile, Error> {
 }
 
 impl TensorFile {
-    /// Takes out exactly the expected tensors.
+    /// The tensors, if their names and shapes are exactly the expected ones.
     ///
     /// # Errors
-    /// When one is missing, superfluous or has another shape; the message names it.
+    /// When a tensor is missing, unexpected or has another shape; the error names it.
     pub fn into_exactly(mut self, expected: &[(String, Vec<usize>)]) -> Result<Named, Error> {
         let mut out = Named::new();
         for (name, shape) in expected {
@@ -98,12 +98,12 @@ impl TensorFile {
     }
 }
 
-/// Whether a file's name says that it is a pickle.
+/// Whether the file name has an extension of pickled weights.
 pub(crate) fn is_pickle(path: &Path) -> bool {
     matches!(path.extension().and_then(|e| e.to_str()), Some("bin" | "pt" | "pth" | "ckpt" | "pkl"))
 }
 
-/// The name most like a missing one.
+/// The name most similar to a missing one.
 pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a String>, missing: &str) -> Option<String> {
     let likeness = |name: &str| strsim::jaro_winkler(name, missing);
     names.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).cloned()
@@ -113,7 +113,7 @@ fn malformed(path: &Path, reason: &dyn std::fmt::Display) -> Error {
     Error::Malformed { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// Hash over names, types, shapes and bytes, in the order of names.
+/// Hash over names, types, shapes and bytes, sorted by name.
 fn hash<N: AsRef<str>>(views: &[(N, TensorView<'_>)]) -> String {
     let mut text = String::new();
     for (name, view) in views {
@@ -123,7 +123,7 @@ fn hash<N: AsRef<str>>(views: &[(N, TensorView<'_>)]) -> String {
     storage::hash_bytes(text.as_bytes())
 }
 
-/// safetensors keeps metadata in a hash map, so its header comes out in any order: sort it, for equal bytes each time.
+/// Sorts the header: safetensors writes metadata in the random order of a hash map, but equal content must give equal bytes.
 fn sorted_header(file: Vec<u8>) -> Vec<u8> {
     let Some(length) = file.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes) as usize) else {
         return file;
@@ -160,7 +160,7 @@ fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<u8>), Error> {
         DType::U32 => (Dtype::U32, flat.to_vec1::<u32>()?.iter().flat_map(|x| x.to_le_bytes()).collect()),
         DType::I64 => (Dtype::I64, flat.to_vec1::<i64>()?.iter().flat_map(|x| x.to_le_bytes()).collect()),
         DType::U8 => (Dtype::U8, flat.to_vec1::<u8>()?),
-        // the half types widen exactly
+        // half types widen exactly
         _ => (Dtype::F32, flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().flat_map(|x| x.to_le_bytes()).collect()),
     })
 }
@@ -175,12 +175,12 @@ fn tensor(path: &Path, name: &str, view: &TensorView<'_>, device: &Device) -> Re
         Dtype::I64 => DType::I64,
         Dtype::U8 => DType::U8,
         other => {
-            return Err(malformed(path, &format!("tensor `{name}` has the type {other:?}, which nothing here reads")));
+            return Err(malformed(path, &format!("tensor `{name}` has the unsupported type {other:?}")));
         }
     };
     let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device)?;
     if dtype.is_float() && tensor.elem_count() > 0 {
-        // the sum of squares is finite exactly when all are, up to values near the limit of f32
+        // the sum of magnitudes is finite exactly when all values are, except for f64 values near their limit
         let sum = tensor.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
         if !sum.is_finite() {
             return Err(Error::NotFinite { path: path.to_owned(), name: name.to_owned() });
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_the_bytes_are_always_the_same() {
+    fn files_are_read_back_and_equal_tensors_give_equal_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let (metadata, tensors) = sample();
         let (one, two) = (folder.path().join("1.safetensors"), folder.path().join("2.safetensors"));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_at_any_byte_or_changed_in_any_byte_is_refused() {
+    fn a_file_truncated_or_altered_at_any_byte_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (metadata, tensors) = sample();
         let path = folder.path().join("w.safetensors");
@@ -230,26 +230,26 @@ mod tests {
             assert!(load(&path, &Device::Cpu).is_err(), "cut at {length}");
         }
         let header = u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
-        for place in 8 + header..whole.len() {
+        for at in 8 + header..whole.len() {
             let mut bytes = whole.clone();
-            bytes[place] ^= 1;
+            bytes[at] ^= 1;
             std::fs::write(&path, &bytes).unwrap();
             let error = load(&path, &Device::Cpu).unwrap_err();
-            assert!(matches!(error, Error::Damaged { .. }), "flipped at {place}: {error}");
+            assert!(matches!(error, Error::Damaged { .. }), "flipped at {at}: {error}");
         }
     }
 
     #[test]
-    fn foreign_content_is_named() {
+    fn errors_name_the_tensor() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
-        let check = |expected: &[(&str, &[usize])], words: &[&str]| {
+        let check = |expected: &[(&str, &[usize])], parts: &[&str]| {
             let (metadata, tensors) = sample();
             save(&path, &metadata, &tensors).unwrap();
             let expected: Vec<_> = expected.iter().map(|(n, s)| ((*n).to_owned(), s.to_vec())).collect();
             let error = load(&path, &Device::Cpu).unwrap().into_exactly(&expected).unwrap_err().to_string();
-            for word in words {
-                assert!(error.contains(word), "{error}");
+            for part in parts {
+                assert!(error.contains(part), "{error}");
             }
         };
         check(&[("w", &[2, 2]), ("nn", &[1])], &["`nn` is missing", "has `n`"]);
@@ -257,7 +257,7 @@ mod tests {
         check(&[("w", &[2, 2])], &["unexpected", "\"n\""]);
         let nan = [("w".to_owned(), Tensor::new(&[f32::NAN], &Device::Cpu).unwrap())].into();
         save(&path, &BTreeMap::new(), &nan).unwrap();
-        assert!(load(&path, &Device::Cpu).unwrap_err().to_string().contains("not finite"));
+        assert!(load(&path, &Device::Cpu).unwrap_err().to_string().contains("NaN"));
         let pickle = folder.path().join("w.bin");
         assert!(load(&pickle, &Device::Cpu).unwrap_err().to_string().contains("pickle"));
     }

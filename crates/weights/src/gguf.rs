@@ -1,10 +1,10 @@
-//! GGUF files: metadata and tensors behind one header.
+//! GGUF files, versions 1 to 3: metadata and tensors after one header.
 //!
-//! The layout is that of <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 1 to 3.
-//! candle reads it too, and a test holds us to its reader, but that one divides by an alignment of zero, multiplies
-//! shapes without looking for overflow, takes 32 bytes of memory for each byte of an array, and refuses a whole file
-//! for one tensor of a type it does not know, without saying which.
-//! Numbers are dequantised by candle.
+//! The layout is that of <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//! candle has a reader too, and a test compares the two. Ours exists because candle's divides by an alignment of zero,
+//! multiplies shapes without overflow checks and takes 32 bytes of memory per byte of an array. It also refuses a whole
+//! file because of one tensor of unknown type, without naming it.
+//! candle dequantises the numbers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use crate::file::nearest;
 use crate::numbers::Stored;
 use crate::shards::{Entry, elements};
 
-/// Where tensor data begins, unless `general.alignment` says otherwise: a multiple of this.
+/// Tensor data begins at a multiple of this, unless `general.alignment` gives another number.
 const DEFAULT_ALIGNMENT: usize = 32;
 
-/// What ggml calls `GGML_MAX_DIMS`.
+/// `GGML_MAX_DIMS` of ggml.
 const MAX_AXES: usize = 4;
 
-/// More elements than any vocabulary's arrays have together; a damaged length must not fill the memory.
+/// Limit on the elements of all arrays together, above any real vocabulary; a corrupt length must not exhaust memory.
 const MAX_ELEMENTS: usize = 1 << 24;
 
-/// How deep arrays may lie in arrays; real files have none.
+/// Limit on the nesting of arrays; real files do not nest them.
 const MAX_DEPTH: usize = 4;
 
 /// The metadata of a GGUF file.
@@ -35,7 +35,7 @@ pub struct Gguf {
     metadata: BTreeMap<String, Value>,
 }
 
-/// A value of metadata; all integer types are one.
+/// A metadata value; all integer types are merged.
 #[derive(Debug)]
 enum Value {
     Integer(i128),
@@ -58,45 +58,46 @@ impl Gguf {
         self.metadata.keys().map(String::as_str)
     }
 
-    /// Whether there is such a key.
+    /// Whether the file has the key.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
     }
 
-    /// The model's family, such as `llama`, which is also how the keys of its sizes begin.
+    /// The model family, such as `llama`, which is also the prefix of the keys for its sizes.
     ///
     /// # Errors
-    /// When the file does not say.
+    /// When the file does not name it.
     pub fn architecture(&self) -> Result<&str, Error> {
         self.str("general.architecture")
     }
 
-    /// A text.
+    /// A string.
     ///
     /// # Errors
-    /// When the key is missing or something else.
+    /// When the key is missing or has another type.
     pub fn str(&self, key: &str) -> Result<&str, Error> {
-        self.get(key, "a text", |value| match value {
+        self.get(key, "a string", |value| match value {
             Value::Text(text) => Some(text.as_str()),
             _ => None,
         })
     }
 
-    /// A whole number, of whatever integer type.
+    /// A non-negative integer of any stored type.
     ///
     /// # Errors
-    /// When the key is missing, negative or something else.
+    /// When the key is missing, negative or has another type.
     pub fn u64(&self, key: &str) -> Result<u64, Error> {
-        self.get(key, "a whole number", integer)
+        self.get(key, "a non-negative integer", integer)
     }
 
-    /// A number.
-    /// One that is stored in four bytes is the shortest decimal that rounds to it: 1e-5 stays 1e-5, as in a
-    /// `config.json`, and does not become 9.99999974e-6.
+    /// A number of any stored type.
+    ///
+    /// An f32 becomes the shortest decimal that rounds to it: 1e-5 stays 1e-5, as in a `config.json`, instead of
+    /// 9.99999974e-6.
     ///
     /// # Errors
-    /// When the key is missing or something else.
+    /// When the key is missing or has another type.
     pub fn f64(&self, key: &str) -> Result<f64, Error> {
         self.get(key, "a number", |value| match value {
             Value::Integer(number) => Some(*number as f64),
@@ -106,10 +107,10 @@ impl Gguf {
         })
     }
 
-    /// A yes or no.
+    /// A boolean.
     ///
     /// # Errors
-    /// When the key is missing or something else.
+    /// When the key is missing or has another type.
     pub fn bool(&self, key: &str) -> Result<bool, Error> {
         self.get(key, "true or false", |value| match value {
             Value::Bool(value) => Some(*value),
@@ -117,12 +118,12 @@ impl Gguf {
         })
     }
 
-    /// An array of texts.
+    /// An array of strings.
     ///
     /// # Errors
-    /// When the key is missing or something else.
+    /// When the key is missing or has another type.
     pub fn strings(&self, key: &str) -> Result<Vec<&str>, Error> {
-        self.array(key, "an array of texts", |value| match value {
+        self.array(key, "an array of strings", |value| match value {
             Value::Text(text) => Some(text.as_str()),
             _ => None,
         })
@@ -131,7 +132,7 @@ impl Gguf {
     /// An array of f32.
     ///
     /// # Errors
-    /// When the key is missing or something else.
+    /// When the key is missing or has another type.
     pub fn f32s(&self, key: &str) -> Result<Vec<f32>, Error> {
         self.array(key, "an array of f32", |value| match value {
             Value::F32(number) => Some(*number),
@@ -139,20 +140,20 @@ impl Gguf {
         })
     }
 
-    /// An array of integers, of whatever type.
+    /// An array of integers of any stored type.
     ///
     /// # Errors
-    /// When the key is missing, something else, or a number is out of range.
+    /// When the key is missing or has another type, or a number is out of range.
     pub fn i32s(&self, key: &str) -> Result<Vec<i32>, Error> {
         self.array(key, "an array of integers", integer)
     }
 
-    /// An array of whole numbers, of whatever integer type.
+    /// An array of non-negative integers of any stored type.
     ///
     /// # Errors
-    /// When the key is missing, something else, or a number is negative or out of range.
+    /// When the key is missing or has another type, or a number is negative or out of range.
     pub fn u32s(&self, key: &str) -> Result<Vec<u32>, Error> {
-        self.array(key, "an array of whole numbers", integer)
+        self.array(key, "an array of non-negative integers", integer)
     }
 
     fn array<'a, T>(
@@ -189,20 +190,20 @@ fn integer<T: TryFrom<i128>>(value: &Value) -> Option<T> {
 }
 
 impl Value {
-    /// The value, or of an array its length, for a message.
+    /// The value for a message; of an array, its length.
     fn summary(&self) -> String {
         match self {
             Self::Integer(number) => number.to_string(),
             Self::F32(number) => number.to_string(),
             Self::F64(number) => number.to_string(),
             Self::Bool(value) => value.to_string(),
-            Self::Text(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+            Self::Text(text) => format!("the string {:?}", text.chars().take(40).collect::<String>()),
             Self::Array(elements) => format!("an array of {}", elements.len()),
         }
     }
 }
 
-/// Reads a header, and checks that all that it promises is there.
+/// Reads a header, and checks that the file holds the data of all tensors.
 pub(crate) fn read(path: &Path, map: &[u8]) -> Result<(Gguf, BTreeMap<String, Entry>), Error> {
     let (metadata, tensors) = parse(map).map_err(|reason| Error::Gguf { path: path.to_owned(), reason })?;
     Ok((Gguf { path: path.to_owned(), metadata }, tensors))
@@ -217,7 +218,7 @@ fn parse(map: &[u8]) -> Parsed<(BTreeMap<String, Value>, BTreeMap<String, Entry>
     }
     let version = reader.u32()?;
     if !(1..=3).contains(&version) {
-        return Err(format!("version {version} is unknown, or its byte order is not ours"));
+        return Err(format!("version {version} is not supported, or the file is big-endian"));
     }
     reader.short = version == 1;
     let (n_tensors, n_values) = (reader.length()?, reader.length()?);
@@ -227,22 +228,22 @@ fn parse(map: &[u8]) -> Parsed<(BTreeMap<String, Value>, BTreeMap<String, Entry>
         let kind = reader.u32()?;
         let value = reader.value(kind, 0)?;
         if metadata.insert(key.clone(), value).is_some() {
-            return Err(format!("metadata `{key}` is there twice"));
+            return Err(format!("metadata `{key}` occurs twice"));
         }
     }
     let mut tensors = BTreeMap::new();
     for _ in 0..n_tensors {
         let (name, entry) = reader.tensor()?;
         if tensors.insert(name.clone(), entry).is_some() {
-            return Err(format!("tensor `{name}` is there twice"));
+            return Err(format!("tensor `{name}` occurs twice"));
         }
     }
-    place(&mut tensors, reader.at, &metadata, map.len())?;
+    locate(&mut tensors, reader.at, &metadata, map.len())?;
     Ok((metadata, tensors))
 }
 
-/// Turns offsets within the data into places within the file.
-fn place(
+/// Converts offsets within the data into offsets within the file, and checks that no two tensors overlap.
+fn locate(
     tensors: &mut BTreeMap<String, Entry>,
     header: usize,
     metadata: &BTreeMap<String, Value>,
@@ -252,29 +253,29 @@ fn place(
     let Some(alignment) = alignment.filter(|alignment: &usize| alignment.is_power_of_two()) else {
         return Err("`general.alignment` is not a power of two".to_owned());
     };
-    let data = header.checked_next_multiple_of(alignment).ok_or("`general.alignment` is absurd")?;
+    let data = header.checked_next_multiple_of(alignment).ok_or("`general.alignment` is too large")?;
     for (name, entry) in tensors.iter_mut() {
-        let place = |offset: usize| data.checked_add(offset).filter(|&place| place <= length);
-        match (place(entry.bytes.start), place(entry.bytes.end)) {
+        let in_file = |offset: usize| data.checked_add(offset).filter(|&offset| offset <= length);
+        match (in_file(entry.bytes.start), in_file(entry.bytes.end)) {
             (Some(start), Some(end)) => entry.bytes = start..end,
-            _ => return Err(format!("the data of tensor `{name}` goes beyond the end of the file")),
+            _ => return Err(format!("the data of tensor `{name}` extends past the end of the file")),
         }
     }
-    let mut places: Vec<_> = tensors.iter().map(|(name, entry)| (entry.bytes.start, entry.bytes.end, name)).collect();
-    places.sort();
-    match places.windows(2).find(|pair| pair[1].0 < pair[0].1) {
+    let mut ranges: Vec<_> = tensors.iter().map(|(name, entry)| (entry.bytes.start, entry.bytes.end, name)).collect();
+    ranges.sort();
+    match ranges.windows(2).find(|pair| pair[1].0 < pair[0].1) {
         Some(pair) => Err(format!("the data of tensors `{}` and `{}` overlap", pair[0].2, pair[1].2)),
         None => Ok(()),
     }
 }
 
-/// The bytes, and how far they are read.
+/// A cursor over the bytes of a file.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     /// Whether lengths have four bytes, as in version 1.
     short: bool,
-    /// Elements of arrays so far.
+    /// Number of array elements so far.
     elements: usize,
 }
 
@@ -282,7 +283,7 @@ impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Parsed<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let taken = rest.get(..count).ok_or_else(|| {
-            format!("at byte {} the header wants {count} bytes, but only {} are left", self.at, rest.len())
+            format!("at byte {} the header needs {count} more bytes, but only {} are left", self.at, rest.len())
         })?;
         self.at += count;
         Ok(taken)
@@ -305,16 +306,17 @@ impl<'a> Reader<'a> {
     /// A length, count or axis.
     fn length(&mut self) -> Parsed<usize> {
         let length = if self.short { u64::from(self.u32()?) } else { self.u64()? };
-        usize::try_from(length).map_err(|_| format!("at byte {} the header has an absurd length", self.at))
+        usize::try_from(length)
+            .map_err(|_| format!("at byte {} the header has a length beyond the address space", self.at))
     }
 
-    /// A key or a tensor's name.
+    /// A key or the name of a tensor.
     fn name(&mut self) -> Parsed<String> {
         let (at, length) = (self.at, self.length()?);
         String::from_utf8(self.take(length)?.to_vec()).map_err(|_| format!("the name at byte {at} is not UTF-8"))
     }
 
-    /// A text; some writers end it with zeros, and some break characters.
+    /// A string; some writers end it with zeros, and some split characters.
     fn text(&mut self) -> Parsed<String> {
         let length = self.length()?;
         let text = String::from_utf8_lossy(self.take(length)?);
@@ -333,14 +335,14 @@ impl<'a> Reader<'a> {
             7 => match self.array()? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
-                [other] => return Err(format!("before byte {} there is {other} instead of true or false", self.at)),
+                [other] => return Err(format!("before byte {} there is {other} instead of a boolean", self.at)),
             },
             8 => Value::Text(self.text()?),
             9 if depth < MAX_DEPTH => Value::Array(self.elements(depth)?),
             10 => Value::Integer(self.u64()?.into()),
             11 => Value::Integer(i64::from_le_bytes(self.array()?).into()),
             12 => Value::F64(f64::from_le_bytes(self.array()?)),
-            other => return Err(format!("before byte {} there is a value of type {other}", self.at)),
+            other => return Err(format!("before byte {} there is a value of the unknown type {other}", self.at)),
         })
     }
 
@@ -348,32 +350,33 @@ impl<'a> Reader<'a> {
         let (kind, count) = (self.u32()?, self.length()?);
         self.elements = self.elements.saturating_add(count);
         if self.elements > MAX_ELEMENTS {
-            return Err(format!("before byte {} there is an array of {count}, which is absurd", self.at));
+            return Err(format!("before byte {} there is an array of {count} elements, which is too long", self.at));
         }
         (0..count).map(|_| self.value(kind, depth + 1)).collect()
     }
 
-    /// A tensor's description, with its bytes still counted from the beginning of the data.
+    /// The description of a tensor; its byte range is still relative to the beginning of the data.
     fn tensor(&mut self) -> Parsed<(String, Entry)> {
         let name = self.name()?;
         let n_axes = self.u32()? as usize;
         if n_axes > MAX_AXES {
-            return Err(format!("tensor `{name}` has {n_axes} axes, more than {MAX_AXES}"));
+            return Err(format!("tensor `{name}` has {n_axes} axes, but at most {MAX_AXES} are allowed"));
         }
         let mut shape = (0..n_axes).map(|_| self.length()).collect::<Parsed<Vec<usize>>>()?;
         // the fastest axis comes first in the file
         shape.reverse();
         let (type_name, stored) = kind(self.u32()?);
         let start = self.u64()?;
-        let size = size(&shape, stored)
-            .ok_or_else(|| format!("tensor `{name}` of type {type_name} has the shape {shape:?}"))?;
+        let size = size(&shape, stored).ok_or_else(|| {
+            format!("tensor `{name}` has the shape {shape:?}, which is invalid for the type {type_name}")
+        })?;
         let end = usize::try_from(start).ok().and_then(|start| start.checked_add(size));
-        let end = end.ok_or_else(|| format!("the data of tensor `{name}` goes beyond the end of the file"))?;
+        let end = end.ok_or_else(|| format!("the data of tensor `{name}` extends past the end of the file"))?;
         Ok((name, Entry { file: 0, type_name, stored, shape, bytes: end - size..end }))
     }
 }
 
-/// The bytes of a tensor, if its shape makes sense; none are known of a type that we do not read.
+/// The number of bytes of a tensor; `None` if its shape is invalid, 0 for types that are not read.
 fn size(shape: &[usize], stored: Option<Stored>) -> Option<usize> {
     let count = elements(shape)?;
     let Some((numbers, size)) = stored.map(Stored::block) else { return Some(0) };
@@ -381,7 +384,7 @@ fn size(shape: &[usize], stored: Option<Stored>) -> Option<usize> {
     (count / numbers).checked_mul(size).filter(|_| whole_rows)
 }
 
-/// ggml's name of a type, and how its numbers are read.
+/// The name of a type in ggml, and how its numbers are decoded.
 fn kind(number: u32) -> (String, Option<Stored>) {
     use GgmlDType::{BF16, F16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K};
     let (name, stored) = match number {

@@ -1,4 +1,4 @@
-//! Stored numbers to floats: straight out of the mapped file, on all threads, refusing NaN and infinity on the way.
+//! Decodes stored numbers to floats: directly from the mapped file, on all threads, refusing NaN and infinity.
 
 use std::borrow::Cow;
 
@@ -6,34 +6,32 @@ use candle_core::CpuStorage;
 use candle_core::quantized::{GgmlDType, QuantizedType};
 use rayon::prelude::*;
 
-/// How many numbers a thread turns at a time: few enough to stay in its cache, and a multiple of every block.
+/// Numbers that a thread decodes at a time: few enough to stay in its cache, and a multiple of every block size.
 const CHUNK: usize = 1 << 16;
 
-/// What candle's blocks must be aligned to; nothing in the formats promises it.
+/// The alignment that candle's blocks require; the file formats do not guarantee it.
 const ALIGNMENT: usize = 8;
 
-/// How a tensor's numbers are stored.
+/// The storage type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// Plain numbers of eight bytes.
     F64,
-    /// Plain numbers of four bytes.
     F32,
-    /// Half types and quantised blocks, which candle widens.
+    /// Half types and quantised blocks, which candle decodes.
     Blocks(GgmlDType),
 }
 
-/// Why there are no numbers.
+/// Why numbers could not be decoded.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// NaN, infinity, or beyond the range of the type asked for.
+    /// NaN, infinity, or a number outside the range of the requested type.
     NotFinite,
-    /// candle could not read a block.
+    /// candle could not decode a block.
     Candle(candle_core::Error),
 }
 
 impl Stored {
-    /// How many numbers a block holds, and in how many bytes.
+    /// Numbers and bytes per block.
     pub(crate) fn block(self) -> (usize, usize) {
         match self {
             Self::F64 => (1, 8),
@@ -43,7 +41,7 @@ impl Stored {
     }
 }
 
-/// Reads `count` numbers as f32; larger types are rounded.
+/// Decodes `count` numbers as f32; f64 is rounded.
 pub(crate) fn f32s(stored: Stored, bytes: &[u8], count: usize) -> Result<Vec<f32>, Refused> {
     in_chunks(stored, bytes, count, |bytes, out: &mut [f32]| {
         match stored {
@@ -55,7 +53,7 @@ pub(crate) fn f32s(stored: Stored, bytes: &[u8], count: usize) -> Result<Vec<f32
     })
 }
 
-/// Reads `count` numbers as f64.
+/// Decodes `count` numbers as f64.
 pub(crate) fn f64s(stored: Stored, bytes: &[u8], count: usize) -> Result<Vec<f64>, Refused> {
     in_chunks(stored, bytes, count, |bytes, out: &mut [f64]| {
         match stored {
@@ -70,7 +68,7 @@ pub(crate) fn f64s(stored: Stored, bytes: &[u8], count: usize) -> Result<Vec<f64
     })
 }
 
-/// The exponent that only NaN and infinity have: a test on bits, so that loops over it vectorise.
+/// The exponent bits of NaN and infinity; a test on bits vectorises.
 const EXPONENT_32: u32 = 0x7f80_0000;
 const EXPONENT_64: u64 = 0x7ff0_0000_0000_0000;
 
@@ -119,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chunk_and_every_alignment_is_read() {
+    fn every_chunk_and_every_alignment_is_decoded() {
         let count = 2 * CHUNK + 5;
         let numbers: Vec<f32> = (0..count).map(|i| i as f32 - 7.).collect();
         for shift in 0..9 {
@@ -133,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_found_wherever_it_is() {
+    fn values_that_are_not_finite_are_found_anywhere() {
         let count = CHUNK + 3;
-        for (place, odd) in [(0, f32::NAN), (CHUNK - 1, f32::INFINITY), (count - 1, f32::NEG_INFINITY)] {
+        for (index, bad) in [(0, f32::NAN), (CHUNK - 1, f32::INFINITY), (count - 1, f32::NEG_INFINITY)] {
             let mut numbers = vec![f32::MAX; count];
-            numbers[place] = odd;
+            numbers[index] = bad;
             let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-            assert!(matches!(f32s(Stored::F32, &bytes, count), Err(Refused::NotFinite)), "{odd} at {place}");
-            assert!(matches!(f64s(Stored::F32, &bytes, count), Err(Refused::NotFinite)), "{odd} at {place}");
+            assert!(matches!(f32s(Stored::F32, &bytes, count), Err(Refused::NotFinite)), "{bad} at {index}");
+            assert!(matches!(f64s(Stored::F32, &bytes, count), Err(Refused::NotFinite)), "{bad} at {index}");
         }
         let large = 1e300f64.to_le_bytes();
         assert_eq!(f64s(Stored::F64, &large, 1).unwrap(), [1e300]);

@@ -1,4 +1,4 @@
-//! Safetensors headers, of one file and of several with an index.
+//! Safetensors headers, of a single file and of shards with an index.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,29 +11,29 @@ use safetensors::tensor::{Dtype, Metadata};
 use crate::Error;
 use crate::numbers::Stored;
 
-/// Where a tensor lies and how it is stored.
+/// The location and storage type of a tensor.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Which of the opened files.
+    /// Index among the opened files.
     pub(crate) file: usize,
-    /// The format's name of the type.
+    /// The name of the type in the file format.
     pub(crate) type_name: String,
-    /// How its numbers are read; nothing for types that are no floats or unknown.
+    /// How its numbers are decoded; `None` for integer and unknown types.
     pub(crate) stored: Option<Stored>,
     /// The shape, slowest axis first.
     pub(crate) shape: Vec<usize>,
-    /// The bytes in the file.
+    /// The range of its bytes in the file.
     pub(crate) bytes: Range<usize>,
 }
 
 impl Entry {
-    /// How many numbers it holds.
+    /// Number of elements.
     pub(crate) fn count(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// A file that is mapped as long as its checkpoint is open.
+/// A file that stays mapped as long as its checkpoint is open.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) path: PathBuf,
@@ -46,36 +46,36 @@ impl Opened {
     }
 }
 
-/// Parses and checks a safetensors header; also gives its length.
+/// Parses and checks a safetensors header; returns its length as well.
 pub(crate) fn header(path: &Path, map: &[u8]) -> Result<(usize, Metadata), Error> {
     let malformed =
         |reason: &dyn std::fmt::Display| Error::Malformed { path: path.to_owned(), reason: reason.to_string() };
-    if let Some(reason) = absurd(map) {
+    if let Some(reason) = overflow(map) {
         return Err(malformed(&reason));
     }
     SafeTensors::read_metadata(map).map_err(|error| malformed(&error))
 }
 
-/// What the library would stumble over: it adds up offsets, and candle multiplies shapes, without looking for overflow.
-fn absurd(map: &[u8]) -> Option<String> {
+/// A tensor that would make the libraries overflow: safetensors adds offsets and candle multiplies shapes unchecked.
+fn overflow(map: &[u8]) -> Option<String> {
     let length = usize::try_from(u64::from_le_bytes(*map.first_chunk()?)).ok()?;
     let header = map.get(8..length.checked_add(8)?)?;
     let tensors = serde_json::from_slice::<Metadata>(header).ok()?;
     tensors.tensors().iter().find_map(|(name, info)| {
         let beyond = info.data_offsets.1 > map.len();
         (beyond || elements(&info.shape).is_none()).then(|| {
-            format!("tensor `{name}` of shape {:?} ends at byte {} of its data", info.shape, info.data_offsets.1)
+            format!("tensor `{name}` of shape {:?} ends at byte {} of the data", info.shape, info.data_offsets.1)
         })
     })
 }
 
-/// The number of elements, where even the strides of an empty tensor stay in range.
+/// The number of elements; `None` if it or any stride overflows, even for an empty tensor.
 pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &axis| product.checked_mul(axis.max(1)))?;
     Some(shape.iter().product())
 }
 
-/// The tensors of one mapped file, which is the checkpoint's `file`th.
+/// The tensors of one mapped file; `file` is its index in the checkpoint.
 pub(crate) fn entries(file: usize, opened: &Opened) -> Result<BTreeMap<String, Entry>, Error> {
     let (length, header) = header(&opened.path, &opened.map)?;
     let entry = |info: &safetensors::tensor::TensorInfo| Entry {
@@ -98,7 +98,7 @@ fn stored(dtype: Dtype) -> Option<Stored> {
     }
 }
 
-/// Opens every file that an index names, and checks that the two agree.
+/// Opens every shard that an index names, and checks that index and shards agree.
 pub(crate) fn sharded(index: &Path) -> Result<(Vec<Opened>, BTreeMap<String, Entry>), Error> {
     let refuse = |reason: String| Error::Index { path: index.to_owned(), reason };
     let map = weight_map(index)?;
@@ -115,7 +115,7 @@ pub(crate) fn sharded(index: &Path) -> Result<(Vec<Opened>, BTreeMap<String, Ent
         }
         let path = folder.join(shard);
         if !path.is_file() {
-            return Err(refuse(format!("the shard {shard:?} is missing: fetch it as well")));
+            return Err(refuse(format!("the shard {shard:?} is missing: fetch it too")));
         }
         files.push(Opened::new(&path)?);
         for (name, entry) in entries(files.len() - 1, &files[files.len() - 1])? {
@@ -129,12 +129,12 @@ pub(crate) fn sharded(index: &Path) -> Result<(Vec<Opened>, BTreeMap<String, Ent
         }
     }
     match map.iter().find(|(name, shard)| tensors.get(*name).is_none_or(|entry| shards[entry.file] != *shard)) {
-        Some((name, shard)) => Err(refuse(format!("tensor `{name}` is not in {shard:?}, where the index has it"))),
+        Some((name, shard)) => Err(refuse(format!("tensor `{name}` is not in {shard:?}, where the index places it"))),
         None => Ok((files, tensors)),
     }
 }
 
-/// Tensor to shard.
+/// The shard of each tensor.
 fn weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
     let refuse = |reason: String| Error::Index { path: index.to_owned(), reason };
     let mut json: serde_json::Value =
@@ -143,7 +143,7 @@ fn weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
     let map: BTreeMap<String, String> =
         serde_json::from_value(map).map_err(|error| refuse(format!("`weight_map`: {error}")))?;
     if map.is_empty() {
-        return Err(refuse("`weight_map` names no tensor".to_owned()));
+        return Err(refuse("`weight_map` is missing or empty".to_owned()));
     }
     Ok(map)
 }

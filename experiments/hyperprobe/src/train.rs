@@ -252,7 +252,7 @@ impl Material {
 
 /// The words of a document as places in a codebook: the example pair, the key, wherever they stand, and the target.
 pub fn places(book: &Codebook<Bipolar>, analogy: &Analogy) -> Result<Words> {
-    let place = |word: &str| book.place(word).ok_or_else(|| anyhow!("`{word}` is no concept of the codebook"));
+    let place = |word: &str| book.index(word).ok_or_else(|| anyhow!("`{word}` is not a concept of the codebook"));
     let [a, b] = analogy.example();
     Ok(Words { given: [place(&a)?, place(&b)?, place(&analogy.key())?], target: place(&analogy.target())? })
 }

@@ -536,8 +536,9 @@ mod tests {
 
     #[test]
     fn pairs_share_a_seed_unless_a_model_has_only_one() {
-        let names =
-            |pairs: &[Pair]| pairs.iter().map(|pair| (pair.name.clone(), pair.key.clone(), pair.seed)).collect();
+        let names = |pairs: &[Pair]| {
+            pairs.iter().map(|pair| (pair.name.clone(), pair.key.clone(), pair.seed.number())).collect()
+        };
         let three: Vec<(String, String, usize)> = names(&named(&["original", "vanilla", "ln_free"]));
         let expected = |name: &str, key: &str, seed| (name.to_owned(), key.to_owned(), seed);
         assert_eq!(
@@ -550,7 +551,7 @@ mod tests {
         );
         let seeds = named(&["original", "vanilla", "ln_free", "vanilla-2", "ln_free-2"]);
         assert_eq!(seeds.len(), 6);
-        assert!(seeds.iter().any(|pair| pair.name == "original vs ln_free-2" && pair.seed == 2));
+        assert!(seeds.iter().any(|pair| pair.name == "original vs ln_free-2" && pair.seed == Seed::new(2)));
         assert!(seeds.iter().any(|pair| pair.name == "vanilla-2 vs ln_free-2" && pair.key == "vanilla_ln_free"));
         assert!(seeds.iter().all(|pair| pair.name != "vanilla vs vanilla-2" && pair.name != "ln_free vs vanilla-2"));
         assert!(named(&["alone"]).is_empty());

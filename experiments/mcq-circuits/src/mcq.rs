@@ -12,6 +12,8 @@ mod toy;
 pub use colours::colours;
 pub use mmlu::{Row, SUBJECTS};
 pub use mutation::Mutation;
+#[cfg(test)]
+pub use toy::{Regime, Task};
 pub use toy::{Toy, World};
 
 use schemars::JsonSchema;

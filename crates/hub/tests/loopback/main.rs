@@ -1,4 +1,4 @@
-//! The hub against servers on loopback: good ones, slow ones, broken ones and hostile ones.
+//! The hub against loopback servers: correct, slow, broken and hostile ones.
 
 mod server;
 
@@ -61,7 +61,7 @@ fn content() -> Vec<u8> {
     (0..300_000_u32).map(|index| (index % 1009 * index % 251) as u8).collect()
 }
 
-/// A hub with one file, whose GETs are first offered, with their number, to `instead`.
+/// A hub with one file. `instead` gets every GET request and its number first, and may answer it.
 fn one_file(page: Page, instead: impl Fn(usize, &Request, &mut TcpStream) -> bool + Send + Sync + 'static) -> Server {
     let gets = AtomicUsize::new(0);
     Server::start(move |request, stream| {
@@ -76,7 +76,7 @@ fn plain(page: Page) -> Server {
     one_file(page, |_, _, _| false)
 }
 
-/// A hub that answers everything with a refusal.
+/// A hub that answers every request with an error status.
 fn refusing(status: u16, headers: &'static [(&'static str, &'static str)]) -> (Server, Bench) {
     let server = Server::start(move |_, stream| refuse(stream, status, headers));
     let bench = Bench::new(&server);
@@ -84,7 +84,7 @@ fn refusing(status: u16, headers: &'static [(&'static str, &'static str)]) -> (S
 }
 
 #[test]
-fn a_fetched_file_lies_where_python_looks() {
+fn a_fetched_file_has_the_same_path_as_in_python() {
     let page = Page::large(content());
     let server = plain(page.clone());
     let bench = Bench::new(&server);
@@ -106,7 +106,7 @@ fn a_fetched_file_lies_where_python_looks() {
 }
 
 #[test]
-fn a_small_file_of_a_dataset_is_checked_by_gits_hash() {
+fn small_files_are_checked_by_their_git_hash() {
     let page = Page { content: b"hello\n".to_vec(), etag: "ce013625030ba8dba906f756967f9e9ca394464a".to_owned() };
     let server = plain(page.clone());
     let bench = Bench::new(&server);
@@ -124,7 +124,7 @@ fn a_small_file_of_a_dataset_is_checked_by_gits_hash() {
 }
 
 #[test]
-fn what_python_fetched_is_found_offline() {
+fn files_that_python_fetched_are_found_offline() {
     let server = plain(Page::large("other"));
     let bench = Bench::new(&server);
     fs::create_dir_all(bench.at("blobs")).unwrap();
@@ -148,7 +148,7 @@ fn what_python_fetched_is_found_offline() {
 }
 
 #[test]
-fn offline_opens_no_socket_and_says_what_to_do() {
+fn offline_opens_no_socket_and_gives_advice() {
     let server = plain(Page::large("x"));
     let bench = Bench::new(&server);
     let hub = bench.offline();
@@ -201,7 +201,7 @@ fn slow_is_not_stalled() {
 }
 
 #[test]
-fn a_silent_server_is_left_and_the_part_kept() {
+fn a_silent_server_times_out_and_the_part_is_kept() {
     let page = Page::large(content());
     let server = one_file(page.clone(), move |number, request, stream| {
         page.begin(request, stream);
@@ -225,7 +225,7 @@ fn a_silent_server_is_left_and_the_part_kept() {
 }
 
 #[test]
-fn a_server_that_never_answers_is_left() {
+fn a_server_that_never_answers_times_out() {
     let server = Server::start(|_, _| thread::sleep(Duration::from_secs(2)));
     let mut bench = Bench::new(&server);
     bench.settings.stall_timeout = Duration::from_millis(50);
@@ -234,7 +234,7 @@ fn a_server_that_never_answers_is_left() {
 }
 
 #[test]
-fn no_server_is_an_error_that_says_what_to_do() {
+fn a_refused_connection_gives_advice() {
     let server = plain(Page::large("x"));
     let mut bench = Bench::new(&server);
     bench.settings.endpoint = "http://127.0.0.1:1".to_owned();
@@ -244,7 +244,7 @@ fn no_server_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
-fn not_found_says_what_was_not_found() {
+fn not_found_errors_name_what_is_missing() {
     let (server, bench) = refusing(404, &[("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", COMMIT)]);
     let error = bench.hub().file(&repo(), FILE, None).unwrap_err();
     assert!(matches!(&error, Error::EntryNotFound { commit: Some(commit), .. } if commit == COMMIT), "{error}");
@@ -260,11 +260,14 @@ fn not_found_says_what_was_not_found() {
     assert!(matches!(error, Error::RevisionNotFound { .. }), "{error}");
     let (_server, bench) = refusing(404, &[]);
     let error = bench.hub().exists(&repo(), FILE).unwrap_err();
-    assert!(matches!(error, Error::Refused { status: 404, .. }), "a 404 of who knows whom is no answer: {error}");
+    assert!(
+        matches!(error, Error::Refused { status: 404, .. }),
+        "a 404 without the headers of the hub proves nothing: {error}"
+    );
 }
 
 #[test]
-fn refusals_name_the_way_in() {
+fn denied_access_gives_advice() {
     let (server, mut bench) = refusing(401, &[("X-Error-Message", "Invalid username or password.")]);
     let error = bench.hub().file(&repo(), FILE, None).unwrap_err().to_string();
     assert!(error.contains("set HF_TOKEN") && error.contains("status 401: Invalid username"), "{error}");
@@ -284,7 +287,7 @@ fn refusals_name_the_way_in() {
 }
 
 #[test]
-fn a_fault_of_the_server_is_tried_again() {
+fn server_errors_are_retried() {
     let page = Page::large(content());
     let server = one_file(page.clone(), |number, _, stream| {
         if number < 4 {
@@ -303,7 +306,7 @@ fn a_fault_of_the_server_is_tried_again() {
 }
 
 #[test]
-fn a_server_may_ask_for_a_pause_but_not_for_a_day() {
+fn short_pauses_are_respected_and_long_ones_refused() {
     let server = one_file(Page::large("x"), |number, _, stream| {
         if number == 0 {
             refuse(stream, 429, &[("Retry-After", "1")]);
@@ -320,7 +323,7 @@ fn a_server_may_ask_for_a_pause_but_not_for_a_day() {
 }
 
 #[test]
-fn a_cut_download_goes_on_where_it_was() {
+fn an_interrupted_download_is_resumed() {
     let page = Page::large(content());
     let server = one_file(page.clone(), move |number, request, stream| {
         if number < 2 {
@@ -345,7 +348,7 @@ fn a_cut_download_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_cut_download_of_unknown_size_goes_on_too() {
+fn an_interrupted_download_of_unknown_size_is_resumed() {
     let page = Page::large(content());
     let etag = page.etag.clone();
     let server = Server::start(move |request, stream| {
@@ -430,7 +433,7 @@ fn wrong_content_never_enters_the_cache() {
 }
 
 #[test]
-fn a_damaged_blob_is_fetched_anew() {
+fn a_damaged_blob_is_fetched_again() {
     let page = Page::large(content());
     let server = plain(page.clone());
     let bench = Bench::new(&server);
@@ -443,7 +446,7 @@ fn a_damaged_blob_is_fetched_anew() {
 }
 
 #[test]
-fn more_than_was_said_is_refused() {
+fn content_longer_than_announced_is_refused() {
     let server = Server::start(|request, stream| {
         if request.method == "HEAD" {
             let headers = [("X-Repo-Commit", COMMIT), ("X-Linked-ETag", "\"e\""), ("X-Linked-Size", "10")];
@@ -460,7 +463,7 @@ fn more_than_was_said_is_refused() {
 }
 
 #[test]
-fn an_absurd_length_costs_nothing() {
+fn a_huge_announced_length_allocates_nothing() {
     let server = Server::start(|request, stream| {
         let size = ("Content-Length", "9223372036854775807");
         head(stream, 200, &[("X-Repo-Commit", COMMIT), ("ETag", "\"e\""), size]);
@@ -474,7 +477,7 @@ fn an_absurd_length_costs_nothing() {
 }
 
 #[test]
-fn neither_size_nor_hash_is_refused() {
+fn responses_without_size_and_hash_are_refused() {
     let server = Server::start(|request, stream| {
         head(stream, 200, &[("X-Repo-Commit", COMMIT), ("ETag", "\"e\"")]);
         if request.method == "GET" {
@@ -489,7 +492,7 @@ fn neither_size_nor_hash_is_refused() {
 }
 
 #[test]
-fn the_token_stays_with_the_hub() {
+fn the_token_is_sent_to_the_hub_only() {
     let page = Page::large(content());
     let shown = page.clone();
     let store = Server::start(move |request, stream| shown.answer(request, stream));
@@ -522,7 +525,7 @@ fn the_token_stays_with_the_hub() {
 }
 
 #[test]
-fn redirects_in_a_circle_end() {
+fn redirect_loops_end() {
     let (server, bench) = refusing(302, &[("Location", "/again")]);
     let error = bench.hub().file(&repo(), FILE, None).unwrap_err();
     assert!(matches!(&error, Error::NotAHub { problem, .. } if problem.contains("redirects")), "{error}");
@@ -551,7 +554,7 @@ fn hostile_names_reach_neither_disk_nor_hub() {
 }
 
 #[test]
-fn two_at_once_fetch_once() {
+fn concurrent_requests_fetch_once() {
     let page = Page::large(content());
     let server = one_file(page.clone(), move |_, request, stream| {
         page.begin(request, stream);
@@ -601,7 +604,7 @@ fn a_list_names_the_files_and_a_refresh_moves_the_branch() {
 }
 
 #[test]
-fn a_commit_that_the_hub_has_lost_is_forgotten() {
+fn a_commit_that_the_hub_no_longer_has_is_replaced() {
     let page = Page::large("new");
     let lost = "0".repeat(40);
     let gone = lost.clone();
@@ -619,7 +622,7 @@ fn a_commit_that_the_hub_has_lost_is_forgotten() {
 }
 
 #[test]
-fn the_expected_content_is_looked_for_where_the_branch_is_now() {
+fn the_current_branch_is_searched_for_the_expected_content() {
     let (old, new) = (Page::large("old"), Page::large("new"));
     let wanted = new.etag.clone();
     let before = "0".repeat(40);

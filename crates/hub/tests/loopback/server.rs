@@ -1,4 +1,4 @@
-//! A small HTTP server on loopback, and a hub made of it.
+//! A small HTTP server on loopback that imitates the hub.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 /// The commit of everything on the fake hub.
 pub const COMMIT: &str = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
@@ -21,19 +21,19 @@ pub struct Request {
 }
 
 impl Request {
-    /// A header's value.
+    /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The first byte asked for.
+    /// The first requested byte.
     pub fn first_byte(&self) -> usize {
         let range = self.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
         range.map_or(0, |first| first.parse().unwrap())
     }
 }
 
-/// A listener, what it was asked, and how often anybody connected.
+/// A listener with its requests and the number of connections.
 pub struct Server {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -41,7 +41,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers every request with `answer`, one thread a connection, one request a connection.
+    /// Answers every request with `answer`; one thread and one request per connection.
     pub fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -69,12 +69,12 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// How often anybody connected.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// What it was asked so far.
+    /// The requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
@@ -120,13 +120,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// A large file, which the hub calls by its sha256.
+    /// A large file, which the hub names by its sha256.
     pub fn large(content: impl Into<Vec<u8>>) -> Self {
         let content = content.into();
         Self { etag: sha256(&content), content }
     }
 
-    /// What the hub says about it.
+    /// The headers of the hub about the file.
     pub fn answer(&self, request: &Request, stream: &mut TcpStream) {
         self.begin(request, stream);
         if request.method == "GET" {

@@ -21,7 +21,7 @@ fn sigmoid<T: Real>(x: T) -> T {
     T::one() / (T::one() + (-x).exponential())
 }
 
-/// Value and slope. GELU's tanh form is `x sigmoid(2u)`, because `1 + tanh(u) = 2 sigmoid(2u)`.
+/// Value and derivative. The tanh form of GELU is `x sigmoid(2u)`, because `1 + tanh(u) = 2 sigmoid(2u)`.
 #[inline(always)]
 fn both<T: Real>(kind: Activation, x: T) -> (T, T) {
     let one = T::one();
@@ -46,7 +46,7 @@ fn both<T: Real>(kind: Activation, x: T) -> (T, T) {
     }
 }
 
-/// A loop for each kind, so that none branches inside.
+/// Expands to one loop per kind, so that no loop branches inside.
 macro_rules! by_kind {
     ($kind:expr, $run:ident($($argument:expr),+)) => {
         match $kind {
@@ -92,7 +92,7 @@ pub fn in_place<T: Real>(kind: Activation, x: &mut [T]) {
     by_kind!(kind, run(x));
 }
 
-/// `out = f(x)`, and `x = f'(x)` in its place, for a backward pass that then only multiplies.
+/// `out = f(x)`, and overwrites `x` with `f'(x)`, so that the backward pass only has to multiply.
 ///
 /// # Panics
 /// When the lengths differ.

@@ -1,24 +1,24 @@
 //! Causal attention with grouped queries: scores, mask, softmax and values over blocks of queries.
 //!
-//! The pattern of one block exists only in a scratch buffer. The backward pass makes it again from the logarithm of
-//! each query's sum, which the forward pass keeps (as in arXiv 2205.14135).
+//! The pattern of a block exists only in a scratch buffer. The backward pass recomputes it from the log-sum of each query,
+//! which the forward pass keeps (as in arXiv 2205.14135).
 
 use super::product::{Accumulate, Matrix, product};
 use super::random::Mask;
 use super::rows::{largest, sum, sum_pairs};
 use super::{Real, short, vectorised};
 
-/// Queries in one block: small enough for the scores to stay in the cache, and a multiple of the products' widest kernel.
+/// Queries in one block: small enough for the scores to stay in the cache, and a multiple of the rows in a product's tile.
 const BLOCK: usize = 96;
 
-/// Sizes of attention over one sequence whose queries, keys and values lie side by side in each row.
+/// Sizes of attention over one sequence, whose rows hold queries, keys and values one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
-    /// Tokens.
+    /// Number of tokens.
     pub seq: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; divides `heads`.
+    /// Number of key heads, which is also that of value heads; it divides `heads`.
     pub kv_heads: usize,
     /// Width of a head.
     pub width: usize,
@@ -55,7 +55,7 @@ impl Heads {
     }
 }
 
-/// Buffers that a thread uses again and again.
+/// Buffers that a thread reuses.
 #[derive(Debug)]
 pub struct Scratch<T> {
     pattern: Vec<T>,
@@ -68,20 +68,19 @@ impl<T> Default for Scratch<T> {
     }
 }
 
-/// Dropout on the pattern, and where the sequence's first head lies in the whole `[batch, heads, seq, seq]`.
+/// Dropout on the pattern: the mask, and the index of the sequence's first entry in the whole `[batch, heads, seq, seq]`.
 pub type DropoutMask<T> = Option<(Mask<T>, u64)>;
 
 fn scale<T: Real>(h: &Heads) -> T {
     T::of(1. / (h.width as f64).sqrt())
 }
 
-/// Rows of the part of `x` that belongs to a head.
+/// A range of rows of the part of `x` that belongs to a head.
 fn part<T>(x: &[T], stride: usize, from: usize, rows: (usize, usize), width: usize) -> Matrix<'_, T> {
     Matrix::strided(&x[rows.0 * stride + from..], rows.1 - rows.0, width, stride)
 }
 
-/// `z` `[seq, out]` from queries, keys and values, each `[seq, row]`; `logs` `[heads, seq]` gets the log of each
-/// query's sum.
+/// `z` `[seq, out]` from queries, keys and values `[seq, row]`; `logs` `[heads, seq]` gets the log-sum of each query.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -99,20 +98,22 @@ pub fn forward<T: Real>(
     } else {
         general_forward(h, qkv, z, logs, drop, scratch);
     }
-    spread_ahead(&h, qkv, z);
+    propagate_from_later_values(&h, qkv, z);
 }
 
-/// A value that is not finite makes NaN of what every query before it mixes, as 0 times it does in a whole pattern; the
-/// kernels leave out what lies ahead.
-pub(crate) fn spread_ahead<T: Real>(h: &Heads, qkv: &[T], z: &mut [T]) {
+/// Lets NaN and infinite values reach the outputs of earlier queries.
+///
+/// A composed pattern multiplies later values by 0, which gives NaN for those that are not finite. The kernels skip later
+/// keys, so this adds the products that they left out.
+pub(crate) fn propagate_from_later_values<T: Real>(h: &Heads, qkv: &[T], z: &mut [T]) {
     let group = h.heads / h.kv_heads;
     for kv_head in 0..h.kv_heads {
-        for place in 1..h.seq {
-            let values = &qkv[place * h.row() + h.v(kv_head * group)..][..h.width];
+        for position in 1..h.seq {
+            let values = &qkv[position * h.row() + h.v(kv_head * group)..][..h.width];
             if values.iter().fold(true, |all, v| all & v.is_finite()) {
                 continue;
             }
-            for row in z[..place * h.out()].chunks_exact_mut(h.out()) {
+            for row in z[..position * h.out()].chunks_exact_mut(h.out()) {
                 for z in row[h.q(kv_head * group)..][..group * h.width].chunks_exact_mut(h.width) {
                     z.iter_mut().zip(values).for_each(|(z, v)| *z += T::zero() * *v);
                 }
@@ -150,7 +151,7 @@ pub(crate) fn general_forward<T: Real>(
     }
 }
 
-/// Turns scores into probabilities; query `i` of the block sees keys up to `first + i`.
+/// Overwrites scores with probabilities; query `i` of the block sees keys up to `first + i`.
 #[inline(always)]
 fn softmax<T: Real>(pattern: &mut [T], width: usize, first: usize, logs: &mut [T]) {
     for ((i, row), log) in pattern.chunks_exact_mut(width).enumerate().zip(logs) {
@@ -170,14 +171,14 @@ fn softmax<T: Real>(pattern: &mut [T], width: usize, first: usize, logs: &mut [T
 }
 
 fn drop_out<T: Real>(drop: &DropoutMask<T>, pattern: &mut [T], width: usize, first: usize, head: usize, seq: usize) {
-    if let Some((mask, place)) = drop {
+    if let Some((mask, start)) = drop {
         for (i, row) in pattern.chunks_exact_mut(width).enumerate() {
-            mask.apply(row, place + (head + (first + i) * seq) as u64);
+            mask.apply(row, start + (head + (first + i) * seq) as u64);
         }
     }
 }
 
-/// Backward of [`forward`]: adds to `dqkv`.
+/// Backward pass of [`forward`]: adds to `dqkv`.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -235,13 +236,13 @@ pub(crate) fn general_backward<T: Real>(
                     }
                 },
             );
-            let place = head * h.seq * h.seq;
-            // what reaches the pattern has passed the same mask
-            drop_out(drop, gradient, end, first, place, h.seq);
+            let start = head * h.seq * h.seq;
+            // the gradient of the pattern passes through the same mask as the pattern did
+            drop_out(drop, gradient, end, first, start, h.seq);
             let dv = &mut dqkv[h.v(head)..];
             if drop.is_some() {
                 let mut dropped = pattern.to_vec();
-                drop_out(drop, &mut dropped, end, first, place, h.seq);
+                drop_out(drop, &mut dropped, end, first, start, h.seq);
                 product(dv, h.row(), Accumulate::Add, Matrix::new(&dropped, rows, end).t(), dz, T::one());
             } else {
                 product(dv, h.row(), Accumulate::Add, Matrix::new(pattern, rows, end).t(), dz, T::one());

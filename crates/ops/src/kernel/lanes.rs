@@ -1,40 +1,41 @@
-//! Vectors of numbers, for the one loop that plain code does not vectorise well enough: the matrix product.
+//! Explicit vector registers for the matrix product, the one loop that the compiler does not vectorise well enough.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Numbers that come in vector registers.
+/// A number type with vector registers.
 pub trait Lanes: Copy + Default + 'static {
-    /// A register of them.
+    /// A vector register.
     type Register<S: Simd>: Copy;
 
     /// Numbers in a register.
     fn count<S: Simd>() -> usize;
 
-    /// The same number in every place.
+    /// A register with the same number in every lane.
     fn splat<S: Simd>(simd: S, x: Self) -> Self::Register<S>;
 
     /// `a + b`.
     fn plus<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
 
-    /// `a b + c`, rounded once wherever the machine can.
+    /// `a b + c`, rounded once where the machine has such an instruction.
     fn fused<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>, c: Self::Register<S>) -> Self::Register<S>;
 
-    /// The registers that a slice holds; what is left over at its end is left out.
+    /// A slice as whole registers, without the remainder at its end.
     fn registers<S: Simd>(x: &[Self]) -> &[Self::Register<S>];
 
-    /// The registers that a slice holds, to write to.
+    /// A mutable slice as whole registers, without the remainder at its end.
     fn registers_mut<S: Simd>(x: &mut [Self]) -> &mut [Self::Register<S>];
 
-    /// Four rows as long as a register: `put(l, [x0, x1, x2, x3])` for every place `l`, with the four rows' numbers there.
+    /// Transposes four rows of one register each: calls `put(l, [x0, x1, x2, x3])` with the entries of the rows at every
+    /// index `l`.
     fn four_rows<S: Simd>(simd: S, rows: [&[Self]; 4], put: impl FnMut(usize, &[Self; 4]));
 
-    /// Runs `job` with the widest registers of this machine, and a buffer that the thread keeps.
+    /// Runs `job` with the widest registers of this machine, and a buffer that the thread reuses.
     fn dispatch<J: Job<Self>>(job: J);
 }
 
-/// What [`Lanes::dispatch`] runs.
+/// A computation for [`Lanes::dispatch`].
 pub trait Job<T> {
-    /// Runs it; must be inlined.
+    /// Runs the job. Implementations must be inlined to use the wide registers.
     fn run<S: Simd>(self, simd: S, buffer: &mut Vec<T>);
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn run_with<S: Simd, T, J: Job<T>>(simd: S, job: J) {
     simd.vectorize(Dispatched { job, buffer: &mut Vec::new() });
 }
 
-/// [`Lanes::four_rows`] for any register.
+/// [`Lanes::four_rows`] for registers of any width.
 #[inline(always)]
 fn one_by_one<T: Copy>(rows: [&[T]; 4], length: usize, mut put: impl FnMut(usize, &[T; 4])) {
     let rows = rows.map(|row| &row[..length]);
@@ -128,12 +129,12 @@ lanes!(
         if lanes <= 4 {
             return one_by_one(rows, lanes, put);
         }
-        // in each part of four places, rows and places change their roles
-        let turned = simd.deinterleave_shfl_f32s(rows.map(|row| S::as_simd_f32s(&row[..lanes]).0[0]));
-        for (place, register) in turned.iter().enumerate() {
+        // transposes each square of four rows and four lanes
+        let columns = simd.deinterleave_shfl_f32s(rows.map(|row| S::as_simd_f32s(&row[..lanes]).0[0]));
+        for (lane, register) in columns.iter().enumerate() {
             let fours: &[[f32; 4]] = pulp::bytemuck::cast_slice(std::slice::from_ref(register));
             for (i, four) in fours.iter().enumerate() {
-                put(4 * i + place, four);
+                put(4 * i + lane, four);
             }
         }
     }

@@ -3,13 +3,13 @@
 use super::rows::{largest, sum};
 use super::{Real, vectorised};
 
-/// A target that counts for nothing.
+/// A target that is left out of losses and gradients.
 pub const IGNORED: u32 = u32::MAX;
 
-/// `losses[r] = log sum exp(logits[r]) - logits[r][target]`, 0 for [`IGNORED`]; `logs` gets each row's log of the sum.
+/// `losses[r] = log sum exp(logits[r]) - logits[r][target]`, 0 for [`IGNORED`]; `logs` gets `log sum exp` of each row.
 ///
 /// # Panics
-/// When the lengths do not fit or a target lies outside of the vocabulary.
+/// When the lengths disagree or a target lies outside the vocabulary.
 pub fn forward<T: Real>(logits: &[T], vocabulary: usize, targets: &[u32], losses: &mut [T], logs: &mut [T]) {
     assert!(logits.len() == targets.len() * vocabulary && losses.len() == targets.len() && logs.len() == targets.len());
     vectorised(
@@ -20,14 +20,14 @@ pub fn forward<T: Real>(logits: &[T], vocabulary: usize, targets: &[u32], losses
                 let most = largest(row);
                 let above = sum(row, |x| (x - most).exponential()).ln();
                 *log = most + above;
-                // the difference of the logits first: it is exact where the large common part would round
+                // subtract the logits first: adding the large common part would round the difference
                 *loss = if *target == IGNORED { T::zero() } else { above - (row[*target as usize] - most) };
             }
         },
     );
 }
 
-/// Turns logits into their gradient: `(softmax - one hot) * dloss`, 0 for [`IGNORED`].
+/// Overwrites logits with their gradient, `(softmax - one hot) * dloss`, 0 for [`IGNORED`].
 ///
 /// # Panics
 /// As [`forward`].

@@ -3,7 +3,7 @@
 use super::rows::{sum, sum_pairs};
 use super::{Real, vectorised};
 
-/// Which statistics a norm takes out.
+/// The statistics that a norm removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Mean and (biased) variance.
@@ -12,7 +12,7 @@ pub enum Kind {
     Rms,
 }
 
-/// What a norm divides by.
+/// The divisor of a norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Divisor {
     /// `sqrt(v + eps)`, where v is the row's variance or mean square.
@@ -42,7 +42,7 @@ fn statistics<T: Real>(kind: Kind, row: &[T], by: Divisor) -> [T; 2] {
     [shift, inverse]
 }
 
-/// Shift and inverse scale of each row of width `d`, without the norm itself.
+/// Writes shift and inverse scale of each row of width `d` to `stats`.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -96,7 +96,7 @@ pub fn forward<T: Real>(
     );
 }
 
-/// Backward of [`forward`]: adds to `dx`, to `dgain` and, if it is there, to `dbias`.
+/// Backward pass of [`forward`]: adds to `dx`, `dgain` and, if given, `dbias`.
 ///
 /// # Panics
 /// When the lengths do not fit.

@@ -1,4 +1,4 @@
-//! The numbers that kernels compute with, and the functions that vectorise.
+//! The number types of the kernels, with an exponential and an error function that vectorise.
 
 use std::iter::Sum;
 use std::ops::{AddAssign, DivAssign, MulAssign, SubAssign};
@@ -8,19 +8,19 @@ use num_traits::Float;
 
 use super::lanes::Lanes;
 
-/// f32, and f64 for checks.
+/// A number type of the kernels: f32, or f64 for checks.
 pub trait Real: Float + WithDType + Lanes + Sum + AddAssign + SubAssign + MulAssign + DivAssign + Send + Sync {
-    /// The nearest number.
+    /// The nearest number of this type.
     fn of(x: f64) -> Self;
 
-    /// The same number, wider.
+    /// The same number as f64.
     fn wide(self) -> f64;
 
-    /// e to the x; for f32 a polynomial that vectorises, within 2 units in the last place.
-    /// Subnormal results are 0, and results above 2.4e38 infinite.
+    /// e to the x; for f32 a polynomial that vectorises, accurate to 2 units in the last place.
+    /// Subnormal results are 0, and results above 2.4e38 are infinite.
     fn exponential(self) -> Self;
 
-    /// The error function; for f32 a rational approximation that vectorises, within 4e-7.
+    /// The error function; for f32 a rational approximation that vectorises, accurate to 4e-7.
     fn error_function(self) -> Self;
 
     /// The numbers of a storage, if they are of this type.
@@ -55,7 +55,7 @@ impl Real for f32 {
         }
         let p = p * r * r + r + 1.;
         let y = p * Self::from_bits(shifted.to_bits() << 23);
-        // comparisons with NaN are false, so NaN goes through as NaN
+        // comparisons with NaN are false, so NaN passes through
         let y = if self > MOST { Self::INFINITY } else { y };
         if self < LEAST { 0. } else { y }
     }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponential_is_accurate_over_its_whole_range_and_right_at_its_ends() {
+    fn exponential_is_accurate_over_its_whole_range() {
         let mut worst = 0f64;
         for i in -87_000..=88_370 {
             let x = i as f32 * 1e-3;

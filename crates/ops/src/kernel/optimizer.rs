@@ -3,14 +3,14 @@
 use super::rows::sum;
 use super::{Real, vectorised};
 
-/// What one update of one parameter needs beside its numbers.
+/// The constants of one update of one parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<T> {
-    /// Decay of the running mean and of the running mean square, and what is missing to 1 of each.
+    /// For the running mean and the running mean square: the decay, and one minus it.
     betas: [(T, T); 2],
     /// Added to the root of the mean square.
     eps: T,
-    /// What decoupled weight decay leaves.
+    /// Factor on the parameter from decoupled weight decay.
     keep: T,
     /// Learning rate over the bias correction of the mean.
     rate: T,
@@ -36,7 +36,7 @@ impl<T: Real> Step<T> {
     }
 }
 
-/// Updates parameter and both running means in one pass.
+/// Updates a parameter `w` and its running means `m` and `v` in one pass.
 ///
 /// # Panics
 /// When the lengths differ.

@@ -1,8 +1,8 @@
 //! Matrix products, on one thread each.
 //!
-//! Every number of a product is a sum over its depth in order, by fused multiply-adds, a fixed number of terms at a time
-//! (`TERMS`, or fewer where the left side is transposed); it depends on nothing but its row and its column. So a row has
-//! the same bytes alone and among others, however a product is cut, and on every machine that multiplies and adds in one.
+//! Every entry of a product is a sum over the depth in order, by fused multiply-adds, in groups of a fixed number of terms
+//! (`TERMS`, or fewer if the left side is transposed). It depends on its row and its column alone. A row therefore has the
+//! same bytes alone and among others, however a product is split, and on every machine with fused multiply-add.
 
 use pulp::Simd;
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::Real;
 use super::lanes::Job;
 
-/// A matrix in a slice, possibly a part of a wider one.
+/// A view of a matrix in a slice, possibly part of a wider matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a, T> {
     data: &'a [T],
@@ -22,7 +22,7 @@ pub struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// Row-major, rows one after the other.
+    /// A dense row-major matrix.
     ///
     /// # Panics
     /// When the slice is not `rows * cols` long.
@@ -32,7 +32,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows, cols, stride: cols, transposed: false }
     }
 
-    /// Row-major, `stride` apart; the slice begins with the first element and may go on behind the last.
+    /// A row-major matrix whose rows begin `stride` numbers apart. The slice may extend past the last element.
     ///
     /// # Panics
     /// When the slice is too short.
@@ -43,7 +43,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { data: &data[..needed], rows, cols, stride, transposed: false }
     }
 
-    /// The transpose, without moving anything.
+    /// A transposed view.
     #[must_use]
     pub fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
@@ -53,7 +53,7 @@ impl<'a, T> Matrix<'a, T> {
         if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
     }
 
-    /// A part, from a row and a column on.
+    /// A block of the matrix; the arguments are (first, count) for rows and columns.
     fn part(self, (row, rows): (usize, usize), (col, cols): (usize, usize)) -> Self {
         let (row, rows, col, cols) = if self.transposed { (col, cols, row, rows) } else { (row, rows, col, cols) };
         let part = Self::strided(&self.data[row * self.stride + col..], rows, cols, self.stride);
@@ -61,17 +61,16 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// What the product is added to.
+/// The term that a product is added to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Accumulate<'a, T> {
-    /// Nothing: the numbers that are there are overwritten.
+    /// Nothing: the output is overwritten.
     Replace,
-    /// The numbers that are there.
+    /// The numbers in the output.
     Add,
-    /// This row, for every row; the numbers that are there are overwritten.
+    /// The same row for every row, as a bias; the output is overwritten.
     Row(&'a [T]),
-    /// These rows, as far apart as those of the output, and a row for all of them; the numbers that are there are
-    /// overwritten.
+    /// These rows, with the stride of the output, and optionally a row for all of them; the output is overwritten.
     Rows(&'a [T], Option<&'a [T]>),
 }
 
@@ -93,7 +92,7 @@ impl<'a, T: Real> Accumulate<'a, T> {
         }
     }
 
-    /// Writes to `out` what the product is to be added to.
+    /// Writes the term that the product is added to to `out`.
     fn begin(self, out: &mut [T], stride: usize, (m, n): (usize, usize)) {
         for (i, out) in out.chunks_mut(stride).take(m).enumerate() {
             let out = &mut out[..n];
@@ -117,36 +116,36 @@ impl<'a, T: Real> Accumulate<'a, T> {
             Self::Row(row) => row.len() >= n,
             Self::Rows(rows, row) => rows.len() >= (m - 1) * stride + n && row.is_none_or(|row| row.len() >= n),
         };
-        assert!(fits, "what a product of {m} x {n} is added to");
+        assert!(fits, "the term that a product of {m} x {n} is added to is too small");
     }
 }
 
-/// Terms of a sum that are added up by themselves, before they are added to what comes before them; fewer where the left
-/// side lies the other way round.
+/// Terms that are summed separately before they are added to the previous ones. These two define the bytes of a product.
 const TERMS: usize = 384;
-const TERMS_TURNED: usize = 192;
-/// Terms that are gone through at once: with more, a panel is too large for the cache.
+/// [`TERMS`] for a transposed left side.
+const TERMS_TRANSPOSED: usize = 192;
+/// Terms of one pass over a panel: with more, a panel does not fit in the cache.
 const DEPTH: usize = 192;
-/// What these are a multiple of: the numbers in the widest register.
+/// Depths are multiples of this: the numbers in the widest register.
 const UNIT: usize = 16;
-/// Numbers of a part of the output that stays in the cache while the depth is gone through.
+/// Numbers in a part of the output that stays in the cache during the passes over the depth.
 const OUTPUT: usize = 1 << 18;
-/// Panels of the right side that are laid out together.
+/// Panels of the right side that are packed together.
 const PANELS: usize = 4;
-/// Rows that are multiplied with a block of the right side before the next block is.
+/// Rows that are multiplied with one block of the right side before the next.
 const ROWS: usize = 510;
-/// Rows that a tile of the output has.
+/// Rows in a tile of the output.
 const TILE: usize = 6;
-/// Columns of a part that one thread takes of a product that is shared.
+/// Columns that one thread computes of a shared product.
 const COLUMNS: usize = 384;
 
-/// Cuts `0..length` into parts of one size, a multiple of `unit`, of about `most` each; the last may be smaller.
+/// Splits `0..length` into (first, count) parts of equal size, a multiple of `unit` near `most`; the last may be smaller.
 fn parts(length: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let size = length.div_ceil(length.div_ceil(most).max(1)).next_multiple_of(unit).max(unit);
     (0..length).step_by(size).map(move |first| (first, size.min(length - first)))
 }
 
-/// [`product`] with the same bytes, its parts on as many threads as are free: for products that are large and alone.
+/// [`product`] on several threads, with the same bytes: for large products that do not already run in parallel.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -181,7 +180,7 @@ pub fn shared_product<T: Real>(
     }
 }
 
-/// `a b`, times `scale`, plus what `how` says; `out` has rows `stride` apart.
+/// `scale * a b`, added to the term that `how` selects. The rows of `out` begin `stride` numbers apart.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -220,12 +219,12 @@ struct Product<'a, T> {
 impl<T: Real> Job<T> for Product<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, buffer: &mut Vec<T>) {
-        // a tile and a row of the right side fill the registers
+        // the sums of a tile and one row of the right side fill the registers
         if S::REGISTER_COUNT >= 32 { self.multiply::<S, 4>(simd, buffer) } else { self.multiply::<S, 2>(simd, buffer) }
     }
 }
 
-/// Some columns of the right side.
+/// A few columns of the right side.
 #[derive(Clone, Copy)]
 struct Panel<'a, T> {
     data: &'a [T],
@@ -233,21 +232,21 @@ struct Panel<'a, T> {
     depth: usize,
 }
 
-/// Some rows of the left side.
+/// A few rows of the left side.
 #[derive(Clone, Copy)]
 struct Strip<'a, T> {
     data: &'a [T],
-    lie: Lie,
+    order: Order,
 }
 
-/// How numbers of the left side lie in memory.
+/// The memory order of the left side.
 #[derive(Clone, Copy)]
-enum Lie {
-    /// Row after row, so far apart.
+enum Order {
+    /// Row-major, with this stride.
     Rows(usize),
-    /// Column after column, so far apart.
+    /// Column-major, with this stride.
     Columns(usize),
-    /// In tiles of as many rows as are multiplied at once, each column after column; so deep.
+    /// Packed in tiles of the rows that are multiplied together, each column-major, with this depth.
     Tiles(usize),
 }
 
@@ -257,13 +256,13 @@ impl<T: Real> Product<'_, T> {
         let Self { out, stride, how, a, b, scale } = self;
         let ((m, k), (_, n)) = (a.shape(), b.shape());
         let widest = V * T::count::<S>();
-        // what is read again and again from rows that lie far apart is better laid out densely first
+        // numbers that are read many times from distant rows are packed densely first
         let (few, many) = (4 * TILE, 10 * TILE);
         let dense_right = b.transposed || m > if a.transposed { many } else { few };
         let dense_left =
             dense_right && n >= 2 * widest && if a.transposed { m > many } else { a.stride >= 512 && m > few };
         let most = m.min(ROWS);
-        let terms = if a.transposed { TERMS_TURNED } else { TERMS };
+        let terms = if a.transposed { TERMS_TRANSPOSED } else { TERMS };
         let deepest = k.min(terms);
         let sizes = [most * widest, deepest * widest * PANELS.min(n.div_ceil(widest))];
         let size = sizes[0] + sizes[1] + if dense_left { deepest * most } else { 0 };
@@ -278,10 +277,10 @@ impl<T: Real> Product<'_, T> {
                         a.strip(row, first)
                     } else if a.transposed {
                         a.tiles((row, rows), (first, depth), left);
-                        Strip { data: &*left, lie: Lie::Tiles(depth) }
+                        Strip { data: &*left, order: Order::Tiles(depth) }
                     } else {
                         a.pack(simd, (row, rows), (first, depth), depth, left);
-                        Strip { data: &*left, lie: Lie::Rows(depth) }
+                        Strip { data: &*left, order: Order::Rows(depth) }
                     };
                     let how = if first == 0 { how.rows(row, stride) } else { Accumulate::Add };
                     let (out, end) = (&mut out[row * stride..], (column + block).min(n));
@@ -295,13 +294,13 @@ impl<T: Real> Product<'_, T> {
     }
 }
 
-/// Where sums go.
+/// The destination of the sums.
 struct Output<'a, 'b, T> {
     out: &'a mut [T],
     stride: usize,
     how: Accumulate<'b, T>,
     scale: T,
-    /// Sums that wait for the rest of their terms, row after row.
+    /// Partial sums that still lack terms, row by row.
     waiting: &'a mut [T],
 }
 
@@ -312,14 +311,14 @@ impl<'b, T: Real> Output<'_, 'b, T> {
     }
 }
 
-/// Some depth of some columns of the right side.
+/// A block of the right side.
 struct Panels<'a, T> {
     matrix: Matrix<'a, T>,
-    /// Whether it is laid out anew.
+    /// Whether it is packed first.
     dense: bool,
-    /// First, and how deep.
+    /// (first, count).
     depth: (usize, usize),
-    /// First, and end.
+    /// (first, end).
     columns: (usize, usize),
 }
 
@@ -337,7 +336,8 @@ impl<T: Real> Panels<'_, T> {
         let Self { matrix, dense, depth: (first, depth), columns: (mut at, end) } = self;
         let lanes = T::count::<S>();
         let widest = V * lanes;
-        let lies = |at: usize| Panel { data: &matrix.data[first * matrix.stride + at..], stride: matrix.stride, depth };
+        let unpacked =
+            |at: usize| Panel { data: &matrix.data[first * matrix.stride + at..], stride: matrix.stride, depth };
         while end - at >= widest {
             let panels = PANELS.min((end - at) / widest);
             if dense {
@@ -348,21 +348,21 @@ impl<T: Real> Panels<'_, T> {
                 let panel = if dense {
                     Panel { data: &buffer[i * depth * widest..], stride: widest, depth }
                 } else {
-                    lies(from)
+                    unpacked(from)
                 };
                 down::<T, S, V>(simd, to.columns(from), strip, panel, rows);
             }
             at += panels * widest;
         }
         while at < end {
-            // two registers, one, then what is less than one
+            // two registers, then one, then the columns that do not fill one
             let width = [2, 1].into_iter().find(|v| v * lanes <= end - at).unwrap_or(0) * lanes;
             let (count, taken) = if width == 0 { (lanes, end - at) } else { (width, width) };
             let panel = if dense || width == 0 {
                 matrix.pack(simd, (first, depth), (at, taken), count, buffer);
                 Panel { data: &*buffer, stride: count, depth }
             } else {
-                lies(at)
+                unpacked(at)
             };
             let to = to.columns(at);
             match width / lanes {
@@ -375,7 +375,7 @@ impl<T: Real> Panels<'_, T> {
     }
 }
 
-/// All rows of a product with a panel of less than a register.
+/// All rows of a product with a panel narrower than a register.
 #[inline(always)]
 fn ragged<T: Real, S: Simd>(
     simd: S,
@@ -434,7 +434,7 @@ fn down<T: Real, S: Simd, const V: usize>(
     }
 }
 
-/// Some of the terms of a tile of the output, `M` rows of `V` registers; gives `M`.
+/// Adds the terms `begin..end` of a tile of the output, `M` rows of `V` registers; returns `M`.
 #[inline(always)]
 fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
     simd: S,
@@ -456,9 +456,9 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
         sums = std::array::from_fn(|i| row(&waiting[i * width..]));
     }
     let right = &panel.data[begin * panel.stride..];
-    // every loop below is as plain as it is so that no check of a bound stays in it where memory is dense
-    match strip.lie {
-        Lie::Rows(stride) => {
+    // the loops below are written so that the compiler removes all bounds checks where memory is dense
+    match strip.order {
+        Order::Rows(stride) => {
             let rows: [&[T]; M] = std::array::from_fn(|i| &strip.data[i * stride + begin..][..depth]);
             if panel.stride == width {
                 let right = &T::registers::<S>(&right[..depth * width]).as_chunks::<V>().0[..depth];
@@ -471,15 +471,15 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
                 }
             }
         }
-        Lie::Columns(stride) => {
+        Order::Columns(stride) => {
             let left = strip.data[begin * stride..].chunks(stride);
             for (left, right) in left.zip(right.chunks(panel.stride)).take(depth) {
                 let left = &left[..M];
                 multiply_add(simd, &mut sums, |i| left[i], T::registers::<S>(&right[..width]));
             }
         }
-        Lie::Tiles(_) => {
-            // a left side that is worth laying out has a right side that is, too
+        Order::Tiles(_) => {
+            // the right side is always packed when the left side is
             let left = &strip.data.as_chunks::<M>().0[begin..end];
             let right = &T::registers::<S>(&right[..depth * width]).as_chunks::<V>().0[..depth];
             for l in 0..depth {
@@ -488,7 +488,7 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
         }
     }
     if end < panel.depth {
-        // number by number: a copy of the whole would keep the sums in memory all the time
+        // one register at a time: copying the whole array would force the sums into memory
         for (sums, waiting) in sums.into_iter().zip(waiting.chunks_exact_mut(width)) {
             for (waiting, sum) in T::registers_mut::<S>(waiting).iter_mut().zip(sums) {
                 *waiting = sum;
@@ -516,7 +516,7 @@ fn tile<T: Real, S: Simd, const M: usize, const V: usize>(
     M
 }
 
-/// Copies whole registers; `copy_from_slice` calls a function, which takes longer than so few numbers.
+/// Copies whole registers; for so few numbers, the function call of `copy_from_slice` would dominate.
 #[inline(always)]
 fn copy<T: Real, S: Simd>(from: &[T], to: &mut [T]) {
     for (to, from) in T::registers_mut::<S>(to).iter_mut().zip(T::registers::<S>(from)) {
@@ -524,7 +524,7 @@ fn copy<T: Real, S: Simd>(from: &[T], to: &mut [T]) {
     }
 }
 
-/// One step into the depth of a tile.
+/// Adds one term to every sum of a tile.
 #[inline(always)]
 fn multiply_add<T: Real, S: Simd, const M: usize, const V: usize>(
     simd: S,
@@ -540,7 +540,7 @@ fn multiply_add<T: Real, S: Simd, const M: usize, const V: usize>(
     }
 }
 
-/// Rows of the next tile when so many are left.
+/// Rows of the next tile when `left` rows remain.
 fn next_rows(left: usize) -> usize {
     match left {
         0 | 1 => left,
@@ -551,31 +551,31 @@ fn next_rows(left: usize) -> usize {
 }
 
 impl<'a, T: Real> Strip<'a, T> {
-    /// The same from a row on; tiles begin where tiles begin.
+    /// The strip from a row on; for packed tiles, the row must be the first of a tile.
     #[inline(always)]
     fn from(self, row: usize) -> Self {
-        let data = match self.lie {
-            Lie::Rows(stride) => &self.data[row * stride..],
-            Lie::Columns(_) => &self.data[row..],
-            Lie::Tiles(depth) => &self.data[row * depth..],
+        let data = match self.order {
+            Order::Rows(stride) => &self.data[row * stride..],
+            Order::Columns(_) => &self.data[row..],
+            Order::Tiles(depth) => &self.data[row * depth..],
         };
         Self { data, ..self }
     }
 }
 
 impl<'a, T: Real> Matrix<'a, T> {
-    /// All rows from one on, and all columns from one on.
+    /// The strip from a row and a column on.
     #[inline(always)]
     fn strip(self, row: usize, column: usize) -> Strip<'a, T> {
-        let (row, column, lie) = if self.transposed {
-            (column, row, Lie::Columns(self.stride))
+        let (row, column, order) = if self.transposed {
+            (column, row, Order::Columns(self.stride))
         } else {
-            (row, column, Lie::Rows(self.stride))
+            (row, column, Order::Rows(self.stride))
         };
-        Strip { data: &self.data[row * self.stride + column..], lie }
+        Strip { data: &self.data[row * self.stride + column..], order }
     }
 
-    /// Lays out some columns of some rows of a transposed matrix as [`Lie::Tiles`].
+    /// Packs a block of a transposed matrix as [`Order::Tiles`].
     #[inline(always)]
     fn tiles(self, (row, rows): (usize, usize), (column, depth): (usize, usize), out: &mut [T]) {
         let mut at = 0;
@@ -596,7 +596,7 @@ impl<'a, T: Real> Matrix<'a, T> {
         }
     }
 
-    /// Lays out some rows of so many panels of columns, each `width` wide, panel after panel.
+    /// Packs a block as panels of `width` columns, one panel after another.
     #[inline(always)]
     fn panels<S: Simd>(
         self,
@@ -621,7 +621,7 @@ impl<'a, T: Real> Matrix<'a, T> {
         }
     }
 
-    /// Copies some rows of some columns to `out`, `width` numbers apart, with zeros where there are fewer columns.
+    /// Copies a block to `out` with rows of `width` numbers, padded with zeros.
     #[inline(always)]
     fn pack<S: Simd>(
         self,
@@ -668,7 +668,7 @@ mod tests {
         (0..count).map(|i| (((i + seed) * 37 % 101) as f32 - 50.) / 50.).collect()
     }
 
-    /// Sizes that end behind, at and before the ends of registers, tiles, panels and blocks.
+    /// Sizes just above, at and just below multiples of registers, tiles, panels and blocks.
     const SIZES: [(usize, usize, usize); 13] = [
         (1, 1, 1),
         (3, 17, 5),
@@ -685,8 +685,8 @@ mod tests {
         (70, 520, 150),
     ];
 
-    fn view(data: &[f32], rows: usize, cols: usize, turned: bool) -> Matrix<'_, f32> {
-        if turned { Matrix::new(data, cols, rows).t() } else { Matrix::new(data, rows, cols) }
+    fn view(data: &[f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'_, f32> {
+        if transposed { Matrix::new(data, cols, rows).t() } else { Matrix::new(data, rows, cols) }
     }
 
     fn bits(x: &[f32]) -> Vec<u32> {
@@ -724,7 +724,7 @@ mod tests {
                             let away = f64::from(out[i * stride + j]) - (f64::from(before) + 0.5 * sum);
                             assert!(away.abs() < 1e-4, "{m} {k} {n} {ta} {tb} {how:?} at {i}, {j}: {away}");
                         }
-                        // what lies between the rows is left alone
+                        // the gaps between rows are not touched
                         assert_eq!(out[i * stride + n..(i + 1) * stride], [1., 1.]);
                     }
                 }
@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_depends_on_its_row_and_column_alone() {
+    fn an_entry_depends_on_its_row_and_column_alone() {
         for (m, k, n) in SIZES {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             let whole = |ta: bool, tb: bool, a: &[f32], b: &[f32], m: usize, n: usize| {
@@ -742,30 +742,30 @@ mod tests {
                 bits(&out)
             };
             let reference = whole(false, false, &a, &b, m, n);
-            // the same matrices lying the other way round
-            let turned = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+            // the same matrices, stored transposed
+            let transposed = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
                 (0..cols).flat_map(|j| (0..rows).map(move |i| x[i * cols + j])).collect()
             };
-            let (a_turned, b_turned) = (turned(&a, m, k), turned(&b, k, n));
-            assert_eq!(whole(false, true, &a, &b_turned, m, n), reference);
-            let lying = whole(true, false, &a_turned, &b, m, n);
-            assert_eq!(whole(true, true, &a_turned, &b_turned, m, n), lying);
-            if k <= TERMS_TURNED {
-                assert_eq!(lying, reference);
+            let (a_transposed, b_transposed) = (transposed(&a, m, k), transposed(&b, k, n));
+            assert_eq!(whole(false, true, &a, &b_transposed, m, n), reference);
+            let other_order = whole(true, false, &a_transposed, &b, m, n);
+            assert_eq!(whole(true, true, &a_transposed, &b_transposed, m, n), other_order);
+            if k <= TERMS_TRANSPOSED {
+                assert_eq!(other_order, reference);
             }
-            // every row alone, lying the other way round
-            for (i, row) in lying.chunks_exact(n).enumerate() {
+            // every row alone, with a transposed left side
+            for (i, row) in other_order.chunks_exact(n).enumerate() {
                 let alone: Vec<f32> = (0..k).map(|l| a[i * k + l]).collect();
                 assert_eq!(whole(true, false, &alone, &b, 1, n), row);
             }
             // every row alone, and the first columns alone
             for (a, row) in a.chunks_exact(k).zip(reference.chunks_exact(n)) {
                 assert_eq!(whole(false, false, a, &b, 1, n), row);
-                assert_eq!(whole(false, true, a, &b_turned, 1, n), row);
+                assert_eq!(whole(false, true, a, &b_transposed, 1, n), row);
             }
             let some = n.div_ceil(3);
             let firsts: Vec<u32> = reference.chunks_exact(n).flat_map(|row| row[..some].to_vec()).collect();
-            assert_eq!(whole(false, true, &a, &b_turned[..some * k], m, some), firsts);
+            assert_eq!(whole(false, true, &a, &b_transposed[..some * k], m, some), firsts);
         }
     }
 
@@ -792,11 +792,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_times_something_is_zero() {
+    fn a_product_of_depth_zero_is_zero() {
         let mut out = [7f32; 6];
         product(&mut out, 3, Accumulate::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
         assert_eq!(out, [0.; 6]);
-        // what lies behind the last row is left alone, here as well
+        // numbers after the last row are not touched
         let mut out = [7f32; 8];
         product(&mut out, 3, Accumulate::Replace, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), 1.);
         assert_eq!(out, [0., 0., 0., 0., 0., 0., 7., 7.]);

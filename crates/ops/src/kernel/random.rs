@@ -1,8 +1,8 @@
-//! Masks from a counter: a function of a key and a place alone, so that they need no state and no order.
+//! Counter-based dropout masks: a function of a key and an index alone, so they need no state and no fixed order.
 
 use super::Real;
 
-/// The output function of SplitMix64 (Steele, Lea, Flood 2014) at one place of its sequence.
+/// Element `index` of the sequence of SplitMix64 (Steele, Lea, Flood 2014) with this key as its seed.
 #[inline(always)]
 fn splitmix(key: u64, index: u64) -> u64 {
     let mut z = key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -11,7 +11,7 @@ fn splitmix(key: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A dropout mask: each place is 0 with probability `p`, else `1 / (1 - p)`.
+/// A dropout mask: each entry is 0 with probability `p`, else `1 / (1 - p)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<T> {
     key: u64,
@@ -26,14 +26,14 @@ impl<T: Real> Mask<T> {
         Self { key, threshold: (p * 2f64.powi(32)) as u64, keep: T::of(1. / (1. - p)) }
     }
 
-    /// Its value at a place of the whole tensor.
+    /// The entry at an index of the whole tensor.
     #[inline(always)]
     #[must_use]
     pub fn at(&self, index: u64) -> T {
         if splitmix(self.key, index) >> 32 < self.threshold { T::zero() } else { self.keep }
     }
 
-    /// Multiplies a stretch of the tensor that begins at place `first`.
+    /// Multiplies a part of the tensor that begins at index `first`.
     pub fn apply(&self, x: &mut [T], first: u64) {
         for (x, index) in x.iter_mut().zip(first..) {
             *x *= self.at(index);

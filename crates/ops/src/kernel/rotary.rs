@@ -2,16 +2,16 @@
 
 use super::{Real, vectorised};
 
-/// Which entries of a head turn together.
+/// The pairs of entries of a head that are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
     /// Entry `i` with entry `i + width / 2`, as in NeoX and Llama checkpoints of the hub.
     Halves,
     /// Entry `2i` with entry `2i + 1`, as in the paper and GPT-J.
-    Neighbours,
+    Interleaved,
 }
 
-/// Turns the first `rotary_dim` entries of each row's head by its angles, in place; `inverse` turns them back.
+/// Rotates the first `rotary_dim` entries of each row by its angles, in place; `inverse` rotates back.
 ///
 /// `x` `[rows, width]`; `cos` and `sin` `[rows, rotary_dim / 2]`.
 ///
@@ -37,7 +37,7 @@ pub fn apply<T: Real>(pairs: Pairs, x: &mut [T], width: usize, rotary_dim: usize
                             b[i] = y * cos[i] + x * sin;
                         }
                     }
-                    Pairs::Neighbours => {
+                    Pairs::Interleaved => {
                         for (i, pair) in row[..rotary_dim].chunks_exact_mut(2).enumerate() {
                             let (x, y, sin) = (pair[0], pair[1], sin[i] * sign);
                             pair[0] = x * cos[i] - y * sin;

@@ -1,8 +1,8 @@
-//! Sums over rows and columns in a fixed order, and additions in place.
+//! Sums over rows and columns in a fixed order, and in-place addition.
 
 use super::{Real, vectorised};
 
-/// Running sums side by side, so that a sum can use whole vector registers.
+/// Number of parallel running sums, so that a sum can use whole vector registers.
 const LANES: usize = 16;
 
 /// Sum of `f` over pairs of two rows of one length, in a fixed order.
@@ -46,7 +46,7 @@ fn fold<T: Real>(mut sums: [T; LANES]) -> T {
     sums[0]
 }
 
-/// Largest entry; NaN entries are passed over, and spread through what is computed with the row afterwards.
+/// Largest entry, ignoring NaNs; these still propagate through later computations with the row.
 #[inline(always)]
 pub(crate) fn largest<T: Real>(a: &[T]) -> T {
     let larger = |a: T, b: T| if a > b { a } else { b };
@@ -93,7 +93,7 @@ pub fn multiply<T: Real>(out: &mut [T], x: &[T]) {
     );
 }
 
-/// Adds each column's sum over all rows, in the order of the rows.
+/// Adds the sum of each column to `sums`, row by row.
 pub fn add_column_sums<T: Real>(sums: &mut [T], x: &[T]) {
     vectorised(
         #[inline(always)]

@@ -1,18 +1,18 @@
-//! Causal attention over sequences of a few dozen tokens, where a matrix product costs more to set up than to compute.
+//! Causal attention over short sequences, where a matrix product costs more to set up than to compute.
 //!
-//! Keys and values are transposed once per head; then each query's scores are sums over the width of a head, 16 keys side
-//! by side. Sums run in a fixed order.
+//! Keys and values are transposed once per head. The scores of a query are then sums over the width of a head, for 16 keys
+//! at a time. Sums run in a fixed order.
 
 use super::attention::Heads;
 use super::rows::{largest, sum, sum_pairs};
 use super::{Real, vectorised};
 
-/// Keys that are computed side by side.
+/// Keys that are computed at a time.
 const LANES: usize = 16;
 /// The longest sequence.
 pub(crate) const LONGEST: usize = 64;
 
-/// Whether a head of this width is computed here.
+/// Whether this kernel supports the length and the width.
 pub(crate) fn fits(h: &Heads) -> bool {
     h.seq <= LONGEST && matches!(h.width, 16 | 32 | 64)
 }
@@ -49,7 +49,7 @@ fn row<T: Real, const W: usize>(x: &[T], at: usize, stride: usize, from: usize) 
     out
 }
 
-/// Rows `[seq, W]` of a head as columns `[W, padded]`; what is padded is zero.
+/// Rows `[seq, W]` of a head as columns `[W, padded]`, padded with zeros.
 #[inline(always)]
 fn transposed<T: Real, const W: usize>(x: &[T], stride: usize, from: usize, seq: usize, out: &mut [T]) {
     let padded = out.len() / W;
@@ -193,7 +193,7 @@ mod tests {
                 let (qkv, dz) = (numbers(seq * h.row(), 1), numbers(seq * h.out(), 2));
                 let run = |short: bool| {
                     let (mut z, mut logs) = (vec![9.; seq * h.out()], vec![9.; heads * seq]);
-                    // gradients are added to what is there
+                    // gradients are added to the existing numbers
                     let mut dqkv = numbers(seq * h.row(), 3);
                     if short {
                         let mut scratch = Vec::new();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn long_sequences_and_odd_widths_are_not_computed_here() {
+    fn long_sequences_and_odd_widths_are_not_supported() {
         let h = Heads { seq: 64, heads: 1, kv_heads: 1, width: 16 };
         assert!(!fits(&Heads { seq: 65, ..h }) && !fits(&Heads { width: 24, ..h }));
     }

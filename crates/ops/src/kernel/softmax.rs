@@ -3,7 +3,7 @@
 use super::rows::{largest, sum, sum_pairs};
 use super::{Real, vectorised};
 
-/// Probabilities of rows of so many scores; minus infinity gets none.
+/// Softmax of rows of `width` scores; a score of minus infinity gets probability 0.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -26,7 +26,7 @@ pub fn forward<T: Real>(x: &[T], out: &mut [T], width: usize) {
     );
 }
 
-/// Turns gradients of probabilities into those of scores, in place.
+/// Converts gradients of the probabilities into gradients of the scores, in place.
 ///
 /// # Panics
 /// When the lengths differ.

@@ -78,7 +78,7 @@ fn claim(run: &Run, row: &ClaimRow) -> Json {
         "measured": number(row.measured),
         "published": number(row.published),
         "threshold": row.threshold,
-        "holds": row.holds,
+        "holds": row.holds(),
         "n": row.n,
         "unit": row.unit,
         "source": row.source,

@@ -1,4 +1,4 @@
-//! Small tokenizers against what reference programs make of the same texts.
+//! Small tokenizers against the outputs of reference programs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fn check_golden(tokenizer: &Tokenizer, cases: &Value) {
 
 type Metadata = Vec<(&'static str, Written)>;
 
-/// A GGUF file of metadata alone.
+/// A tokenizer from a GGUF file with metadata only.
 fn from_gguf(metadata: &[(&str, Written)]) -> Result<Tokenizer, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
@@ -131,7 +131,7 @@ fn pieces_with_scores_encode_as_sentencepiece_does() {
 }
 
 #[test]
-fn bos_comes_once_and_only_where_it_is_wanted() {
+fn bos_is_added_once_and_only_if_requested() {
     let check = |add: Option<bool>, text: &str, bos: Bos, starts: &[u32], prepended: bool| {
         let mut metadata = byte_level("smollm");
         metadata.extend(add.map(|add| ("tokenizer.ggml.add_bos_token", Written::Bool(add))));
@@ -150,7 +150,7 @@ fn bos_comes_once_and_only_where_it_is_wanted() {
     assert!(error.contains("small.json") && error.contains("no BOS"), "{error}");
 }
 
-/// A folder with the small tokenizer, changed, and files beside it.
+/// A folder with a changed small tokenizer and further files.
 fn folder(change: impl FnOnce(&mut Value), beside: &[(&str, Value)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut json = read("small.json");
@@ -162,7 +162,7 @@ fn folder(change: impl FnOnce(&mut Value), beside: &[(&str, Value)]) -> tempfile
     folder
 }
 
-/// A post-processor that puts the first special token before, and the second one after a text.
+/// Adds a post-processor that puts the first special token before a text and the second one after it.
 fn template(json: &mut Value) {
     let special = |id: u32, token: &str| json!({ "id": token, "ids": [id], "tokens": [token] });
     let mark = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
@@ -176,7 +176,7 @@ fn template(json: &mut Value) {
 }
 
 #[test]
-fn a_folder_says_which_tokens_are_special() {
+fn the_files_of_a_folder_define_special_tokens() {
     let open = |folder: tempfile::TempDir| Tokenizer::from_folder(folder.path()).unwrap();
     let default = |tokenizer: &Tokenizer| tokenizer.encode("12", Bos::Default).unwrap().ids;
 
@@ -208,7 +208,7 @@ fn a_folder_says_which_tokens_are_special() {
 }
 
 #[test]
-fn published_oddities_change_no_text() {
+fn oddities_of_published_files_do_not_change_texts() {
     let folder = folder(
         |json| {
             json["truncation"] =
@@ -225,11 +225,11 @@ fn published_oddities_change_no_text() {
 }
 
 #[test]
-fn what_cannot_be_encoded_or_decoded_is_an_error() {
+fn uncovered_characters_and_unknown_ids_are_errors() {
     let folder = folder(
         |json| {
             let vocab = json["model"]["vocab"].as_object_mut().unwrap();
-            // the stand-in for byte 4
+            // GPT-2's character for byte 4
             let id = vocab.remove("Ą").unwrap();
             vocab.insert("(nothing)".to_owned(), id);
         },
@@ -242,7 +242,7 @@ fn what_cannot_be_encoded_or_decoded_is_an_error() {
 
     let tokenizer = Tokenizer::from_file(&data("small.json")).unwrap();
     let error = tokenizer.decode(&[18, 400]).unwrap_err().to_string();
-    assert!(error.contains("small.json: there is no token 400: the vocabulary ends at 399"), "{error}");
+    assert!(error.contains("small.json: no token has the id 400: the largest id is 399"), "{error}");
     assert!(tokenizer.decode(&[u32::MAX]).is_err());
     let emoji = tokenizer.encode("🙂", Bos::Never).unwrap().ids;
     assert_eq!(tokenizer.decode(&emoji[..1]).unwrap(), "\u{fffd}");
@@ -257,13 +257,13 @@ fn a_damaged_description_is_an_error_that_names_the_file() {
     };
     check(&|json| json["model"]["merges"][3] = json!(["Ġt", "nonsense"]), "nonsense");
     check(&|json| json["model"]["merges"][3] = json!("Ġ Ġ Ġ"), "merge");
-    // long parts, which the library would copy past the end of its buffer
+    // long parts, for which the library would write past the end of its buffer
     check(&|json| json["model"]["merges"][3] = json!(["Ġinformation", "Ġmultiply"]), "merge");
     check(&|json| json["model"]["vocab"]["a"] = json!(70), "same id");
     check(&|json| json["model"]["vocab"]["a"] = json!(u32::MAX), "ids up to 4294967295");
     check(&|json| json["model"]["dropout"] = json!(0.1), "at random");
     check(&|json| json["model"] = json!(null), "");
-    check(&|json| json["added_tokens"][1]["content"] = json!("<|new|>"), "does not have the id 1");
+    check(&|json| json["added_tokens"][1]["content"] = json!("<|new|>"), "the id 1");
     check(&|json| *json = json!([]), "");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
@@ -271,7 +271,7 @@ fn a_damaged_description_is_an_error_that_names_the_file() {
 }
 
 #[test]
-fn no_change_of_a_byte_is_a_panic() {
+fn altered_bytes_never_panic() {
     let mut json = read("small.json");
     let keep = ["<|start|>", "<|end|>", "a", "b", "c", "ab", "abc"];
     json["model"]["vocab"] = keep.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
@@ -282,20 +282,20 @@ fn no_change_of_a_byte_is_a_panic() {
     let read = |bytes: &[u8]| Tokenizer::from_json(path, bytes);
     let tokenizer = read(&whole).unwrap();
     assert_eq!(tokenizer.encode("abcb", Bos::Never).unwrap().ids, [6, 3]);
-    for place in 0..whole.len() {
+    for at in 0..whole.len() {
         for change in [1, 4, 0x20] {
             let mut bytes = whole.clone();
-            bytes[place] ^= change;
+            bytes[at] ^= change;
             if let Ok(tokenizer) = read(&bytes) {
                 let _ = tokenizer.encode("abcb", Bos::Never).map(|encoded| tokenizer.decode(&encoded.ids));
             }
         }
-        assert!(read(&whole[..place]).is_err(), "cut at {place}");
+        assert!(read(&whole[..at]).is_err(), "cut at {at}");
     }
 }
 
 #[test]
-fn gguf_descriptions_that_contradict_themselves_are_errors() {
+fn inconsistent_gguf_descriptions_are_errors() {
     let check = |mut metadata: Metadata, key: &'static str, value: Option<Written>, words: &[&str]| {
         metadata.retain(|(other, _)| *other != key);
         metadata.extend(value.map(|value| (key, value)));
@@ -308,22 +308,27 @@ fn gguf_descriptions_that_contradict_themselves_are_errors() {
     check(bpe(), "tokenizer.ggml.pre", Some(text("tekken")), &["`tekken`", "smollm", "qwen2", "gpt-2"]);
     check(bpe(), "tokenizer.ggml.pre", None, &["``", "smollm"]);
     check(bpe(), "tokenizer.ggml.merges", None, &["tokenizer.ggml.merges", "missing"]);
-    check(bpe(), "tokenizer.ggml.merges", Some(Written::Array(vec![text("ab")])), &["\"ab\" has no two parts"]);
-    check(bpe(), "tokenizer.ggml.merges", Some(Written::Array(vec![text("a ()")])), &["not of tokens"]);
+    check(bpe(), "tokenizer.ggml.merges", Some(Written::Array(vec![text("ab")])), &["\"ab\" does not have two parts"]);
+    check(bpe(), "tokenizer.ggml.merges", Some(Written::Array(vec![text("a ()")])), &["does not combine"]);
     check(
         bpe(),
         "tokenizer.ggml.token_type",
         Some(Written::Array(vec![Written::I32(1)])),
         &["400 tokens have 1 types"],
     );
-    check(bpe(), "tokenizer.ggml.token_type", Some(Written::Array(vec![Written::I32(9); 400])), &["has the type 9"]);
+    check(
+        bpe(),
+        "tokenizer.ggml.token_type",
+        Some(Written::Array(vec![Written::I32(9); 400])),
+        &["has the unknown type 9"],
+    );
     check(
         bpe(),
         "tokenizer.ggml.bos_token_id",
         Some(Written::U32(400)),
         &["bos_token_id` is 400, but there are 400 tokens"],
     );
-    check(bpe(), "tokenizer.ggml.tokens", Some(Written::Array(vec![text("a"); 400])), &["`a` is there twice"]);
+    check(bpe(), "tokenizer.ggml.tokens", Some(Written::Array(vec![text("a"); 400])), &["`a` occurs twice"]);
     check(pieces(), "tokenizer.ggml.scores", None, &["tokenizer.ggml.scores", "missing"]);
     check(
         pieces(),
@@ -337,7 +342,12 @@ fn gguf_descriptions_that_contradict_themselves_are_errors() {
         Some(Written::Array(vec![Written::F32(0.); 420])),
         &["have the same score"],
     );
-    check(pieces(), "tokenizer.ggml.token_type", Some(Written::Array(vec![Written::I32(5); 420])), &["is unused"]);
+    check(
+        pieces(),
+        "tokenizer.ggml.token_type",
+        Some(Written::Array(vec![Written::I32(5); 420])),
+        &["marked as unused"],
+    );
     let mut no_bos = bpe();
     no_bos.retain(|(key, _)| !key.contains("bos"));
     check(no_bos, "tokenizer.ggml.add_bos_token", Some(Written::Bool(true)), &["names none"]);

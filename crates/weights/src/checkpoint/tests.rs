@@ -1,10 +1,10 @@
-//! One safetensors file, many, and what is wrong with them.
+//! Single and sharded safetensors files, whole and damaged.
 
 use std::fs;
 
 use super::*;
 
-/// A safetensors file by hand: any header, and data.
+/// Writes a safetensors file with any header and data.
 fn craft(path: &Path, header: &str, data: &[u8]) {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -75,8 +75,8 @@ fn all_float_types_are_read_at_any_alignment() {
         assert_eq!(checkpoint.bytes(), 4 * 9);
         assert!(checkpoint.gguf().is_none() && checkpoint.path() == folder.path());
         let error = |name, dtype| checkpoint.tensor(name, dtype, &Device::Cpu).unwrap_err().to_string();
-        assert!(error("byte", DType::F32).contains("`byte` has the type U8, which cannot be read as f32"));
-        assert!(error("single", DType::U32).contains("`single` has the type F32, which cannot be read as u32"));
+        assert!(error("byte", DType::F32).contains("`byte` has type U8, which cannot be read as f32"));
+        assert!(error("single", DType::U32).contains("`single` has type F32, which cannot be read as u32"));
         assert!(error("singles", DType::F32).contains("`singles` is missing (the file has `single`)"));
     }
 }
@@ -94,7 +94,7 @@ fn numbers_that_are_not_finite_are_refused_with_file_and_tensor() {
 }
 
 #[test]
-fn a_file_cut_at_any_byte_is_refused() {
+fn a_file_truncated_at_any_byte_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
     craft(&path, &header(&[("a", "F32", &[2], [0, 8]), ("b", "F32", &[1], [8, 12])]), &[0; 12]);
@@ -109,7 +109,7 @@ fn a_file_cut_at_any_byte_is_refused() {
 }
 
 #[test]
-fn absurd_headers_are_errors_and_take_no_memory() {
+fn invalid_headers_are_errors_and_take_no_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
     craft(&path, &header(&[("a", "F32", &[2], [0, 8])]), &[0; 8]);
@@ -124,11 +124,11 @@ fn absurd_headers_are_errors_and_take_no_memory() {
         fs::write(&path, bytes).unwrap();
         assert!(all(&path).is_err(), "length {length}");
     }
-    // what each flipped bit says may be an error or another file, but never a panic
-    for place in 0..whole.len() {
+    // a flipped bit may give an error or another valid file, but never a panic
+    for at in 0..whole.len() {
         for bit in 0..8 {
             let mut bytes = whole.clone();
-            bytes[place] ^= 1 << bit;
+            bytes[at] ^= 1 << bit;
             fs::write(&path, bytes).unwrap();
             let _ = all(&path);
         }
@@ -151,7 +151,7 @@ fn offsets_that_overlap_leave_gaps_or_overflow_are_errors() {
     check(&[("a", "F32", &[usize::MAX, 2], [0, 12])]);
     check(&[("a", "F32", &[3], [0, 12]), ("b", "F32", &[0, 1 << 40, 1 << 40], [12, 12])]);
     check(&[("a", "F9", &[3], [0, 12])]);
-    // ends that sum up to more than 64 bits
+    // ends whose sum overflows 64 bits
     let size = usize::MAX / 8;
     let names: Vec<String> = (0..8).map(|i| i.to_string()).collect();
     let shape = [size];
@@ -217,12 +217,12 @@ fn shards_that_do_not_fit_their_index_are_named() {
 fn pickles_and_folders_without_weights_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    assert!(message(path).contains("looked for `model.safetensors`") && message(path).contains("is empty"));
+    assert!(message(path).contains("expected `model.safetensors`") && message(path).contains("is empty"));
     fs::write(path.join("config.json"), "{}").unwrap();
     assert!(message(path).contains("has `config.json`"));
     fs::write(path.join("pytorch_model.bin"), "").unwrap();
-    for place in [path, &path.join("pytorch_model.bin"), &path.join("not-there.ckpt")] {
-        let error = message(place);
+    for path in [path, &path.join("pytorch_model.bin"), &path.join("not-there.ckpt")] {
+        let error = message(path);
         assert!(
             error.contains("safe_serialization=True") && (error.contains(".bin") || error.contains(".ckpt")),
             "{error}"
@@ -230,7 +230,7 @@ fn pickles_and_folders_without_weights_say_what_to_do() {
     }
     fs::write(path.join("q4.gguf"), "").unwrap();
     assert!(message(path).contains("`q4.gguf`"));
-    assert!(message(&path.join("q4.gguf")).contains("q4.gguf: not a whole GGUF file"));
+    assert!(message(&path.join("q4.gguf")).contains("q4.gguf: not a complete GGUF file"));
     assert!(message(&path.join("config.json")).contains("neither"));
     assert!(message(&path.join("none.safetensors")).contains("none.safetensors"));
 }

@@ -1,4 +1,4 @@
-//! Small files that candle writes, and what becomes of them when they are damaged.
+//! Small files written by candle, whole and damaged.
 
 use std::fs;
 use std::io::Cursor;
@@ -91,7 +91,7 @@ fn every_type_reads_as_candle_reads_it() {
 }
 
 #[test]
-fn metadata_comes_in_the_type_asked_for_or_says_what_it_is() {
+fn metadata_is_typed_and_errors_name_the_value() {
     let checkpoint = all(&written(&metadata(), &[])).unwrap();
     let gguf = checkpoint.gguf().unwrap();
     assert_eq!(gguf.architecture().unwrap(), "llama");
@@ -107,13 +107,13 @@ fn metadata_comes_in_the_type_asked_for_or_says_what_it_is() {
         assert!(error.contains("m.gguf") && words.iter().all(|word| error.contains(word)), "{error}");
     };
     check(gguf.u64("llama.block_counts").unwrap_err(), ["`llama.block_counts` is missing", "has `llama.block_count`"]);
-    check(gguf.u64("llama.small").unwrap_err(), ["`llama.small`", "is -3, expected a whole number"]);
-    check(gguf.str("add").unwrap_err(), ["`add`", "is true, expected a text"]);
+    check(gguf.u64("llama.small").unwrap_err(), ["`llama.small`", "is -3, expected a non-negative integer"]);
+    check(gguf.str("add").unwrap_err(), ["`add`", "is true, expected a string"]);
     check(gguf.bool("tokens").unwrap_err(), ["`tokens`", "an array of 3"]);
-    check(gguf.u32s("ids").unwrap_err(), ["`ids`", "expected an array of whole numbers"]);
+    check(gguf.u32s("ids").unwrap_err(), ["`ids`", "expected an array of non-negative integers"]);
 }
 
-/// A file with a few types, and how long its header is.
+/// A file with a few types, and the length of its header.
 fn small() -> (Vec<u8>, usize) {
     let tensors = [GgmlDType::F32, GgmlDType::Q4_1, GgmlDType::Q8_0].map(|kind| quantised((2, 32), kind));
     let named: Vec<_> = ["one", "two", "three"].into_iter().zip(&tensors).collect();
@@ -123,38 +123,38 @@ fn small() -> (Vec<u8>, usize) {
 }
 
 #[test]
-fn a_file_cut_at_any_byte_is_refused() {
+fn a_file_truncated_at_any_byte_is_refused() {
     let (bytes, _) = small();
     all(&bytes).unwrap();
-    // the writer fills up the last tensor's 68 bytes to 96
+    // the writer pads the 68 bytes of the last tensor to 96
     for length in 0..bytes.len() - 28 {
         let error = read(Path::new("m.gguf"), &bytes[..length]).unwrap_err().to_string();
-        assert!(error.contains("m.gguf: not a whole GGUF file"), "cut at {length}: {error}");
+        assert!(error.contains("m.gguf: not a complete GGUF file"), "cut at {length}: {error}");
     }
     assert!(all(&bytes[..100]).is_err());
 }
 
 #[test]
-fn no_change_in_the_header_is_a_panic_or_fills_the_memory() {
+fn altered_headers_neither_panic_nor_exhaust_memory() {
     let (bytes, header) = small();
-    for place in 0..header {
+    for at in 0..header {
         for change in [1, 2, 0x80, 0xff] {
             let mut bytes = bytes.clone();
-            bytes[place] ^= change;
+            bytes[at] ^= change;
             let _ = read(Path::new("m.gguf"), &bytes).is_ok() && all(&bytes).is_ok();
         }
     }
     // lengths, counts and axes are eight bytes each
-    for place in 0..header - 8 {
+    for at in 0..header - 8 {
         for number in [0, 1 << 31, 1 << 62, u64::MAX - 7, u64::MAX] {
             let mut bytes = bytes.clone();
-            bytes[place..place + 8].copy_from_slice(&number.to_le_bytes());
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
             let _ = read(Path::new("m.gguf"), &bytes);
         }
     }
 }
 
-/// The bytes of a file with one F32 tensor, its description given.
+/// The bytes of a file with one F32 tensor and the given description.
 fn raw(alignment: Option<u32>, n_axes: u32, axes: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0".to_vec();
     bytes.extend(u64::from(alignment.is_some()).to_le_bytes());
@@ -179,7 +179,7 @@ fn raw(alignment: Option<u32>, n_axes: u32, axes: &[u64], kind: u32, offset: u64
 }
 
 #[test]
-fn absurd_descriptions_name_the_tensor_or_the_key() {
+fn errors_of_invalid_descriptions_name_the_tensor_or_the_key() {
     for alignment in [None, Some(1), Some(8), Some(64)] {
         let checkpoint = all(&raw(alignment, 1, &[2], 0, 0)).unwrap();
         let tensor = checkpoint.tensor("w", DType::F64, &Device::Cpu).unwrap();
@@ -191,14 +191,14 @@ fn absurd_descriptions_name_the_tensor_or_the_key() {
     };
     check(raw(Some(0), 1, &[2], 0, 0), "general.alignment");
     check(raw(Some(24), 1, &[2], 0, 0), "general.alignment");
-    check(raw(None, 1, &[3], 0, 0), "`w` goes beyond the end");
-    check(raw(None, 1, &[2], 0, 4), "`w` goes beyond the end");
-    check(raw(None, 1, &[2], 0, u64::MAX - 3), "`w` goes beyond the end");
-    check(raw(None, 2, &[1 << 40, 1 << 40], 0, 0), "`w` of type F32 has the shape");
-    check(raw(None, 3, &[1 << 40, 1 << 40, 0], 0, 0), "`w` of type F32 has the shape");
-    check(raw(None, 2, &[1, 32], 2, 0), "`w` of type Q4_0 has the shape [32, 1]");
+    check(raw(None, 1, &[3], 0, 0), "`w` extends past the end");
+    check(raw(None, 1, &[2], 0, 4), "`w` extends past the end");
+    check(raw(None, 1, &[2], 0, u64::MAX - 3), "`w` extends past the end");
+    check(raw(None, 2, &[1 << 40, 1 << 40], 0, 0), "is invalid for the type F32");
+    check(raw(None, 3, &[1 << 40, 1 << 40, 0], 0, 0), "is invalid for the type F32");
+    check(raw(None, 2, &[1, 32], 2, 0), "`w` has the shape [32, 1], which is invalid for the type Q4_0");
     check(raw(None, u32::MAX, &[2], 0, 0), "`w` has 4294967295 axes");
-    check(raw(None, 1, &[2], 20, 0), "`w` has the type IQ4_NL, which cannot be read as f32");
-    check(raw(None, 1, &[2], 26, 0), "`w` has the type I32");
-    check(raw(None, 1, &[2], 77, 0), "`w` has the type number 77");
+    check(raw(None, 1, &[2], 20, 0), "`w` has type IQ4_NL, which cannot be read as f32");
+    check(raw(None, 1, &[2], 26, 0), "`w` has type I32");
+    check(raw(None, 1, &[2], 77, 0), "`w` has type number 77");
 }

@@ -1,7 +1,7 @@
-//! Backward passes through operations with more inputs than candle's custom operations can have.
+//! Backward passes through operations with more inputs than candle's custom operations support.
 //!
-//! Such an operation takes one input of its own, so that candle's graph reaches it, and hands the gradients of the rest
-//! over with [`deposit`]. [`backward`] puts them beside candle's.
+//! Such an operation has one input in candle's graph, so that the backward pass reaches it. It records the gradients of its
+//! other inputs with [`deposit`], and [`backward`] adds them to candle's.
 
 use std::cell::RefCell;
 use std::sync::Mutex;
@@ -11,13 +11,22 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, Var, bail};
 
 thread_local! {
-    /// Gradients handed over in the backward pass that runs on this thread, if one does.
+    /// Gradients deposited during the backward pass of this thread; `None` when no pass runs.
     static DEPOSITED: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
 }
 
-/// Gradients of a scalar with respect to everything it was computed from.
+/// Gradients of a scalar with respect to every variable that it was computed from.
 ///
-/// As [`Tensor::backward`], which fails where a [`deposit`] is made.
+/// Use it instead of [`Tensor::backward`], which fails in operations that [`deposit`] gradients.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+///
+/// let x = Var::from_tensor(&Tensor::new(&[1f64, 2., 3.], &Device::Cpu)?)?;
+/// let gradients = ops::backward(&x.sqr()?.sum_all()?)?;
+/// assert_eq!(gradients.get(&x).unwrap().to_vec1::<f64>()?, [2., 4., 6.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When candle or an operation fails.
@@ -36,10 +45,10 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     Ok(store)
 }
 
-/// Hands over a gradient from inside a custom operation's backward pass.
+/// Records a gradient from inside the backward pass of a custom operation.
 ///
 /// # Errors
-/// When the pass was not started by [`backward`]: the gradient would be lost.
+/// When the pass was not started by [`backward`], because the gradient would then be lost.
 pub fn deposit(of: &Tensor, gradient: Tensor) -> Result<()> {
     DEPOSITED.with_borrow_mut(|deposited| match deposited {
         Some(deposited) => {
@@ -47,13 +56,14 @@ pub fn deposit(of: &Tensor, gradient: Tensor) -> Result<()> {
             Ok(())
         }
         None => bail!(
-            "this operation has more inputs than candle can follow: call ops::backward(&loss), not loss.backward()"
+            "this operation has more inputs than candle's graph supports: call ops::backward(&loss), not loss.backward()"
         ),
     })
 }
 
-/// Hands over a variable's gradient where [`backward`] runs, and gives back any other: candle would fill a tensor with noughts
-/// for it and add the gradient to those.
+/// Deposits the gradient of a variable if [`backward`] runs, and returns any other gradient for candle to handle.
+///
+/// Depositing is faster for variables: candle would allocate a tensor of zeros and add the gradient to it.
 pub(crate) fn offer(of: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
     let gradient = gradient?;
     if !of.is_variable() {
@@ -68,10 +78,10 @@ pub(crate) fn offer(of: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
     })
 }
 
-/// `run(x)`, of which nothing is kept but `x` and the result: the backward pass runs it again, to the same bytes.
+/// Gradient checkpointing (arXiv 1604.06174): `run(x)` of which only `x` and the result stay in memory. The backward pass
+/// runs it again, to the same bytes.
 ///
-/// `out` is that result, `parameters` are the variables that `run` reads; their gradients are handed over with [`deposit`].
-/// This is gradient checkpointing (arXiv 1604.06174) for what candle's graph would keep whole.
+/// `out` is the result of `run(x)`; `parameters` are the variables that `run` reads, whose gradients are [`deposit`]ed.
 ///
 /// # Errors
 /// When candle fails.
@@ -97,7 +107,7 @@ impl Again {
         match self.out.lock().ok().and_then(|mut out| out.take()) {
             Some(out) if out.layout().start_offset() == 0 => Ok(out),
             Some(out) => out.force_contiguous(),
-            None => bail!("a result is handed over once"),
+            None => bail!("run-again: the forward pass ran twice"),
         }
     }
 }
@@ -112,7 +122,7 @@ impl CustomOp1 for Again {
         let (storage, layout) = out.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => bail!("a result on another device than what it was computed from"),
+            _ => bail!("run-again: the result and its input are on different devices"),
         }
     }
 
@@ -121,7 +131,7 @@ impl CustomOp1 for Again {
         let (storage, layout) = out.storage_and_layout();
         match &*storage {
             Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => bail!("a result on another device than what it was computed from"),
+            _ => bail!("run-again: the result and its input are on different devices"),
         }
     }
 
@@ -131,7 +141,7 @@ impl CustomOp1 for Again {
         let mut store = backward(&(y * dy)?.sum_all()?)?;
         for parameter in &self.parameters {
             if let Some(gradient) = store.remove(parameter) {
-                // candle leaves what it was computed from attached to it
+                // candle's gradients still hold the graph that they were computed from
                 deposit(parameter, gradient.detach())?;
             }
         }
@@ -145,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// `handle + a`, whose gradient for `a` is handed over.
+    /// `handle + a`, which deposits the gradient of `a`.
     struct Sum {
         a: Var,
     }
@@ -167,13 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_maps_get_the_same_gradient_either_way() {
-        let draw = |shape: (usize, usize), seed| {
+    fn deposited_gradients_equal_those_of_candle() {
+        let var = |shape: (usize, usize), seed| {
             Var::from_tensor(&crate::gradcheck::filled(&[shape.0, shape.1], seed)).unwrap()
         };
-        let (x, w, b) =
-            (draw((5, 3), 1), draw((3, 4), 2), Var::from_tensor(&crate::gradcheck::filled(&[4], 3)).unwrap());
-        // the map is used twice, so that its gradients add up, and once as part of something else
+        let (x, w, b) = (var((5, 3), 1), var((3, 4), 2), Var::from_tensor(&crate::gradcheck::filled(&[4], 3)).unwrap());
+        // the weight is used in two maps and once elsewhere, so that gradients must add up
         let once = crate::linear(x.as_tensor(), w.as_tensor(), Some(b.as_tensor())).unwrap();
         let twice = crate::linear(&x.sqr().unwrap(), w.as_tensor(), Some(b.as_tensor())).unwrap();
         let loss = ((once * twice).unwrap().sum_all().unwrap() + w.sqr().unwrap().sum_all().unwrap()).unwrap();
@@ -186,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_found_beside_candles_and_add_up() {
+    fn deposited_gradients_are_added_to_those_of_candle() {
         let a = Var::new(3f64, &Device::Cpu).unwrap();
         let handle = Var::new(0f64, &Device::Cpu).unwrap();
         let twice = || handle.as_tensor().apply_op1(Sum { a: a.clone() }).unwrap();
@@ -197,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_run_again_gives_the_same_bytes_and_keeps_nothing_alive() {
-        let draw = |shape: &[usize], seed| Var::from_tensor(&crate::gradcheck::filled(shape, seed)).unwrap();
-        let (x, w, b) = (draw(&[5, 3], 1), draw(&[3, 3], 2), draw(&[3], 3));
+    fn checkpointing_gives_the_same_bytes() {
+        let var = |shape: &[usize], seed| Var::from_tensor(&crate::gradcheck::filled(shape, seed)).unwrap();
+        let (x, w, b) = (var(&[5, 3], 1), var(&[3, 3], 2), var(&[3], 3));
         let block = |x: &Tensor, w: &Tensor, b: &Tensor| x + crate::gelu_tanh(&crate::linear(x, w, Some(b))?)?;
         let gradients = |again: bool| {
             let part = |x: &Tensor| -> Result<Tensor> {

@@ -1,27 +1,27 @@
-//! Attention of the last places of sequences behind places whose keys and values are known.
+//! Attention with a cache of keys and values: the queries of new positions, after positions that are already cached.
 //!
-//! Several sequences may share what lies before; it is neither repeated nor copied, and all their queries go through one
-//! product with its keys.
+//! Several sequences may share a cache. It is neither repeated nor copied, and one product with its keys serves all of
+//! their queries.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::attention::{attention_pattern, attention_scores, mix_values};
+use crate::attention_steps::group;
 use crate::custom::{Operand, by_dtype, slice, storage, takes};
-use crate::inside::group;
-use crate::kernel::attention::{Heads, spread_ahead};
+use crate::kernel::attention::{Heads, propagate_from_later_values};
 use crate::kernel::product::{Accumulate, Matrix, product};
 use crate::kernel::rows::{largest, sum, sum_pairs};
 use crate::kernel::{Real, vectorised};
 
-/// Causal attention of the last places of each sequence, behind places whose keys and values are known.
+/// Causal attention of the last positions of each sequence, after positions whose keys and values are cached.
 ///
 /// On the CPU there is no backward pass.
 ///
 /// # Shapes
-/// `qkv` `[batch, seq, n_heads + 2 kv_heads, d_head]` as in [`crate::causal_attention`]; `past` are keys and values
-/// `[shared, before, kv_heads, d_head]`, where row i is what lies before the sequences i, i + shared, i + 2 shared, ..;
+/// `qkv` `[batch, seq, n_heads + 2 kv_heads, d_head]` as in [`crate::causal_attention`]; `past` are the cached keys and
+/// values `[shared, before, kv_heads, d_head]`, whose row i precedes the sequences i, i + shared, i + 2 shared and so on;
 /// output `[batch, seq, n_heads, d_head]`.
 ///
 /// # Errors
@@ -35,14 +35,14 @@ pub fn attention_with_kv_cache(qkv: &Tensor, past: &[Tensor; 2], kv_heads: usize
     let fits = shared > 0 && batch.is_multiple_of(shared) && keys.dims() == [shared, before, kv_heads, width];
     if !fits || keys.dims() != values.dims() {
         bail!(
-            "keys {:?} and values {:?} before {:?} with {kv_heads} key heads",
+            "cached keys {:?} and values {:?} do not fit queries, keys and values {:?} with {kv_heads} key heads",
             keys.dims(),
             values.dims(),
             qkv.dims()
         );
     }
     if takes(qkv) {
-        let op = Behind { heads, kv_heads };
+        let op = CachedAttention { heads, kv_heads };
         return qkv.contiguous()?.apply_op3(&keys.contiguous()?, &values.contiguous()?, op);
     }
     let part = |first, count| qkv.narrow(2, first, count); // [batch, seq, count, d_head]
@@ -55,15 +55,14 @@ pub fn attention_with_kv_cache(qkv: &Tensor, past: &[Tensor; 2], kv_heads: usize
     mix_values(&pattern, &whole(values, heads + kv_heads)?)?.transpose(1, 2)
 }
 
-/// Attention with what lies before as it is.
-struct Behind {
+struct CachedAttention {
     heads: usize,
     kv_heads: usize,
 }
 
-impl CustomOp3 for Behind {
+impl CustomOp3 for CachedAttention {
     fn name(&self) -> &'static str {
-        "attention-behind"
+        "attention-with-kv-cache"
     }
 
     fn cpu_fwd(
@@ -110,7 +109,7 @@ impl Sizes {
         Ok(storage(out))
     }
 
-    /// Sequences behind the same places, one after the other.
+    /// Attention of the sequences that share one cache, `[sequences, seq, n_heads, width]`.
     fn one<T: Real>(&self, own: &[&[T]], keys: &[T], values: &[T]) -> Vec<T> {
         let Self { h, before, .. } = *self;
         let (rows, all, stride) = (own.len() * h.seq, before + h.seq, h.kv_heads * h.width);
@@ -119,8 +118,8 @@ impl Sizes {
         let mut queries = vec![T::zero(); rows * h.width];
         let mut pattern = vec![T::zero(); rows * all];
         for head in 0..h.heads {
-            let places = || own.iter().flat_map(|own| own.chunks_exact(h.row()));
-            for (to, from) in queries.chunks_exact_mut(h.width).zip(places()) {
+            let positions = own.iter().flat_map(|own| own.chunks_exact(h.row()));
+            for (to, from) in queries.chunks_exact_mut(h.width).zip(positions) {
                 to.copy_from_slice(&from[h.q(head)..][..h.width]);
             }
             let of_head = h.k(head) - h.heads * h.width;
@@ -152,12 +151,14 @@ impl Sizes {
                 },
             );
         }
-        own.iter().zip(z.chunks_exact_mut(h.seq * h.out())).for_each(|(own, z)| spread_ahead(&h, own, z));
+        own.iter()
+            .zip(z.chunks_exact_mut(h.seq * h.out()))
+            .for_each(|(own, z)| propagate_from_later_values(&h, own, z));
         z
     }
 }
 
-/// Scores of a sequence's own places, and the softmax over all that each query sees.
+/// Scores of the new positions of a sequence, and the softmax over cached and new keys.
 #[inline(always)]
 fn own_scores<T: Real>(h: Heads, head: usize, own: &[T], (pattern, before): (&mut [T], usize), scale: T) {
     for (query, pattern) in pattern.chunks_exact_mut(before + h.seq).enumerate() {
@@ -178,7 +179,7 @@ fn own_scores<T: Real>(h: Heads, head: usize, own: &[T], (pattern, before): (&mu
     }
 }
 
-/// Adds the mixed values of a sequence's own places.
+/// Adds the mixed values of the new positions of a sequence.
 #[inline(always)]
 fn own_values<T: Real>(h: Heads, head: usize, own: &[T], (pattern, before): (&[T], usize), z: &mut [T]) {
     for (query, (pattern, z)) in pattern.chunks_exact(before + h.seq).zip(z.chunks_exact_mut(h.out())).enumerate() {
@@ -198,7 +199,7 @@ mod tests {
     use crate::gradcheck::filled;
 
     #[test]
-    fn sequences_behind_a_shared_past_are_whole_sequences() {
+    fn a_shared_cache_gives_the_same_as_whole_sequences() {
         for (before, seq, heads, kv_heads, width) in
             [(0, 3, 2, 2, 5), (4, 1, 4, 2, 3), (7, 1, 3, 3, 16), (5, 3, 2, 1, 17), (100, 2, 4, 4, 1)]
         {
@@ -206,9 +207,9 @@ mod tests {
             let past = [1, 2].map(|seed| filled(&[shared, before, kv_heads, width], seed));
             let own = filled(&[shared * times, seq, heads + 2 * kv_heads, width], 3);
             let ours = attention_with_kv_cache(&own, &past, kv_heads).unwrap();
-            let nothing = Tensor::zeros((shared * times, before, heads, width), own.dtype(), own.device()).unwrap();
+            let no_queries = Tensor::zeros((shared * times, before, heads, width), own.dtype(), own.device()).unwrap();
             let [keys, values] = past.map(|past| past.repeat((times, 1, 1, 1)).unwrap());
-            let whole = Tensor::cat(&[&Tensor::cat(&[nothing, keys, values], 2).unwrap(), &own], 1).unwrap();
+            let whole = Tensor::cat(&[&Tensor::cat(&[no_queries, keys, values], 2).unwrap(), &own], 1).unwrap();
             let theirs = causal_attention(&whole, kv_heads).unwrap().narrow(1, before, seq).unwrap();
             let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
             assert!(difference < 1e-12, "{before} {seq} {difference}");
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_past_that_does_not_fit_is_refused() {
+    fn a_cache_of_the_wrong_shape_is_refused() {
         let past = |shape: &[usize]| [filled(shape, 1), filled(shape, 2)];
         let own = filled(&[3, 1, 4, 2], 3);
         assert!(attention_with_kv_cache(&own, &past(&[3, 5, 1, 2]), 1).is_ok());

@@ -1,6 +1,6 @@
 //! Attention in three steps as candle custom operations: scores, softmax, mixed values.
 //!
-//! Queries, keys and values may lie in any order in memory, as long as each head's vectors are in one piece.
+//! Queries, keys and values may be strided in memory, as long as the vector of each head is contiguous.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
@@ -11,8 +11,8 @@ use crate::kernel::product::{Accumulate, Matrix, product};
 use crate::kernel::{Real, softmax};
 use crate::parallel::over_rows;
 
-/// Whether the kernels take this tensor where it lies: `[batch, heads, rows, width]` with unbroken rows.
-pub(crate) fn lies_well(x: &Tensor) -> bool {
+/// Whether the kernels accept the strides of a tensor `[batch, heads, rows, width]`: its rows must be contiguous.
+pub(crate) fn has_usable_strides(x: &Tensor) -> bool {
     let fits = |layout: &Layout| match (layout.dims(), layout.stride()) {
         ([_, _, rows, width], [_, _, row, 1]) => row >= width || *rows <= 1,
         _ => false,
@@ -20,7 +20,7 @@ pub(crate) fn lies_well(x: &Tensor) -> bool {
     takes(x) && fits(x.layout())
 }
 
-/// Matrices `[rows, width]` of a tensor `[batch, heads, rows, width]`.
+/// The matrices `[rows, width]` of a tensor `[batch, heads, rows, width]`.
 struct Stack<'a, T> {
     data: &'a [T],
     dims: [usize; 4],
@@ -41,10 +41,10 @@ impl<'a, T: Real> Stack<'a, T> {
     }
 }
 
-/// How many query heads each key head serves.
+/// The number of query heads per key head.
 pub(crate) fn group(heads: usize, kv_heads: usize) -> Result<usize> {
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
-        bail!("{kv_heads} key heads do not serve {heads} query heads");
+        bail!("{heads} query heads cannot be divided among {kv_heads} key heads");
     }
     Ok(heads / kv_heads)
 }
@@ -59,7 +59,7 @@ impl Scores {
         T::of(1. / (width as f64).sqrt())
     }
 
-    /// Puts `hidden` where query `i` of a block may not look.
+    /// Writes `hidden` to the entries of keys that a query must not see.
     fn hide<T: Real>(&self, block: &mut [T], keys: usize, hidden: T) {
         let past = keys - block.len() / keys.max(1);
         for (query, row) in block.chunks_exact_mut(keys.max(1)).enumerate() {
@@ -168,7 +168,7 @@ impl CustomOp1 for Softmax {
     }
 }
 
-/// Values mixed by patterns, `[batch, queries, heads, width]`: the order in which the next map wants them.
+/// Values mixed by patterns, `[batch, queries, heads, width]`: heads come after queries, as the output map expects.
 pub(crate) struct Mix;
 
 impl Mix {
@@ -189,7 +189,7 @@ impl Mix {
 
     fn backward<T: Real>(&self, p: &Tensor, v: &Tensor, d: &Tensor) -> Result<[Tensor; 2]> {
         let (mut dp, mut dv) = (vec![T::zero(); p.elem_count()], vec![T::zero(); v.elem_count()]);
-        // one more view: of the gradient, heads first
+        // the gradient as a view with heads first
         let d = d.contiguous()?.transpose(1, 2)?;
         with_operand(p, |p_at| {
             with_operand(v, |v_at| {
@@ -225,7 +225,7 @@ impl CustomOp2 for Mix {
     fn cpu_fwd(&self, p: &CpuStorage, p_at: &Layout, v: &CpuStorage, v_at: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((batch, heads, queries, keys), (others, _, same, width)) = (p_at.shape().dims4()?, v_at.shape().dims4()?);
         if batch != others || keys != same {
-            bail!("patterns {:?} for values {:?}", p_at.shape(), v_at.shape());
+            bail!("attention: pattern {:?} does not fit values {:?}", p_at.shape(), v_at.shape());
         }
         let out = by_dtype!(p.dtype(), self.forward((p, p_at), (v, v_at)))?;
         Ok((out, Shape::from((batch, queries, heads, width))))
