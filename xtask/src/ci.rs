@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: everything that must hold before a change is merged; the same here and on a build machine.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +18,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask ci --skip page     all but this
   cargo xtask ci --fail-fast     stop at the first that fails
 
-Steps: fmt, clippy, test, new, schema, smoke, docs, page, deny.";
+Steps: fmt, tracked, clippy, test, new, schema, smoke, docs, page, deny.";
 
 /// Check everything: formatting, lints, tests, schemas, a smoke run, documentation, the page, licences
 #[derive(Clone, Debug, clap::Args)]
@@ -51,8 +51,9 @@ struct Step {
 }
 
 /// All steps, cheap ones first.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "fmt", about: "sources are formatted", run: fmt },
+    Step { name: "tracked", about: "the repository stays light", run: tracked },
     Step { name: "clippy", about: "no lint fires", run: clippy },
     Step { name: "test", about: "all tests, golden tables included", run: test },
     Step { name: "new", about: "what `cargo xtask new` lays compiles", run: new_paper },
@@ -136,6 +137,45 @@ fn installed(workspace: &Workspace, name: &str) -> bool {
 
 fn fmt(workspace: &Workspace) -> Result<Verdict> {
     cargo(workspace, &["fmt", "--all", "--check"], None)
+}
+
+/// Most bytes of tracked results.
+const RESULTS_BYTES: u64 = 25 << 20;
+
+/// Most bytes of one tracked model.
+const MODEL_BYTES: u64 = 1 << 20;
+
+/// Pages, PNG twins of figures and large models are made by commands, so none is tracked; `results/` stays small.
+fn tracked(workspace: &Workspace) -> Result<Verdict> {
+    let mut command = Command::new("git");
+    command.current_dir(&workspace.root).args(["ls-files", "-z", "results"]);
+    let Ok(output) = command.output() else {
+        return Ok(Verdict::Skipped("git is not installed".to_owned()));
+    };
+    if !output.status.success() {
+        return Ok(Verdict::Skipped("this folder is not a git checkout".to_owned()));
+    }
+    let mut problems = Vec::new();
+    let mut total = 0;
+    for file in String::from_utf8_lossy(&output.stdout).split('\0').filter(|file| !file.is_empty()) {
+        let bytes = std::fs::metadata(workspace.root.join(file)).map_or(0, |metadata| metadata.len());
+        total += bytes;
+        match file.rsplit('.').next() {
+            Some("html" | "png") => problems.push(format!("{file} is rendered by a command: untrack it")),
+            Some("safetensors") if bytes > MODEL_BYTES => {
+                problems.push(format!("{file} has {} KiB; a tracked model has at most 1 MiB", bytes >> 10));
+            }
+            _ => {}
+        }
+    }
+    if total > RESULTS_BYTES {
+        problems.push(format!("results/ has {total} tracked bytes, and at most {RESULTS_BYTES} are allowed"));
+    }
+    if problems.is_empty() {
+        return Ok(Verdict::Passed);
+    }
+    eprintln!("{}", problems.join("\n"));
+    Ok(Verdict::Failed(format!("{} problems, see above", problems.len())))
 }
 
 fn clippy(workspace: &Workspace) -> Result<Verdict> {

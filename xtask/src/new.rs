@@ -1,4 +1,4 @@
-//! `cargo xtask new`: the folders of a new paper, with a small experiment that runs.
+//! `cargo xtask new`: the folders of a new paper, with a small model that trains and an analysis of it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,31 +9,34 @@ use crate::places::Workspace;
 use crate::schema::check_name;
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask new induction-heads            lays experiments/induction-heads and configs/induction-heads
+  cargo xtask new induction-heads            writes experiments/induction-heads and configs/induction-heads
   cargo xtask reproduce induction-heads --profile smoke
-                                             runs what was laid
+                                             trains the example and analyses it
 
 The new paper touches no existing file: the folder is the registry.";
 
-/// Lay the folders of a new paper, with a small experiment that runs
+/// Write the folders of a new paper: a small model that trains, an analysis, figures, claims and a golden test
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Name of the folder, the package and the binary, such as `induction-heads`
     paper: String,
-    /// Name of its first experiment
-    #[arg(long, default_value = "metric")]
-    experiment: String,
 }
 
-/// Where each template goes; `{{paper}}`, `{{experiment}}` and `{{module}}` stand for the names.
-const FILES: [(&str, &str); 6] = [
+/// The path of each template's copy; `{{paper}}` stands for the paper's name, in paths and texts.
+const FILES: [(&str, &str); 12] = [
     ("experiments/{{paper}}/Cargo.toml", include_str!("../template/manifest.toml")),
     ("experiments/{{paper}}/README.md", include_str!("../template/README.md")),
     ("experiments/{{paper}}/src/main.rs", include_str!("../template/main.rs.txt")),
-    ("experiments/{{paper}}/src/{{module}}.rs", include_str!("../template/experiment.rs.txt")),
-    ("configs/{{paper}}/{{experiment}}.yaml", include_str!("../template/experiment.yaml")),
-    ("configs/{{paper}}/{{experiment}}.smoke.yaml", include_str!("../template/experiment.smoke.yaml")),
+    ("experiments/{{paper}}/src/train.rs", include_str!("../template/train.rs.txt")),
+    ("experiments/{{paper}}/src/attention.rs", include_str!("../template/attention.rs.txt")),
+    ("experiments/{{paper}}/tests/program.rs", include_str!("../template/program.rs.txt")),
+    ("experiments/{{paper}}/tests/golden/train/curves.csv", include_str!("../template/curves.csv")),
+    ("experiments/{{paper}}/tests/golden/attention/scores.csv", include_str!("../template/scores.csv")),
+    ("configs/{{paper}}/train.yaml", include_str!("../template/train.yaml")),
+    ("configs/{{paper}}/train.smoke.yaml", include_str!("../template/train.smoke.yaml")),
+    ("configs/{{paper}}/attention.yaml", include_str!("../template/attention.yaml")),
+    ("configs/{{paper}}/attention.smoke.yaml", include_str!("../template/attention.smoke.yaml")),
 ];
 
 /// Runs the command.
@@ -70,30 +73,22 @@ pub fn lay_aside(workspace: &Workspace) -> Result<PathBuf> {
     storage::write_atomic(&root.join("experiments/beside/Cargo.toml"), beside.as_bytes())?;
     storage::write_atomic(&root.join("experiments/beside/src/lib.rs"), b"")?;
     let aside = Workspace { root: root.clone(), cargo: workspace.cargo.clone() };
-    lay(&aside, &Args { paper: "new-paper".to_owned(), experiment: "first-try".to_owned() })?;
+    lay(&aside, &Args { paper: "new-paper".to_owned() })?;
     Ok(root)
 }
 
 /// Writes the files.
 fn lay(workspace: &Workspace, args: &Args) -> Result<()> {
     check_name("paper", &args.paper)?;
-    check_name("experiment", &args.experiment)?;
     if ["xtask", "schema", "workbench", "render"].contains(&args.paper.as_str()) {
         bail!("`{}` is taken: choose another name", args.paper);
-    }
-    if ["main", "crate", "self", "super", "mod", "test"].contains(&args.experiment.as_str()) {
-        bail!("`{}` cannot name a module: choose another name for the experiment", args.experiment);
     }
     for parent in ["crates", "experiments", "configs"] {
         if workspace.root.join(parent).join(&args.paper).exists() {
             bail!("{parent}/{} is there already: choose another name, or remove it first", args.paper);
         }
     }
-    let named = |text: &str| {
-        text.replace("{{paper}}", &args.paper)
-            .replace("{{experiment}}", &args.experiment)
-            .replace("{{module}}", &args.experiment.replace('-', "_"))
-    };
+    let named = |text: &str| text.replace("{{paper}}", &args.paper);
     for (path, text) in FILES {
         let path = workspace.root.join(named(path));
         storage::write_atomic(&path, named(text).as_bytes())?;
@@ -108,38 +103,39 @@ mod tests {
 
     use super::*;
 
-    fn laid(paper: &str, experiment: &str) -> (tempfile::TempDir, Workspace, Result<u8>) {
+    fn laid(paper: &str) -> (tempfile::TempDir, Workspace, Result<u8>) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("experiments")).unwrap();
         let workspace = Workspace { root: folder.path().to_owned(), cargo: "cargo".into() };
-        let result = new(&workspace, &Args { paper: paper.to_owned(), experiment: experiment.to_owned() });
+        let result = new(&workspace, &Args { paper: paper.to_owned() });
         (folder, workspace, result)
     }
 
     #[test]
-    fn what_is_laid_is_complete_and_its_configurations_load() {
-        let (_folder, workspace, result) = laid("my-paper", "first-try");
+    fn a_new_paper_is_complete_and_its_configurations_load() {
+        let (_folder, workspace, result) = laid("my-paper");
         result.unwrap();
         assert_eq!(workspace.papers().unwrap(), ["my-paper"]);
         let catalogue = Catalogue::scan(&workspace.root).unwrap();
-        let id = "my-paper/first-try".parse().unwrap();
-        for profile in [Profile::Smoke, Profile::Cpu] {
-            let envelope = catalogue.load(&id, profile, &[]).unwrap();
-            assert_eq!(envelope.body.figures.len(), 1);
+        for name in ["train", "attention"] {
+            let id = format!("my-paper/{name}").parse().unwrap();
+            for profile in [Profile::Smoke, Profile::Cpu] {
+                let envelope = catalogue.load(&id, profile, &[]).unwrap();
+                assert_eq!((envelope.body.figures.len(), envelope.body.claims.len()), (1, 1));
+            }
         }
         for (path, _) in FILES {
-            let path = path.replace("{{paper}}", "my-paper").replace("{{experiment}}", "first-try");
-            let text = storage::read_text(&workspace.root.join(path.replace("{{module}}", "first_try"))).unwrap();
+            let text = storage::read_text(&workspace.root.join(path.replace("{{paper}}", "my-paper"))).unwrap();
             assert!(!text.contains("{{"), "{path}: {text}");
         }
-        let again = new(&workspace, &Args { paper: "my-paper".to_owned(), experiment: "x".to_owned() });
+        let again = new(&workspace, &Args { paper: "my-paper".to_owned() });
         assert!(again.unwrap_err().to_string().contains("there already"));
     }
 
     #[test]
     fn names_that_cannot_work_are_refused() {
-        for (paper, experiment) in [("My", "a"), ("schema", "a"), ("a", "main"), ("a", "A")] {
-            assert!(laid(paper, experiment).2.is_err(), "{paper} {experiment}");
+        for paper in ["My", "schema", "a b"] {
+            assert!(laid(paper).2.is_err(), "{paper}");
         }
     }
 }
