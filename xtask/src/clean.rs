@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::runner;
 use crate::state::{Attempt, Outcome};
@@ -47,13 +48,14 @@ pub fn clean(workspace: &Workspace, args: &Args) -> Result<u8> {
     }
     doomed.retain(|path| path.exists());
     for path in &doomed {
-        println!("{} {}", if args.dry_run { "would remove" } else { "removing" }, workspace.show(path));
+        let action = if args.dry_run { "would remove" } else { "removing" };
+        print_line(format_args!("{action} {}", workspace.show(path)))?;
         if !args.dry_run {
             fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     if doomed.is_empty() {
-        println!("nothing to remove");
+        print_line(format_args!("nothing to remove"))?;
     }
     Ok(0)
 }

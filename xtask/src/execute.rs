@@ -17,6 +17,7 @@ use crate::binaries::{self, Frozen, REPORTING, Wanted};
 use crate::code::{self, CodeHash, Git};
 use crate::draw::{PAGE, Render, freeze_config, point_folders};
 use crate::follow::Follow;
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::plan::{Kind, Plan, Task};
 use crate::runner::{self, CONTINUES, Exit, INTERRUPTED, Messages};
@@ -103,7 +104,7 @@ pub fn execute(workspace: &Workspace, plan: &Plan, options: &Options) -> Result<
     let mut queue = Queue::new(workspace, plan, options)?;
     let survey = queue.survey()?;
     if options.dry_run {
-        queue.describe(&survey);
+        queue.describe(&survey)?;
         return Ok(0);
     }
     if !options.run_needs {
@@ -256,18 +257,18 @@ impl<'a> Queue<'a> {
     }
 
     /// Says what is fresh and what would run.
-    fn describe(&self, survey: &[Found]) {
+    fn describe(&self, survey: &[Found]) -> Result<()> {
         for (task, found) in self.plan.tasks.iter().zip(survey) {
             let took = found.manifest.as_ref().map(|manifest| Duration::from_secs_f64(manifest.wall_seconds.max(0.0)));
             let took = took.map(|took| format!(" (took {})", show(took))).unwrap_or_default();
             if found.fresh() {
-                println!("fresh  {}", task.label());
+                print_line(format_args!("fresh  {}", task.label()))?;
             } else {
-                println!("stale  {}{took}: {}", task.label(), found.why());
+                print_line(format_args!("stale  {}{took}: {}", task.label(), found.why()))?;
             }
         }
         let stale = survey.iter().filter(|found| !found.fresh()).count();
-        println!("{stale} of {} would run", survey.len());
+        print_line(format_args!("{stale} of {} would run", survey.len()))
     }
 
     /// Fails when something that is needed but not asked for is not up to date.
@@ -602,7 +603,7 @@ impl<'a> Queue<'a> {
             if let Err(error) = render.index(root, false).and_then(|()| render.scoreboard(root, only)) {
                 failures.push(format!("  {error:#}"));
             }
-            println!("page: {}", root.join(PAGE).display());
+            print_line(format_args!("page: {}", root.join(PAGE).display()))?;
         }
         if runner::interrupted() {
             eprintln!("{CONTINUES}");

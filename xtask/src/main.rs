@@ -14,6 +14,7 @@ mod binaries;
 mod code;
 mod draw;
 mod execute;
+mod output;
 mod page;
 mod places;
 mod plan;

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::draw::PAGE;
+use crate::output::print_line;
 use crate::places::Workspace;
 
 /// Widths in CSS pixels: a phone and a desk.
@@ -67,12 +68,12 @@ pub fn check(workspace: &Workspace, roots: &[PathBuf]) -> Result<Outcome> {
         for width in WIDTHS {
             let view = look(workspace, &browser, &page, width)?;
             let where_ = format!("{} at {width} px", workspace.show(&page));
-            println!(
+            print_line(format_args!(
                 "{where_}: {} experiments, {} figures, {} px wide",
                 view.experiments.len(),
                 view.experiments.iter().map(|experiment| experiment.figures).sum::<usize>(),
                 view.scroll_width
-            );
+            ))?;
             problems.extend(view.problems().into_iter().map(|problem| format!("{where_}: {problem}")));
         }
     }

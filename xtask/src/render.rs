@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use config::{Catalogue, Override, Profile};
 
 use crate::draw::{PAGE, Render, freeze_config};
+use crate::output::print_line;
 use crate::places::{Variant, Workspace};
 use crate::runner;
 use crate::state;
@@ -14,7 +15,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask render                              all results of the profile cpu
   cargo xtask render icot-mult --profile smoke    one paper's
   cargo xtask render icot-mult/train --partial    what a run under way has written so far
-  cargo xtask render --set params.lr=0.01         the results made with the same --set";
+  cargo xtask render icot-mult/train --set params.training.adamw.lr=1e-3
+                                                  the results made with the same --set";
 
 /// Draw pictures, reports and the page again from the tables on disk
 #[derive(Clone, Debug, clap::Args)]
@@ -77,7 +79,7 @@ pub fn render(workspace: &Workspace, args: &Args) -> Result<u8> {
                 render.folder(&folder, None, &id.paper, args.partial)?;
             }
         }
-        println!("drawn: {}", workspace.show(&folder));
+        print_line(format_args!("drawn: {}", workspace.show(&folder)))?;
         drawn.push(id.to_string());
     }
     if drawn.is_empty() {
@@ -89,6 +91,6 @@ pub fn render(workspace: &Workspace, args: &Args) -> Result<u8> {
     }
     render.index(&root, true)?;
     render.scoreboard(&root, &drawn)?;
-    println!("page: {}", root.join(PAGE).display());
+    print_line(format_args!("page: {}", root.join(PAGE).display()))?;
     Ok(0)
 }

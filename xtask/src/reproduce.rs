@@ -54,7 +54,7 @@ pub struct How {
     /// Threads of each run [default: all cores, shared by the jobs]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Override a key of the configuration, such as `params.lr=1e-3`; may be given several times
+    /// Override a key of the configuration, such as `params.training.adamw.lr=1e-3`; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<Override>,
     /// How many runs at once

@@ -11,7 +11,7 @@ use crate::reproduce::How;
 const EXAMPLES: &str = "Examples:
   cargo xtask run icot-mult/train                      just this one
   cargo xtask run icot-mult/attribution --force        again, with the results of `train` as they are
-  cargo xtask run icot-mult/train --profile smoke --set params.steps=50
+  cargo xtask run icot-mult/train --profile smoke --set params.methods=[sft]
 
 What it needs must be up to date; `cargo xtask reproduce` runs that too.";
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::binaries::{self, Wanted};
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::runner;
 
@@ -64,7 +65,7 @@ pub fn write_or_check(workspace: &Workspace, check: bool) -> Result<u8> {
                 problems.push(format!("{}: no experiment has this schema", workspace.show(&path)));
             } else {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-                println!("removed {}", workspace.show(&path));
+                print_line(format_args!("removed {}", workspace.show(&path)))?;
             }
         }
     }
@@ -76,7 +77,7 @@ pub fn write_or_check(workspace: &Workspace, check: bool) -> Result<u8> {
             problems.push(format!("{}: out of date", workspace.show(path)));
         } else {
             storage::write_atomic(path, text.as_bytes())?;
-            println!("wrote {}", workspace.show(path));
+            print_line(format_args!("wrote {}", workspace.show(path)))?;
         }
     }
     if !problems.is_empty() {
@@ -84,7 +85,7 @@ pub fn write_or_check(workspace: &Workspace, check: bool) -> Result<u8> {
     }
     problems.extend(first_lines(workspace, &papers)?);
     if problems.is_empty() {
-        println!("{} schemas are up to date", wanted.len());
+        print_line(format_args!("{} schemas are up to date", wanted.len()))?;
         return Ok(0);
     }
     eprintln!("{}", problems.join("\n"));

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use crate::binaries;
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::runner::{self, Exit, INTERRUPTED, Messages};
 
@@ -90,7 +91,9 @@ pub fn bench(workspace: &Workspace, args: &Bench) -> Result<u8> {
     if let [flag] = args.args.as_slice()
         && (flag == "--help" || flag == "-h")
     {
-        println!("Time what takes the time\n\nUsage: cargo xtask bench [BENCH] [OPTIONS]\n\n{BENCH}");
+        print_line(format_args!(
+            "Measure the speed of the expensive operations\n\nUsage: cargo xtask bench [BENCH] [OPTIONS]\n\n{BENCH}"
+        ))?;
         return Ok(0);
     }
     run(workspace, "bench", &args.args)

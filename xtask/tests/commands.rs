@@ -504,6 +504,18 @@ fn a_clone_runs_for_itself_unless_told_to_reuse() {
 }
 
 #[test]
+fn a_closed_pipe_ends_a_command_quietly() {
+    let world = World::new();
+    for words in ["list", "status", "reproduce --dry-run"] {
+        let mut child = world.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words}");
+        assert_eq!(output.status.code(), Some(0), "{words}");
+    }
+}
+
+#[test]
 fn a_sweep_redoes_nothing_that_was_finished() {
     let world = World::new();
     says(&world.ends(1, "sweep toy/first"), &["--grid"]);
@@ -520,6 +532,7 @@ fn a_sweep_redoes_nothing_that_was_finished() {
     assert!(log.contains(&"render join".to_owned()));
     says(&world.ends(1, "sweep toy/first --grid seed=1,x"), &["seed", "nothing was run"]);
     says(&world.ends(1, "sweep toy/first --grid params.lrr=1"), &["did you mean `lr`?"]);
+    says(&world.ends(1, "sweep toy/first --grid seed=1,2 --set seed=3"), &["`seed`", "--set", "--grid"]);
     assert!(!world.path("results/toy").exists(), "committed results are untouched");
 }
 
