@@ -1,4 +1,4 @@
-//! `cargo xtask list`: what there is.
+//! `cargo xtask list`: lists the experiments and their profiles.
 
 use anyhow::Result;
 use config::{Catalogue, Profile};
@@ -7,10 +7,10 @@ use crate::output::print_line;
 use crate::places::Workspace;
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask list                 everything
+  cargo xtask list                 all papers
   cargo xtask list icot-mult       one paper";
 
-/// List experiments with their profiles and the papers' tables and figures that they rebuild
+/// List experiments, their profiles, and the tables and figures of the papers that they rebuild
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -1,4 +1,4 @@
-//! `cargo xtask sweep`: one experiment at many points, joined in one table.
+//! `cargo xtask sweep`: runs one experiment at many points and joins the tables.
 
 use std::str::FromStr;
 
@@ -29,15 +29,15 @@ pub struct Args {
     /// The experiment, such as `icot-mult/train`
     #[arg(value_name = "PAPER/EXPERIMENT")]
     experiment: String,
-    /// A key and its values; every combination of all `--grid` is run [default: the file's `sweep:`]
+    /// A key and its values; may be repeated, and all combinations are run [default: the file's `sweep:`]
     #[arg(long, value_name = "KEY=VALUE,VALUE..")]
     grid: Vec<Axis>,
     #[command(flatten)]
     how: How,
-    /// Only say which points are fresh, and which would run because of what
+    /// Only list which points are fresh, which would run, and why
     #[arg(long)]
     dry_run: bool,
-    /// Bless changes of the code as cosmetic
+    /// Treat code changes as cosmetic: results that differ in nothing else count as up to date
     #[arg(long)]
     accept: bool,
     /// Start nothing new after the first failure

@@ -366,7 +366,7 @@ fn a_signal_reaches_the_child_and_the_same_command_continues() {
         thread::sleep(Duration::from_millis(20));
     }
     says(&world.ends(0, "status toy/first"), &["running now"]);
-    says(&world.ends(1, "clean --all"), &["at work"]);
+    says(&world.ends(1, "clean --all"), &["in progress"]);
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(world.log_text().contains("saved first"), "{}", world.log_text());
