@@ -14,11 +14,11 @@ use crate::plan::{Kind, Plan, Request, Task};
 use crate::state::{self, Expected, Found, Reason, Records};
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask status                       everything
+  cargo xtask status                       all papers
   cargo xtask status icot-mult             one paper
   cargo xtask status --profile overnight   one profile";
 
-/// Show what is up to date, and why the rest is not
+/// Show which results are up to date, and why the others are not
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -99,16 +99,16 @@ fn lines(
         found.push(next);
     }
     let (Some(task), Some(last)) = (plan.tasks.last(), found.last()) else { return Ok("nothing to run".to_owned()) };
-    let mut line = say(last);
+    let mut line = describe(last);
     if let Kind::Join(points) = &task.kind {
         let done = points.iter().filter(|(_, point)| found[*point].fresh()).count();
         let running = points.iter().any(|(_, point)| matches!(found[*point].reasons[..], [Reason::Running(_)]));
-        line = format!("{line}; {done} of {} points done{}", points.len(), if running { ", one at work" } else { "" });
+        line = format!("{line}; {done} of {} points done{}", points.len(), if running { ", one running" } else { "" });
     }
     Ok(line)
 }
 
-fn say(found: &Found) -> String {
+fn describe(found: &Found) -> String {
     match found.reasons.as_slice() {
         [] => "fresh".to_owned(),
         [Reason::NeverRun] => "never run".to_owned(),
