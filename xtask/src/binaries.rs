@@ -1,4 +1,4 @@
-//! Built once, copied aside, run from there: editing or rebuilding the tree cannot change a queued run.
+//! Builds binaries and runs frozen copies of them, so that an edit or a rebuild cannot change a queued run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,13 +12,13 @@ use crate::code::{self, CodeHash};
 use crate::places::{Workspace, short};
 use crate::runner;
 
-/// Package of the program `render`, which draws and reports.
+/// Package of the program `render`, which draws figures and writes reports.
 pub const REPORTING: &str = "reporting";
 
-/// How many frozen copies of one binary stay; older ones go.
+/// Number of frozen copies of one binary to keep; older ones are deleted.
 const KEPT: usize = 6;
 
-/// How often the sources may change under a build before it is given up.
+/// Number of builds to try when the sources change during each of them.
 const ATTEMPTS: usize = 3;
 
 /// Which binaries a command needs.
@@ -33,16 +33,16 @@ pub struct Wanted {
 /// A frozen binary and the hash of the code it was built from.
 #[derive(Clone, Debug)]
 pub struct Frozen {
-    /// The copy.
+    /// Path of the copy.
     pub path: PathBuf,
-    /// Its code.
+    /// Hash of the code that it was built from.
     pub code: CodeHash,
 }
 
-/// A command that runs one of our programs.
+/// A command that runs one of the workspace's programs.
 ///
-/// Activations of many megabytes come and go with every step: what is freed is kept for ten seconds, so that the next step
-/// does not fetch it from the system page by page. `MIMALLOC_PURGE_DELAY` in the environment says otherwise.
+/// Every step allocates and frees many megabytes of activations. The allocator keeps freed memory for ten seconds, so
+/// that the next step does not request it from the system again. `MIMALLOC_PURGE_DELAY` in the environment overrides this.
 pub fn program(path: &Path) -> Command {
     const DELAY: &str = "MIMALLOC_PURGE_DELAY";
     let mut command = Command::new(path);
@@ -57,7 +57,7 @@ fn binary(package: &str) -> &str {
     if package == REPORTING { "render" } else { package }
 }
 
-/// Where the frozen binary of this code lies, whether or not it is there.
+/// Path of the frozen binary of this code, whether or not it exists.
 pub fn frozen_path(workspace: &Workspace, package: &str, code: &CodeHash, cuda: bool) -> PathBuf {
     let cuda = cuda && package != REPORTING;
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
@@ -86,12 +86,12 @@ pub fn ensure(workspace: &Workspace, wanted: &Wanted) -> Result<BTreeMap<String,
             return Ok(hashes.into_iter().map(freeze).collect());
         }
         let built = build(workspace, &missing, wanted.cuda)?;
-        // an edit during the build would make the copy lie about its code: look again, and build again if so
+        // after an edit during the build, the copy would not match its code hash: compare again, and rebuild if it changed
         if self::hashes(workspace, &wanted.packages)? == hashes {
             for package in missing {
                 let made = built.get(binary(package)).with_context(|| {
                     format!(
-                        "package `{package}` has no binary `{}`: name its package, folder and binary alike",
+                        "package `{package}` has no binary `{}`: give the package, its folder and its binary the same name",
                         binary(package)
                     )
                 })?;
@@ -111,8 +111,8 @@ fn hashes(workspace: &Workspace, packages: &[String]) -> Result<BTreeMap<String,
 
 /// Builds packages in release and returns their binaries by name.
 ///
-/// `reporting` and some paper are always among them: cargo unites the features of what is built together, and one without
-/// the other would have polars and its like compiled a second time for a feature of a small crate below.
+/// The build always includes `reporting` and a paper. Cargo unifies the features of packages that are built together;
+/// building one without the other would compile polars and other large crates a second time.
 ///
 /// # Errors
 /// When the build fails.
@@ -153,7 +153,7 @@ fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// Copies a binary to its frozen place; nobody ever sees half of it.
+/// Copies a binary to its frozen path atomically.
 fn freeze(made: &Path, frozen: &Path) -> Result<()> {
     let folder = frozen.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot create folder {}", folder.display()))?;
@@ -165,7 +165,7 @@ fn freeze(made: &Path, frozen: &Path) -> Result<()> {
     copy.with_context(|| format!("cannot copy {} to {}", made.display(), frozen.display()))
 }
 
-/// Removes all but the newest frozen copies of one binary; failing to is no harm.
+/// Removes all but the newest frozen copies of one binary; errors are ignored.
 fn prune(folder: &Path, binary: &str) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut copies: Vec<(SystemTime, PathBuf)> = entries
@@ -207,7 +207,7 @@ not json
     }
 
     #[test]
-    fn old_copies_go() {
+    fn old_copies_are_deleted() {
         let folder = tempfile::tempdir().unwrap();
         for index in 0..KEPT + 3 {
             fs::write(folder.path().join(format!("icot-mult-{index}")), "").unwrap();

@@ -1,27 +1,28 @@
-//! `cargo xtask clean`: removes what can be made again; never a committed result.
+//! `cargo xtask clean`: removes files that can be regenerated, and never a committed result.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::runner;
 use crate::state::{Attempt, Outcome};
 
 const EXAMPLES: &str = "Examples:
   cargo xtask clean              frozen copies, rehearsals, results of --profile smoke and --set
-  cargo xtask clean --all        also sweeps, checkpoints, artifacts and the record of what is up to date
+  cargo xtask clean --all        also sweeps, checkpoints, artifacts and the records of finished runs
   cargo xtask clean --all --dry-run";
 
-/// Remove what can be made again; committed results stay
+/// Remove files that can be regenerated; committed results are kept
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Also hours of work: sweeps, checkpoints of interrupted runs, `paper` results, artifacts and the local record
+    /// Also remove what takes hours to compute: sweeps, checkpoints, `paper` results, artifacts and the local records
     #[arg(long)]
     all: bool,
-    /// Only say what would go
+    /// Only list what would be removed
     #[arg(long)]
     dry_run: bool,
 }
@@ -29,43 +30,46 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// When a run is at work, or something cannot be removed.
+/// When a run is in progress, or something cannot be removed.
 pub fn clean(workspace: &Workspace, args: &Args) -> Result<u8> {
     refuse_while_running(workspace)?;
-    let mut doomed = Vec::new();
+    let mut targets = Vec::new();
     if args.all {
-        doomed.push(workspace.local());
-        artifacts(&workspace.results(), &mut doomed)?;
+        targets.push(workspace.local());
+        artifacts(&workspace.results(), &mut targets)?;
     } else {
         for path in list(&workspace.local())? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let quick = ["frozen", "bin", "smoke", "page", "new"].contains(&name.as_str());
             if quick || name.starts_with("rehearse-") || name.starts_with("set-") {
-                doomed.push(path);
+                targets.push(path);
             }
         }
     }
-    doomed.retain(|path| path.exists());
-    for path in &doomed {
-        println!("{} {}", if args.dry_run { "would remove" } else { "removing" }, workspace.show(path));
+    targets.retain(|path| path.exists());
+    for path in &targets {
+        let action = if args.dry_run { "would remove" } else { "removing" };
+        print_line(format_args!("{action} {}", workspace.show(path)))?;
         if !args.dry_run {
             fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
-    if doomed.is_empty() {
-        println!("nothing to remove");
+    if targets.is_empty() {
+        print_line(format_args!("nothing to remove"))?;
     }
     Ok(0)
 }
 
-/// Fails when a record says that a run is under way and its process is there.
+/// Fails when a record names a running process that is alive.
 fn refuse_while_running(workspace: &Workspace) -> Result<()> {
     for path in list(&workspace.state())? {
         let attempt: Option<Attempt> = storage::read_text(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
         if let Some(Attempt { outcome: Outcome::Running(process), .. }) = attempt
             && runner::alive(process)
         {
-            bail!("a run is at work (process {process}): wait for it or stop it, then clean");
+            bail!(
+                "a run is in progress (process {process}): wait for it or stop it, then run `cargo xtask clean` again"
+            );
         }
     }
     Ok(())
@@ -87,7 +91,7 @@ fn artifacts(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// What lies in a folder, sorted; nothing when it is not there.
+/// The entries of a folder, sorted; none when the folder does not exist.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_from_under_a_run() {
+    fn nothing_is_removed_during_a_run() {
         let (folder, workspace) = made_up();
         let attempt = Attempt {
             outcome: Outcome::Running(std::process::id()),
@@ -142,6 +146,6 @@ mod tests {
         let path = folder.path().join("results/.runs/state/cpu.p.e.attempt.json");
         storage::write_atomic(&path, serde_json::to_string(&attempt).unwrap().as_bytes()).unwrap();
         let error = clean(&workspace, &Args { all: true, dry_run: false }).unwrap_err().to_string();
-        assert!(error.contains("at work"), "{error}");
+        assert!(error.contains("in progress"), "{error}");
     }
 }

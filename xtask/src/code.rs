@@ -1,9 +1,9 @@
-//! What code a result came from: a hash over the sources that a package is built of.
+//! Hashes the sources that a package is built from, to record which code produced a result.
 //!
 //! The hash of a package covers the workspace crates it reaches through `Cargo.lock` (their sources and manifests, not
 //! their tests), the name, version and checksum of every other package it reaches, and the lines of the workspace
-//! manifest that speak about those.
-//! So a change in a crate that a paper does not use, or a fifth paper, leaves its results up to date.
+//! manifest that name those packages.
+//! So the results of a paper stay up to date when an unrelated crate changes or a new paper is added.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::places::Workspace;
 /// The hash of a package's code and of its parts, by crate name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeHash {
-    /// Over all parts.
+    /// Hash over all parts.
     pub hash: String,
-    /// Each workspace crate, `Cargo.lock` (the part that matters) and `Cargo.toml` (likewise).
+    /// Hashes of each workspace crate and of the relevant lines of `Cargo.lock` and `Cargo.toml`.
     pub parts: BTreeMap<String, String>,
 }
 
@@ -59,16 +59,16 @@ pub fn hash(workspace: &Workspace, package: &str) -> Result<CodeHash> {
     Ok(CodeHash::over(parts))
 }
 
-/// Folder of a workspace crate, which is named as the crate.
+/// Folder of a workspace crate, which has the same name as the crate.
 fn member_folder(workspace: &Workspace, name: &str) -> Result<PathBuf> {
     ["crates", "experiments", "."]
         .iter()
         .map(|parent| workspace.root.join(parent).join(name))
         .find(|folder| folder.join("Cargo.toml").is_file())
-        .with_context(|| format!("`{name}` of Cargo.lock has no folder crates/{name} or experiments/{name}"))
+        .with_context(|| format!("Cargo.lock lists `{name}`, but there is no folder crates/{name} or experiments/{name}: create it or update Cargo.lock"))
 }
 
-/// Hash of what a crate is compiled from: everything in its folder except tests, benches, examples and its pages.
+/// Hash of all files in a crate's folder except tests, benches, examples, the readme and the changelog.
 fn hash_sources(folder: &Path) -> Result<String> {
     const ASIDE: [&str; 5] = ["tests", "benches", "examples", "README.md", "CHANGELOG.md"];
     let keep = |path: &Path| {
@@ -117,7 +117,7 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Where from; none for a crate of the workspace.
+    /// Its source; `None` for a crate of the workspace.
     pub source: Option<String>,
     /// Hash of its archive; empty for a crate of the workspace.
     pub checksum: String,
@@ -133,12 +133,12 @@ impl Lockfile {
         let path = root.join("Cargo.lock");
         let lock = Self::parse(&storage::read_text(&path)?);
         if lock.packages.is_empty() {
-            bail!("{} names no package: restore it with `git checkout Cargo.lock`", path.display());
+            bail!("{} lists no package: restore it with `git checkout Cargo.lock`", path.display());
         }
         Ok(lock)
     }
 
-    /// Reads the little of TOML that cargo writes: `key = "value"` lines and one list.
+    /// Parses the subset of TOML that cargo writes: `key = "value"` lines and one list.
     fn parse(text: &str) -> Self {
         let mut packages: Vec<Package> = Vec::new();
         for line in text.lines().map(str::trim) {
@@ -162,7 +162,7 @@ impl Lockfile {
         Self { packages }
     }
 
-    /// A package of the workspace and everything it reaches, in the order of the file.
+    /// A package of the workspace and all its dependencies, direct and indirect, in the order of the file.
     ///
     /// # Errors
     /// When there is no such package.
@@ -185,7 +185,7 @@ impl Lockfile {
         Ok(reached.into_iter().map(|index| &self.packages[index]).collect())
     }
 
-    /// Positions of a dependency written as `name`, `name version` or `name version (source)`.
+    /// Indices of the packages that match a dependency written as `name`, `name version` or `name version (source)`.
     fn matching(&self, dependency: &str) -> impl Iterator<Item = usize> {
         let mut words = dependency.split(' ');
         let name = words.next().unwrap_or_default().to_owned();
@@ -203,13 +203,13 @@ impl Lockfile {
 /// The commit that is checked out.
 #[derive(Clone, Debug, Default)]
 pub struct Git {
-    /// Its hash; none without a repository.
+    /// Its hash; `None` without a repository.
     pub commit: Option<String>,
     /// Whether files outside `results/` differ from it.
     pub dirty: Option<bool>,
 }
 
-/// Asks git about the checkout; a missing git or repository is no error.
+/// Asks git about the checkout; a missing git or repository is not an error.
 pub fn git(workspace: &Workspace) -> Git {
     let ask = |args: &[&str]| {
         let output = Command::new("git").arg("-C").arg(&workspace.root).args(args).output().ok()?;
@@ -309,7 +309,7 @@ debug = false
     }
 
     #[test]
-    fn the_hash_follows_the_sources_that_count() {
+    fn the_hash_depends_only_on_sources_that_are_compiled_in() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = made_up(folder.path());
         let before = hash(&workspace, "paper").unwrap();

@@ -1,4 +1,4 @@
-//! Pictures, reports, the page and the scoreboard: all made by `render`, from what lies on disk.
+//! Calls `render` to make figures, reports, the page and the scoreboard from the files on disk.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ pub struct Render<'a> {
 }
 
 impl<'a> Render<'a> {
-    /// Builds the drawing program where it is out of date.
+    /// Builds the drawing program if it is out of date.
     ///
     /// # Errors
     /// When the build fails.
@@ -55,7 +55,7 @@ impl<'a> Render<'a> {
         match runner::run(command, &Messages::Direct)? {
             Exit::Done => Ok(()),
             Exit::Interrupted => bail!("{what}: interrupted"),
-            Exit::Failed { why, .. } => bail!("{what}: {why}; the message of `render` is above"),
+            Exit::Failed { why, .. } => bail!("{what}: {why}; see the message of `render` above"),
         }
     }
 
@@ -71,7 +71,7 @@ impl<'a> Render<'a> {
         command
     }
 
-    /// Whether a task's pictures are those of its tables, its configuration and the drawing code.
+    /// Whether a task's figures match its current tables, configuration and drawing code.
     pub fn is_current(&self, task: &Task) -> bool {
         let drawn = Records::of(self.workspace, &task.stem).drawn();
         drawn.is_some_and(|drawn| self.drawn(&task.folder, &task.envelope).is_ok_and(|now| now == drawn))
@@ -96,9 +96,9 @@ impl<'a> Render<'a> {
         })
     }
 
-    /// Draws one experiment's pictures and report; claims and published numbers follow the configuration.
+    /// Draws one experiment's figures and report with the claims and published numbers of `envelope`.
     ///
-    /// Under overrides, figures whose rows are not there are left out and told.
+    /// With overrides, figures whose rows are missing are skipped with a message.
     ///
     /// # Errors
     /// When `render` fails.
@@ -108,7 +108,7 @@ impl<'a> Render<'a> {
         Records::of(self.workspace, stem).set_drawn(&self.drawn(folder, envelope)?)
     }
 
-    /// The command that draws the tables of a run that is still going.
+    /// The command that draws the tables of a run in progress.
     pub fn preview_command(&self, folder: &Path, config: &Path, paper: &str) -> Command {
         let mut command = self.command("experiment");
         command.arg("--folder").arg(folder).arg("--config").arg(config).arg("--partial");
@@ -116,7 +116,7 @@ impl<'a> Render<'a> {
         command
     }
 
-    /// Draws whatever lies in a folder.
+    /// Draws the tables in a folder.
     ///
     /// # Errors
     /// When `render` fails.
@@ -133,7 +133,7 @@ impl<'a> Render<'a> {
         self.call(&mut command, &format!("drawing {}", self.workspace.show(folder)))
     }
 
-    /// Writes the page over all results below `root`, unless it is that already (or `always`).
+    /// Writes the page of all results below `root`. Skips this when the page is up to date, unless `always` is set.
     ///
     /// # Errors
     /// When `render` fails or the results cannot be read.
@@ -158,7 +158,7 @@ impl<'a> Render<'a> {
         Ok(Index { figures: self.frozen.code.hash.clone(), page: storage::hash_file(&root.join(PAGE))?, sources })
     }
 
-    /// Prints the scoreboard of some papers or experiments; all of them when none is named.
+    /// Prints the scoreboard of some papers or experiments; of all when `only` is empty.
     ///
     /// # Errors
     /// When `render` fails.
@@ -172,7 +172,7 @@ impl<'a> Render<'a> {
     }
 }
 
-/// What a page was written from.
+/// Hashes of the files that a page was written from.
 #[derive(PartialEq, Serialize, Deserialize)]
 struct Index {
     figures: String,
@@ -180,7 +180,7 @@ struct Index {
     sources: BTreeMap<String, String>,
 }
 
-/// Hashes of what a page is made of: every file beside a manifest, except models.
+/// Collects the hashes of the files a page is made from: all files beside a manifest, except models.
 fn collect(root: &Path, folder: &Path, sources: &mut BTreeMap<String, String>) -> Result<()> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let has_run = folder.join(MANIFEST).is_file();
@@ -205,7 +205,7 @@ pub fn point_folders(plan: &Plan, points: &[(String, usize)]) -> Vec<(String, Pa
     points.iter().map(|(id, task)| (id.clone(), plan.tasks[*task].folder.clone())).collect()
 }
 
-/// Writes a resolved configuration under the name of its content, where no edit reaches it.
+/// Writes a resolved configuration to a file named by its hash, so that later edits cannot change a queued run.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -1,4 +1,5 @@
-//! The queue: what is up to date is skipped, the rest runs in order, each child judged by its exit code and manifest.
+//! The queue: skips tasks that are up to date and runs the rest in order. A run succeeds if its exit code is 0 and its
+//! manifest matches the request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,44 +18,45 @@ use crate::binaries::{self, Frozen, REPORTING, Wanted};
 use crate::code::{self, CodeHash, Git};
 use crate::draw::{PAGE, Render, freeze_config, point_folders};
 use crate::follow::Follow;
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::plan::{Kind, Plan, Task};
 use crate::runner::{self, CONTINUES, Exit, INTERRUPTED, Messages};
 use crate::state::{self, Attempt, Done, Expected, Found, Outcome, Reason, Records};
 
-/// What makes a task's results.
+/// The command that makes a task's results.
 struct Start {
     command: Command,
-    /// Why they are not up to date.
+    /// Why the results are not up to date.
     why: String,
-    /// Draws what the run shows on its way.
+    /// Draws the preview tables of the run.
     follow: Option<Follow>,
 }
 
 /// Where tensors live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The processor; results on any device count as up to date.
+    /// The CPU; results from any device count as up to date.
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// A GPU.
+    /// The CUDA device with this index.
     Cuda(usize),
 }
 
 impl FromStr for Device {
     type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => word
+            _ => name
                 .strip_prefix("cuda:")
                 .and_then(|number| number.parse().ok())
                 .map(Self::Cuda)
-                .ok_or_else(|| "there are auto, cpu and cuda:N, such as cuda:0".to_owned()),
+                .ok_or_else(|| "expected auto, cpu or cuda:N, such as cuda:0".to_owned()),
         }
     }
 }
@@ -69,41 +71,41 @@ impl fmt::Display for Device {
     }
 }
 
-/// How to go about a plan.
+/// Options for carrying out a plan.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Options {
-    /// Where to compute.
+    /// Device of the runs.
     pub device: Device,
     /// Threads of each child.
     pub threads: Option<usize>,
-    /// Children at once.
+    /// Number of children in parallel.
     pub jobs: usize,
-    /// Run what was asked for even if it is up to date.
+    /// Run the selected tasks even if they are up to date.
     pub force: bool,
-    /// Take over committed results.
+    /// Accept committed results as up to date.
     pub reuse: bool,
-    /// Bless code changes.
+    /// Treat code changes as cosmetic.
     pub accept: bool,
     /// Start nothing new after a failure.
     pub fail_fast: bool,
-    /// Only say what would happen.
+    /// Only print what would run.
     pub dry_run: bool,
-    /// Run what is needed but not asked for; otherwise it must be up to date.
+    /// Also run needs that were not selected; otherwise they must be up to date.
     pub run_needs: bool,
 }
 
-/// Carries out a plan, draws, and prints the scoreboard and where the page is.
+/// Runs a plan, draws the results, and prints the scoreboard and the path of the page. Returns the exit code.
 ///
 /// # Errors
-/// When nothing could be started, such as after a failed build; a failed experiment is not an error but an exit code.
+/// When nothing could be started, such as after a failed build; a failed experiment is reported by the exit code.
 pub fn execute(workspace: &Workspace, plan: &Plan, options: &Options) -> Result<u8> {
     runner::catch_signals()?;
     note_gpu(plan, options);
     let mut queue = Queue::new(workspace, plan, options)?;
     let survey = queue.survey()?;
     if options.dry_run {
-        queue.describe(&survey);
+        queue.describe(&survey)?;
         return Ok(0);
     }
     if !options.run_needs {
@@ -118,11 +120,11 @@ pub fn execute(workspace: &Workspace, plan: &Plan, options: &Options) -> Result<
     queue.draw(&render, ended)
 }
 
-/// A GPU that nobody uses is worth a word.
+/// Prints a note when a paper profile would not use the GPU of this machine.
 fn note_gpu(plan: &Plan, options: &Options) {
     let paper = plan.tasks.iter().any(|task| task.variant.profile == Profile::Paper && !task.variant.rehearse);
     if paper && options.device == Device::Auto && Path::new("/dev/nvidia0").exists() {
-        eprintln!("note: this runs on the processor; `--device cuda:0` builds for the GPU of this machine and uses it");
+        eprintln!("note: this runs on the CPU; `--device cuda:0` builds for the GPU of this machine and uses it");
     }
 }
 
@@ -130,7 +132,7 @@ struct Queue<'a> {
     workspace: &'a Workspace,
     plan: &'a Plan,
     options: &'a Options,
-    /// Code of each paper.
+    /// Code hash of each paper.
     codes: BTreeMap<String, CodeHash>,
     git: Git,
     /// Frozen binaries of the papers that run.
@@ -176,7 +178,7 @@ impl<'a> Queue<'a> {
         Records::of(self.workspace, &task.stem)
     }
 
-    /// Judges one task, given the run ids of what comes before it.
+    /// Checks whether one task is up to date, given the run ids of earlier tasks.
     fn examine(&self, task: &Task, stale: &[bool]) -> Found {
         let is_stale = |index: usize| stale.get(index).copied().unwrap_or(false);
         let needs = task
@@ -201,13 +203,13 @@ impl<'a> Queue<'a> {
         found
     }
 
-    /// Judges all tasks as they stand, and blesses or takes over what the options allow.
+    /// Checks all tasks, and applies `--accept`, `--reuse` and `--force`.
     fn survey(&mut self) -> Result<Vec<Found>> {
         let mut survey: Vec<Found> = Vec::with_capacity(self.plan.tasks.len());
         let mut stale = Vec::with_capacity(self.plan.tasks.len());
         for (index, task) in self.plan.tasks.iter().enumerate() {
             let mut found = self.examine(task, &stale);
-            self.bless(task, &mut found)?;
+            self.apply_accept_and_reuse(task, &mut found)?;
             if found.fresh() {
                 self.run_ids[index] = found.manifest.as_ref().map(|manifest| manifest.run_id.clone());
             }
@@ -221,15 +223,15 @@ impl<'a> Queue<'a> {
     }
 
     /// Applies `--accept` and `--reuse` to what was found.
-    fn bless(&self, task: &Task, found: &mut Found) -> Result<()> {
+    fn apply_accept_and_reuse(&self, task: &Task, found: &mut Found) -> Result<()> {
         let code = &self.codes[&task.id.paper];
         let records = self.records(task);
-        let blessed = found.reasons.iter().all(|reason| match reason {
+        let accepted = found.reasons.iter().all(|reason| match reason {
             Reason::NotMadeHere => self.options.reuse,
             Reason::Code(_) => self.options.accept,
             _ => false,
         });
-        if let (Some(manifest), true, false) = (&found.manifest, blessed, found.fresh()) {
+        if let (Some(manifest), true, false) = (&found.manifest, accepted, found.fresh()) {
             let mut done = records.done().filter(|done| done.run_id == manifest.run_id).unwrap_or_else(|| Done {
                 run_id: manifest.run_id.clone(),
                 code: CodeHash { hash: manifest.code.hash.clone(), parts: BTreeMap::new() },
@@ -242,7 +244,7 @@ impl<'a> Queue<'a> {
             }
             if !self.options.dry_run {
                 records.set_done(&done)?;
-                eprintln!("{}: taken as up to date ({})", task.label(), found.why());
+                eprintln!("{}: accepted as up to date ({})", task.label(), found.why());
             }
             found.reasons.clear();
         } else if let (true, Some(mut attempt)) = (self.options.accept && !self.options.dry_run, records.attempt())
@@ -255,22 +257,22 @@ impl<'a> Queue<'a> {
         Ok(())
     }
 
-    /// Says what is fresh and what would run.
-    fn describe(&self, survey: &[Found]) {
+    /// Prints which tasks are fresh and which would run.
+    fn describe(&self, survey: &[Found]) -> Result<()> {
         for (task, found) in self.plan.tasks.iter().zip(survey) {
             let took = found.manifest.as_ref().map(|manifest| Duration::from_secs_f64(manifest.wall_seconds.max(0.0)));
             let took = took.map(|took| format!(" (took {})", show(took))).unwrap_or_default();
             if found.fresh() {
-                println!("fresh  {}", task.label());
+                print_line(format_args!("fresh  {}", task.label()))?;
             } else {
-                println!("stale  {}{took}: {}", task.label(), found.why());
+                print_line(format_args!("stale  {}{took}: {}", task.label(), found.why()))?;
             }
         }
         let stale = survey.iter().filter(|found| !found.fresh()).count();
-        println!("{stale} of {} would run", survey.len());
+        print_line(format_args!("{stale} of {} would run", survey.len()))
     }
 
-    /// Fails when something that is needed but not asked for is not up to date.
+    /// Fails when a need that was not selected is not up to date.
     fn require_needs(&self, survey: &[Found]) -> Result<()> {
         let missing: Vec<String> = self
             .plan
@@ -285,12 +287,12 @@ impl<'a> Queue<'a> {
         }
         let profile = self.plan.tasks.first().map_or(Profile::Cpu, |task| task.variant.profile);
         bail!(
-            "what this needs is not up to date:\n{}\n`cargo xtask reproduce --profile {profile}` with the same name runs it too",
+            "these needs are not up to date:\n{}\nrun `cargo xtask reproduce --profile {profile}` with the same name to run them too",
             missing.join("\n")
         )
     }
 
-    /// Freezes everything that will run: configurations and binaries.
+    /// Freezes the configurations and binaries of all tasks that will run.
     fn prepare(&mut self, survey: &[Found]) -> Result<Render<'a>> {
         let mut wanted =
             Wanted { packages: vec![REPORTING.to_owned()], cuda: matches!(self.options.device, Device::Cuda(_)) };
@@ -314,7 +316,7 @@ impl<'a> Queue<'a> {
                     .unwrap_or_default();
                 bail!(
                     "configs/{paper}/{name}.yaml configures an experiment that experiments/{paper} does not have{nearest} \
-                     It has: {}",
+                     (there are: {})",
                     known.lines().collect::<Vec<_>>().join(", ")
                 );
             }
@@ -351,7 +353,7 @@ impl<'a> Queue<'a> {
                             started[index] = Some(Instant::now());
                             running += 1;
                             let send = send.clone();
-                            let messages = if several { Messages::Behind(prefix(task)) } else { Messages::Direct };
+                            let messages = if several { Messages::Prefixed(prefix(task)) } else { Messages::Direct };
                             scope.spawn(move || {
                                 let over = AtomicBool::new(false);
                                 let exit = thread::scope(|inner| {
@@ -377,7 +379,8 @@ impl<'a> Queue<'a> {
                 if running == 0 {
                     break;
                 }
-                let (index, exit) = receive.recv().context("a watching thread went away")?;
+                let (index, exit) =
+                    receive.recv().context("a thread that waits for a run has ended without a result")?;
                 running -= 1;
                 let took = started[index].map(|start: Instant| start.elapsed()).unwrap_or_default();
                 let status = self.finish(index, exit, took);
@@ -401,7 +404,7 @@ impl<'a> Queue<'a> {
         Ok(ended)
     }
 
-    /// The next task whose predecessors are done; what can no longer run is marked on the way.
+    /// The next task whose predecessors are done. Marks tasks that can no longer run as skipped.
     fn next(&self, status: &mut [Status]) -> Option<usize> {
         for index in 0..status.len() {
             if status[index] != Status::Waiting {
@@ -418,7 +421,7 @@ impl<'a> Queue<'a> {
         None
     }
 
-    /// What makes a task's results; nothing when they are up to date.
+    /// The command that makes a task's results; `None` when they are up to date.
     fn start(&self, task: &Task, render: &Render<'_>, several: bool) -> Result<Option<Start>> {
         let mut found = self.examine(task, &[]);
         let records = self.records(task);
@@ -431,12 +434,12 @@ impl<'a> Queue<'a> {
         }
         let code = self.codes[&task.id.paper].hash.clone();
         let identity = storage::hash_bytes(task.envelope.identity().as_bytes());
-        // checkpoints belong to the code that wrote them, unless a later one was accepted
-        let goes_on = attempt.as_ref().is_some_and(|attempt| {
+        // only the code that wrote a checkpoint, or code accepted as equivalent, may resume from it
+        let resumes = attempt.as_ref().is_some_and(|attempt| {
             attempt.identity == identity && (attempt.code == code || attempt.accepted.contains(&code))
         });
         let (origin, accepted) = match &attempt {
-            Some(attempt) if goes_on => (attempt.code.clone(), attempt.accepted.clone()),
+            Some(attempt) if resumes => (attempt.code.clone(), attempt.accepted.clone()),
             _ => (code.clone(), Vec::new()),
         };
         let config = freeze_config(self.workspace, &task.envelope)?;
@@ -448,8 +451,8 @@ impl<'a> Queue<'a> {
                 let draw = render.preview_command(&folder, &config, &task.id.paper);
                 let follow = Follow { shown: self.workspace.show(&folder), folder, command: draw };
                 let mut command = self.run_command(task, &config, &work, &code, several)?;
-                // what was interrupted under --force goes on; what had ended starts anew
-                if self.options.force && task.selected && !goes_on {
+                // a run interrupted under --force resumes; a finished run starts again
+                if self.options.force && task.selected && !resumes {
                     command.arg("--fresh");
                 }
                 (command, Some(follow))
@@ -460,7 +463,7 @@ impl<'a> Queue<'a> {
         Ok(Some(Start { command, why: found.why(), follow }))
     }
 
-    /// Folder for a task's checkpoints: another one for another configuration, code or input.
+    /// Folder for a task's checkpoints: different for each configuration, code and input.
     fn work(&self, task: &Task, identity: &str, code: &str) -> PathBuf {
         let mut text = format!("{identity}\n{code}\n{}\n", task.variant.rehearse);
         for (name, need) in &task.needs {
@@ -473,14 +476,14 @@ impl<'a> Queue<'a> {
         let frozen = self
             .binaries
             .get(&task.id.paper)
-            .ok_or_else(|| anyhow!("{} went out of date while others ran: run the same command again", task.label()))?;
+            .ok_or_else(|| anyhow!("{} went out of date during the other runs: repeat the command", task.label()))?;
         let mut command = binaries::program(&frozen.path);
         command.current_dir(&self.workspace.root).arg("run").arg(&task.id.name);
         command.arg("--config").arg(config).arg("--out").arg(&task.folder).arg("--work").arg(work);
         for (name, need) in &task.needs {
-            let mut word = std::ffi::OsString::from(format!("{name}="));
-            word.push(&self.plan.tasks[*need].folder);
-            command.arg("--need").arg(word);
+            let mut need_folder = std::ffi::OsString::from(format!("{name}="));
+            need_folder.push(&self.plan.tasks[*need].folder);
+            command.arg("--need").arg(need_folder);
         }
         command.args(["--device", &self.options.device.to_string()]);
         command.args(["--progress", if several { "plain" } else { "auto" }]);
@@ -494,21 +497,21 @@ impl<'a> Queue<'a> {
         if let Some(dirty) = self.git.dirty {
             command.args(["--git-dirty", &dirty.to_string()]);
         }
-        // candle's own threads for sums and products of elements spin while they wait for each other: with trainings side by
-        // side, or other work on the machine, they take most of the time and give little
+        // candle's threads for element-wise operations spin while they wait for each other, so they waste time when several
+        // runs share the machine
         const CANDLE: &str = "CANDLE_NUM_THREADS";
         if std::env::var_os(CANDLE).is_none() {
             command.env(CANDLE, "1");
         }
         let share = || thread::available_parallelism().map_or(1, |cores| (cores.get() / self.options.jobs).max(1));
         if let Some(threads) = self.options.threads.or_else(|| several.then(share)) {
-            // the second is what candle goes by
+            // candle reads the second variable
             command.env("RETRACE_THREADS", threads.to_string()).env("RAYON_NUM_THREADS", threads.to_string());
         }
         Ok(command)
     }
 
-    /// Judges how a child ended, by its exit code and by what lies in its folder; none when it was interrupted.
+    /// Checks the exit code and the results of a child; `None` when it was interrupted.
     fn finish(&mut self, index: usize, exit: Result<Exit>, took: Duration) -> Result<Option<Status>> {
         let task = &self.plan.tasks[index];
         let records = self.records(task);
@@ -520,13 +523,14 @@ impl<'a> Queue<'a> {
         match exit {
             Ok(Exit::Done) => {
                 let manifest = state::manifest(&task.folder)?
-                    .with_context(|| format!("it ended well but left no {}", config::MANIFEST))?;
+                    .with_context(|| format!("it exited with code 0 but left no {}", config::MANIFEST))?;
                 let code = self.codes[&task.id.paper].clone();
                 let before = records.done();
                 records.set_done(&Done { run_id: manifest.run_id.clone(), code, accepted: Vec::new() })?;
                 let found = self.examine(task, &[]);
                 if !found.fresh() {
-                    let why = format!("it ended well, but its results are not what was asked for: {}", found.why());
+                    let why =
+                        format!("it exited with code 0, but its results do not match the request: {}", found.why());
                     if let Some(before) = before {
                         records.set_done(&before)?;
                     }
@@ -535,7 +539,7 @@ impl<'a> Queue<'a> {
                 }
                 self.run_ids[index] = Some(manifest.run_id);
                 if let (Kind::Run, Some(attempt)) = (&task.kind, &attempt) {
-                    // the checkpoints have served; failing to remove them is no harm
+                    // the checkpoints are no longer needed; errors are ignored
                     let _ = std::fs::remove_dir_all(self.work(task, &attempt.identity, &attempt.code));
                 }
                 eprintln!("done: {} in {}", task.label(), show(took));
@@ -545,7 +549,7 @@ impl<'a> Queue<'a> {
                 set(Outcome::Interrupted)?;
                 Ok(None)
             }
-            // it never started
+            // the signal came before it started
             Err(_) if runner::interrupted() => {
                 set(Outcome::Interrupted)?;
                 Ok(None)
@@ -562,7 +566,7 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Draws what changed, writes the pages, prints the scoreboard and the failures.
+    /// Draws changed results, writes the pages, and prints the scoreboard and the failures.
     fn draw(&self, render: &Render<'_>, mut ended: Ended) -> Result<u8> {
         let mut pages: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
         for (index, task) in self.plan.tasks.iter().enumerate() {
@@ -602,7 +606,7 @@ impl<'a> Queue<'a> {
             if let Err(error) = render.index(root, false).and_then(|()| render.scoreboard(root, only)) {
                 failures.push(format!("  {error:#}"));
             }
-            println!("page: {}", root.join(PAGE).display());
+            print_line(format_args!("page: {}", root.join(PAGE).display()))?;
         }
         if runner::interrupted() {
             eprintln!("{CONTINUES}");
@@ -611,12 +615,12 @@ impl<'a> Queue<'a> {
         if failures.is_empty() {
             return Ok(0);
         }
-        eprintln!("\nfailed:\n{}\nthe same command tries these again and keeps the rest", failures.join("\n"));
+        eprintln!("\nfailed:\n{}\nthe same command retries these and keeps the rest", failures.join("\n"));
         Ok(1)
     }
 }
 
-/// Short name of a task before the lines of its child.
+/// Prefix of a child's messages.
 fn prefix(task: &Task) -> String {
     match &task.point {
         Some(point) => format!("{} {point}", task.id),
@@ -624,7 +628,7 @@ fn prefix(task: &Task) -> String {
     }
 }
 
-/// A duration for people.
+/// A duration with a readable unit, such as `75 s` or `2.5 h`.
 pub fn show(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

@@ -1,4 +1,4 @@
-//! Data flows one way: tests over the manifests, so that a wrong edge fails the build and not a reader.
+//! Tests that the dependencies between the crates follow the layers of the architecture.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::code::Lockfile;
 use crate::places::Workspace;
 
-/// A crate of this workspace: its stage and the packages it names.
+/// A crate of this workspace: its stage and its dependencies.
 struct Member {
     stage: Option<u64>,
     dependencies: Vec<String>,
@@ -41,12 +41,12 @@ fn members() -> BTreeMap<String, Member> {
 }
 
 #[test]
-fn every_crate_has_a_stage_and_depends_on_smaller_ones_only() {
+fn every_crate_has_a_stage_and_depends_on_lower_stages_only() {
     let members = members();
     let mut problems = Vec::new();
     for (name, member) in &members {
         let Some(stage) = member.stage else {
-            problems.push(format!("{name} says no `[package.metadata.flow] stage = N` in its manifest"));
+            problems.push(format!("{name} has no stage: add `[package.metadata.flow] stage = N` to its manifest"));
             continue;
         };
         for dependency in &member.dependencies {
@@ -54,7 +54,7 @@ fn every_crate_has_a_stage_and_depends_on_smaller_ones_only() {
                 && below >= stage
             {
                 problems.push(format!(
-                    "{name} (stage {stage}) depends on {dependency} (stage {below}): data flows one way"
+                    "{name} (stage {stage}) depends on {dependency} (stage {below}): depend on lower stages only"
                 ));
             }
         }
@@ -63,7 +63,7 @@ fn every_crate_has_a_stage_and_depends_on_smaller_ones_only() {
 }
 
 #[test]
-fn every_outsider_has_one_owner() {
+fn only_the_owners_depend_on_an_external_crate() {
     let owners: [(&str, &[&str]); 6] = [
         ("yaml_serde", &["config"]),
         ("polars", &["tables", "corpora", "mcq-circuits"]),
@@ -74,9 +74,9 @@ fn every_outsider_has_one_owner() {
     ];
     let mut problems = Vec::new();
     for (name, member) in members() {
-        for (outsider, owners) in owners {
-            if member.dependencies.iter().any(|dependency| dependency == outsider) && !owners.contains(&name.as_str()) {
-                problems.push(format!("{name} depends on {outsider}, which belongs to {}", owners.join(" and ")));
+        for (external, owners) in owners {
+            if member.dependencies.iter().any(|dependency| dependency == external) && !owners.contains(&name.as_str()) {
+                problems.push(format!("{name} depends on {external}, which belongs to {}", owners.join(" and ")));
             }
         }
     }
@@ -84,7 +84,7 @@ fn every_outsider_has_one_owner() {
 }
 
 #[test]
-fn measuring_and_drawing_meet_only_on_disk() {
+fn measuring_and_drawing_share_only_files() {
     let lock = Lockfile::read(&workspace().root).unwrap();
     let mut problems = Vec::new();
     for (name, member) in members() {
@@ -92,14 +92,14 @@ fn measuring_and_drawing_meet_only_on_disk() {
         let reaches = |wanted: &str| reached.iter().any(|package| package.name == wanted);
         let draws = ["figures", "reporting"].contains(&name.as_str());
         if !draws && ["figures", "reporting", "plotters"].into_iter().any(reaches) {
-            problems.push(format!("{name} links what draws"));
+            problems.push(format!("{name} links a drawing crate: exchange data through files"));
         }
         if draws && reaches("candle-core") {
-            problems.push(format!("{name} links what measures"));
+            problems.push(format!("{name} links candle: exchange data through files"));
         }
         let heavy = ["candle-core", "polars", "plotters", "tokio"];
         for heavy in heavy.iter().filter(|heavy| name == "xtask" && reaches(heavy)) {
-            problems.push(format!("xtask reaches {heavy}: it must build in seconds"));
+            problems.push(format!("xtask depends on {heavy}: remove it, because xtask must build in seconds"));
         }
         assert!(member.stage.is_some());
     }

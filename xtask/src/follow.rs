@@ -1,4 +1,4 @@
-//! Pictures of a run that is still going: drawn anew whenever it has shown new tables, but not too often.
+//! Redraws the figures of a run in progress when it writes new preview tables, at a limited rate.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,35 +7,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Time from one drawing to the next.
-const EVERY: Duration = Duration::from_secs(20);
-/// Time from one look to the next.
-const LOOK: Duration = Duration::from_millis(500);
+/// Minimum time between drawings.
+const DRAW_INTERVAL: Duration = Duration::from_secs(20);
+/// Time between checks for new tables.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is drawn, and how.
+/// The preview of a run in progress.
 pub struct Follow {
-    /// Folder that the run shows tables in.
+    /// Folder that the run writes preview tables to.
     pub folder: PathBuf,
-    /// How the folder is called in messages.
+    /// The folder's name in messages.
     pub shown: String,
     /// The drawing program with its arguments.
     pub command: Command,
 }
 
 impl Follow {
-    /// Draws until told to stop.
+    /// Redraws after each change until `stop` is set.
     pub fn until(mut self, stop: &AtomicBool) {
         let (mut drawn, mut last): (Option<SystemTime>, Option<Instant>) = (None, None);
         while !stop.load(Ordering::Relaxed) {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
             let changed = fs::metadata(self.folder.join("tables.json")).and_then(|data| data.modified()).ok();
-            if changed.is_none() || changed == drawn || last.is_some_and(|last| last.elapsed() < EVERY) {
+            if changed.is_none() || changed == drawn || last.is_some_and(|last| last.elapsed() < DRAW_INTERVAL) {
                 continue;
             }
-            // a picture that cannot be drawn yet stops nothing
+            // a figure that cannot be drawn yet does not stop the run
             let status = self.command.stdout(Stdio::null()).stderr(Stdio::null()).status();
             if last.is_none() && status.is_ok_and(|status| status.success()) {
-                eprintln!("growing: {}/report.md and the pictures beside it", self.shown);
+                eprintln!("preview of the run: {}/report.md and the figures beside it", self.shown);
             }
             (drawn, last) = (changed, Some(Instant::now()));
         }
@@ -56,14 +56,14 @@ mod tests {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| follow.until(&stop));
-            thread::sleep(LOOK * 2);
+            thread::sleep(POLL_INTERVAL * 2);
             assert!(!folder.path().join("drawn").exists());
             fs::write(folder.path().join("tables.json"), "[]").unwrap();
-            let begun = Instant::now();
-            while !folder.path().join("drawn").exists() && begun.elapsed() < Duration::from_secs(20) {
-                thread::sleep(LOOK);
+            let start = Instant::now();
+            while !folder.path().join("drawn").exists() && start.elapsed() < Duration::from_secs(20) {
+                thread::sleep(POLL_INTERVAL);
             }
-            thread::sleep(LOOK * 3);
+            thread::sleep(POLL_INTERVAL * 3);
             stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(fs::read_to_string(folder.path().join("drawn")).unwrap(), "x\n");

@@ -1,15 +1,16 @@
-//! `cargo xtask list`: what there is.
+//! `cargo xtask list`: lists the experiments and their profiles.
 
 use anyhow::Result;
 use config::{Catalogue, Profile};
 
+use crate::output::print_line;
 use crate::places::Workspace;
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask list                 everything
+  cargo xtask list                 all papers
   cargo xtask list icot-mult       one paper";
 
-/// List experiments with their profiles and the papers' tables and figures that they rebuild
+/// List experiments, their profiles, and the tables and figures of the papers that they rebuild
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -27,7 +28,7 @@ pub fn list(workspace: &Workspace, args: &Args) -> Result<u8> {
     let mut mistakes = Vec::new();
     for id in catalogue.select(&args.words)? {
         let profiles: Vec<String> = catalogue.profiles(&id).iter().map(ToString::to_string).collect();
-        println!("{id}  [{}]", profiles.join(", "));
+        print_line(format_args!("{id}  [{}]", profiles.join(", ")))?;
         let profile = if catalogue.has(&id, Profile::Cpu) {
             Some(Profile::Cpu)
         } else {
@@ -36,12 +37,12 @@ pub fn list(workspace: &Workspace, args: &Args) -> Result<u8> {
         let Some(profile) = profile else { continue };
         match catalogue.load(&id, profile, &[]) {
             Ok(envelope) => {
-                println!("    {}", envelope.body.title);
+                print_line(format_args!("    {}", envelope.body.title))?;
                 for artefact in &envelope.body.artefacts {
-                    println!("    {:8} {}", artefact.id, artefact.title);
+                    print_line(format_args!("    {:8} {}", artefact.id, artefact.title))?;
                 }
                 if !envelope.body.needs.is_empty() {
-                    println!("    needs    {}", envelope.body.needs.join(", "));
+                    print_line(format_args!("    needs    {}", envelope.body.needs.join(", ")))?;
                 }
             }
             Err(error) => mistakes.push(error.to_string()),

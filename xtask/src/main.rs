@@ -1,19 +1,20 @@
-//! `cargo xtask`: everything one does with this workspace, in Rust, without another tool.
+//! `cargo xtask`: the command line of this workspace.
 //!
-//! It resolves configurations, decides what is out of date, builds and spawns the papers' binaries, and has `render`
-//! draw what they measured.
-//! It computes nothing itself: it links `config` and `storage` only, so that it builds in seconds and a crash of an
-//! experiment cannot take the queue with it.
+//! It resolves configurations, finds results that are out of date, builds and runs the papers' binaries, and calls
+//! `render` to draw their results.
+//! It runs no experiment in its own process and links only `config` and `storage`. So it builds in seconds, and an
+//! experiment that crashes does not stop the queue.
 //!
-//! Reading order: [`places`] (where things lie), [`code`] (hashes of sources), [`binaries`] (build and freeze),
-//! [`plan`] (what was asked for), [`state`] (what is up to date), [`runner`] (child processes), [`execute`] (the
-//! queue), [`draw`] (pictures and pages), then one module per command.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
+//! Reading order: [`places`] (paths), [`code`] (hashes of sources), [`binaries`] (build and freeze),
+//! [`plan`] (the requested tasks), [`state`] (what is up to date), [`runner`] (child processes), [`execute`] (the
+//! queue), [`draw`] (figures and pages), then one module per command.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints messages")]
 
 mod binaries;
 mod code;
 mod draw;
 mod execute;
+mod output;
 mod page;
 mod places;
 mod plan;
@@ -44,7 +45,7 @@ use clap::{Parser, Subcommand};
 use crate::places::Workspace;
 use crate::runner::INTERRUPTED;
 
-/// Rebuild the papers' figures, ask new questions of them, and keep the workspace green.
+/// Rebuild the papers' tables and figures, run variations of their experiments, and check the workspace.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = EXAMPLES)]
 struct Cli {
@@ -53,10 +54,10 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask reproduce                      everything, small models, on this machine's processor
-  cargo xtask reproduce --profile smoke      everything in seconds, to see that it works
-  cargo xtask list                           what there is
-  cargo xtask status                         what is up to date, and why the rest is not
+  cargo xtask reproduce                      all papers, with small models on the CPU
+  cargo xtask reproduce --profile smoke      all papers in seconds, to check that they run
+  cargo xtask list                           all experiments
+  cargo xtask status                         which results are up to date, and why the others are not
   cargo xtask help reproduce                 all options of one command";
 
 #[derive(Subcommand)]

@@ -1,5 +1,5 @@
-// Runs in the wrapper page: looks at the page in the frame and leaves a verdict as JSON.
-// Every folded part is opened first, so that nothing hides in it.
+// Runs in the wrapper page: inspects the page in the frame and writes a verdict as JSON.
+// It opens all <details> elements first, so that their content is checked too.
 const frame = document.getElementById("page");
 const name = (element) =>
   element.tagName.toLowerCase() + (element.id ? "#" + element.id : "") +
@@ -39,15 +39,15 @@ function inspect() {
     experiments, fetched: [...new Set([...outside, ...loaded])].slice(0, 10), broken: broken.slice(0, 10),
   };
 }
-function say(verdict) {
+function report(verdict) {
   if (document.getElementById("verdict")) return;
-  const place = document.createElement("pre");
-  place.id = "verdict";
+  const output = document.createElement("pre");
+  output.id = "verdict";
   const escape = (letter) => "\\u00" + letter.charCodeAt(0).toString(16).padStart(2, "0");
-  place.textContent = JSON.stringify(verdict).replace(/[<>&]/g, escape);
+  output.textContent = JSON.stringify(verdict).replace(/[<>&]/g, escape);
   frame.remove();
-  document.body.append(place);
+  document.body.append(output);
 }
 frame.addEventListener("load", () => setTimeout(() => {
-  try { say(inspect()); } catch (error) { say({ error: String(error) }); }
+  try { report(inspect()); } catch (error) { report({ error: String(error) }); }
 }, 300));

@@ -1,8 +1,7 @@
-//! Opens the page of results in headless Chromium, as wide as a phone and as a desk, and looks at what came out.
+//! Opens the page of results in headless Chromium at the width of a phone and of a desktop screen, and checks its layout.
 //!
-//! A wrapper page holds the page in a frame of the wanted width, inspects it once it has loaded, and leaves its verdict
-//! as JSON in its own document, which Chromium prints. Network names resolve to nothing, so that a page that needs the
-//! network shows it.
+//! A wrapper page shows the page in a frame of the given width, inspects it after loading, and writes a verdict as JSON
+//! to its own document, which Chromium prints. Host names do not resolve, so a page that needs the network fails.
 
 use std::env;
 use std::fmt::Write as _;
@@ -16,18 +15,19 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::draw::PAGE;
+use crate::output::print_line;
 use crate::places::Workspace;
 
-/// Widths in CSS pixels: a phone and a desk.
+/// Widths in CSS pixels: a phone and a desktop screen.
 const WIDTHS: [u32; 2] = [390, 1280];
 
 /// Height of the frame.
 const HEIGHT: u32 = 900;
 
-/// After this long a browser is taken to hang.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time after which the browser is stopped.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Where the browser may be, besides `CHROMIUM`.
+/// Names and paths of browsers to try after `CHROMIUM`.
 const BROWSERS: [&str; 6] = [
     "chromium",
     "chromium-browser",
@@ -37,16 +37,16 @@ const BROWSERS: [&str; 6] = [
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 ];
 
-/// What to say when there is none.
+/// Message when no browser is found.
 pub const NO_BROWSER: &str =
-    "THE PAGE WAS NOT CHECKED: no Chromium here; install `chromium`, or name one in the variable CHROMIUM";
+    "THE PAGE WAS NOT CHECKED: Chromium is not installed; install `chromium`, or set the variable CHROMIUM to its path";
 
-/// What the check found.
+/// The result of the check.
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
-    /// Nothing to complain about.
+    /// No problems.
     Good,
-    /// All complaints.
+    /// All problems found.
     Bad(Vec<String>),
     /// There is no browser.
     NoBrowser,
@@ -55,31 +55,31 @@ pub enum Outcome {
 /// Checks the page in each folder of results at all widths.
 ///
 /// # Errors
-/// When a page is missing, or the browser cannot be run or says nothing.
+/// When a page is missing, or the browser cannot be run or prints no verdict.
 pub fn check(workspace: &Workspace, roots: &[PathBuf]) -> Result<Outcome> {
     let Some(browser) = find_browser() else { return Ok(Outcome::NoBrowser) };
     let mut problems = Vec::new();
     for root in roots {
         let page = root.join(PAGE);
         if !page.is_file() {
-            bail!("{} is missing: `cargo xtask reproduce` writes it", workspace.show(&page));
+            bail!("{} is missing: write it with `cargo xtask reproduce`", workspace.show(&page));
         }
         for width in WIDTHS {
             let view = look(workspace, &browser, &page, width)?;
             let where_ = format!("{} at {width} px", workspace.show(&page));
-            println!(
+            print_line(format_args!(
                 "{where_}: {} experiments, {} figures, {} px wide",
                 view.experiments.len(),
                 view.experiments.iter().map(|experiment| experiment.figures).sum::<usize>(),
                 view.scroll_width
-            );
+            ))?;
             problems.extend(view.problems().into_iter().map(|problem| format!("{where_}: {problem}")));
         }
     }
     Ok(if problems.is_empty() { Outcome::Good } else { Outcome::Bad(problems) })
 }
 
-/// The first browser that is there.
+/// The first browser that exists.
 fn find_browser() -> Option<PathBuf> {
     let named = env::var_os("CHROMIUM").map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
@@ -96,21 +96,21 @@ fn find_browser() -> Option<PathBuf> {
         .find(|browser| browser.is_file())
 }
 
-/// What the wrapper page saw.
+/// The verdict of the wrapper page.
 #[derive(Debug, Default, Deserialize)]
 struct View {
     /// Width of the frame.
     client_width: u32,
     /// Width of the content.
     scroll_width: u32,
-    /// What sticks out, when the content is wider than the frame.
+    /// Elements that reach beyond the frame.
     wide: Vec<String>,
-    /// Rows of the scoreboard; none when there is none.
+    /// Rows of the scoreboard; `None` when it is missing.
     scoreboard: Option<usize>,
     experiments: Vec<Seen>,
-    /// Everything that was fetched besides the page.
+    /// Addresses fetched besides the page.
     fetched: Vec<String>,
-    /// Pictures without a size.
+    /// Images with no size.
     broken: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ impl View {
                 "it is {} px wide in a window of {}: {}",
                 self.scroll_width,
                 self.client_width,
-                if self.wide.is_empty() { "something sticks out".to_owned() } else { self.wide.join(", ") }
+                if self.wide.is_empty() { "no single element is too wide".to_owned() } else { self.wide.join(", ") }
             ));
         }
         match self.scoreboard {
@@ -145,7 +145,7 @@ impl View {
         }
         problems
             .extend(self.fetched.iter().map(|address| format!("it fetches {address}, so it is not self-contained")));
-        problems.extend(self.broken.iter().map(|picture| format!("this picture shows nothing: {picture}")));
+        problems.extend(self.broken.iter().map(|picture| format!("this image is empty: {picture}")));
         problems
     }
 }
@@ -173,7 +173,7 @@ fn look(workspace: &Workspace, browser: &Path, page: &Path, width: u32) -> Resul
     })
 }
 
-/// What a command prints, unless it takes too long.
+/// The standard output of a command; an error when it takes too long.
 fn output_in_time(command: &mut Command) -> Result<String> {
     let mut child = command
         .stdin(Stdio::null())
@@ -192,10 +192,10 @@ fn output_in_time(command: &mut Command) -> Result<String> {
         if child.try_wait().context("it was lost")?.is_some() {
             break;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             let _ = child.kill();
             let _ = child.wait();
-            bail!("it took longer than {} seconds", PATIENCE.as_secs());
+            bail!("it took longer than {} seconds", TIMEOUT.as_secs());
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -206,7 +206,7 @@ fn output_in_time(command: &mut Command) -> Result<String> {
 fn verdict(document: &str) -> Result<View> {
     let (_, rest) = document.split_once(VERDICT).context("no verdict in the document")?;
     let (json, _) = rest.split_once("</pre>").context("no end of the verdict")?;
-    serde_json::from_str(json).with_context(|| format!("the verdict is not what was expected: {json}"))
+    serde_json::from_str(json).with_context(|| format!("cannot read the verdict: {json}"))
 }
 
 const VERDICT: &str = "<pre id=\"verdict\">";
@@ -224,7 +224,7 @@ fn address(path: &Path) -> String {
     address
 }
 
-/// The page that holds the page.
+/// The HTML of the wrapper page.
 fn wrapper_page(address: &str, width: u32) -> String {
     format!(
         r#"<!doctype html>
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_page_passes_and_a_bad_one_is_told_what_is_wrong() {
+    fn a_good_page_passes_and_the_problems_of_a_bad_one_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace { root: folder.path().to_owned(), cargo: "cargo".into() };
         let root = folder.path().join("results");

@@ -1,12 +1,12 @@
-//! Where things lie: the workspace's folders, and those of one run.
+//! Paths of the workspace's folders and of one run's folders.
 //!
-//! | what | where |
+//! | files | path |
 //! |---|---|
 //! | committed results (`cpu`, `overnight`, no overrides) | `results/` |
 //! | all other results | `results/.runs/<variant>/`, `results/.runs/sweeps/<variant>/` |
-//! | checkpoints of runs under way | `results/.runs/work/` |
+//! | checkpoints of unfinished runs | `results/.runs/work/` |
 //! | frozen configurations and binaries | `results/.runs/frozen/`, `results/.runs/bin/` |
-//! | the local record of what is up to date | `results/.runs/state/` |
+//! | local records of finished and attempted runs | `results/.runs/state/` |
 
 use std::env;
 use std::ffi::OsString;
@@ -17,16 +17,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use config::{ExperimentId, Override, Profile};
 
-/// The checkout this command works on.
+/// The checkout that the command works on.
 pub struct Workspace {
     /// The folder with the workspace's `Cargo.toml`.
     pub root: PathBuf,
-    /// The cargo that started us.
+    /// Path of the cargo that started this program.
     pub cargo: OsString,
 }
 
 impl Workspace {
-    /// Finds the workspace that `folder` lies in.
+    /// Finds the workspace that contains `folder`.
     ///
     /// # Errors
     /// When no parent folder is a checkout of this workspace.
@@ -92,34 +92,34 @@ impl Workspace {
         Ok(papers)
     }
 
-    /// Fails with directions when the paper's package is missing.
+    /// Fails when the paper's package is missing, and says how to create it.
     ///
     /// # Errors
     /// When `experiments/<paper>/Cargo.toml` does not exist.
     pub fn require_paper(&self, paper: &str) -> Result<()> {
         if !self.root.join("experiments").join(paper).join("Cargo.toml").is_file() {
             bail!(
-                "configs/{paper} has no package experiments/{paper} beside it: \
-                 `cargo xtask new {paper}` lays the folders of a new paper"
+                "configs/{paper} has no package experiments/{paper}: \
+                 create it with `cargo xtask new {paper}`"
             );
         }
         Ok(())
     }
 
-    /// A path as a user reads it: below the root without the root, with forward slashes.
+    /// A path for messages, relative to the root where possible.
     pub fn show(&self, path: &Path) -> String {
         path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
     }
 }
 
-/// A family of runs that share one folder of results: a profile, as it stands, overridden or rehearsed.
+/// A family of runs that share one folder of results: a profile, with or without overrides, full or as a rehearsal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Variant {
     /// The profile.
     pub profile: Profile,
-    /// Random weights, two steps.
+    /// Whether to run only two steps with random weights.
     pub rehearse: bool,
-    /// Eight hex digits that stand for the overrides, when there are any.
+    /// First eight hex digits of the hash of the overrides; `None` without overrides.
     pub set: Option<String>,
 }
 
@@ -127,9 +127,9 @@ impl Variant {
     /// The variant of a profile under some overrides.
     pub fn new(profile: Profile, rehearse: bool, overrides: &[Override]) -> Self {
         let set = (!overrides.is_empty()).then(|| {
-            let mut words: Vec<String> = overrides.iter().map(|set| format!("{}={}", set.key, set.value)).collect();
-            words.sort();
-            let text = format!("{profile}\n{rehearse}\n{}", words.join("\n"));
+            let mut pairs: Vec<String> = overrides.iter().map(|set| format!("{}={}", set.key, set.value)).collect();
+            pairs.sort();
+            let text = format!("{profile}\n{rehearse}\n{}", pairs.join("\n"));
             short(&storage::hash_bytes(text.as_bytes()), 8)
         });
         Self { profile, rehearse, set }
@@ -144,12 +144,12 @@ impl Variant {
         }
     }
 
-    /// True when its results are the committed ones.
+    /// Whether its results are committed.
     pub fn committed(&self) -> bool {
         self.set.is_none() && !self.rehearse && matches!(self.profile, Profile::Cpu | Profile::Overnight)
     }
 
-    /// Folder over all its results: the one with `index.html`.
+    /// Folder of all its results, which contains `index.html`.
     pub fn root(&self, workspace: &Workspace) -> PathBuf {
         if self.committed() { workspace.results() } else { workspace.local().join(self.key()) }
     }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_name_the_same_place_in_any_order_and_another_for_another_profile() {
+    fn overrides_give_the_same_folder_in_any_order_and_another_for_another_profile() {
         let one: Override = "params.lr=0.1".parse().unwrap();
         let two: Override = "seed=2".parse().unwrap();
         let key = |profile, sets: &[Override]| Variant::new(profile, false, sets).key();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_a_checkout_there_are_directions() {
+    fn outside_a_checkout_the_error_says_what_to_do() {
         let error = Workspace::find(Path::new("/")).err().unwrap().to_string();
         assert!(error.contains("change into"), "{error}");
     }

@@ -1,5 +1,5 @@
-//! What was asked for, worked out before anything runs: every configuration resolved, every mistake of all of them
-//! reported at once, needs expanded and ordered, sweeps laid out point by point.
+//! Plans a request before anything runs: resolves all configurations, reports all their mistakes together, adds and
+//! orders the needs, and expands sweeps into points.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,25 +10,25 @@ use serde_json::Value;
 
 use crate::places::{Variant, Workspace, short};
 
-/// What the command line asks for.
+/// A request from the command line.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Papers and experiments; everything when empty.
     pub words: Vec<String>,
     /// The profile.
     pub profile: Profile,
-    /// Random weights, two steps.
+    /// Whether to run only two steps with random weights.
     pub rehearse: bool,
     /// `--set`.
     pub set: Vec<Override>,
-    /// For `sweep`: results go to the sweeps' folder, and these points replace the file's own.
+    /// Set by `cargo xtask sweep`: results go to the sweeps' folder.
     pub sweep: Option<SweepRequest>,
 }
 
-/// What `cargo xtask sweep` asks for besides.
+/// The additional request of `cargo xtask sweep`.
 #[derive(Clone, Debug)]
 pub struct SweepRequest {
-    /// Points from the command line; the file's `sweep:` when none.
+    /// Points from the command line; when `None`, those of `sweep:` in the file.
     pub points: Option<Sweep>,
 }
 
@@ -37,7 +37,7 @@ pub struct SweepRequest {
 pub enum Kind {
     /// The paper's binary runs the experiment.
     Run,
-    /// `render` joins the results of the points at these positions, with their ids.
+    /// `render` joins the results of the points with these ids and task indices.
     Join(Vec<(String, usize)>),
 }
 
@@ -46,23 +46,23 @@ pub enum Kind {
 pub struct Task {
     /// The experiment.
     pub id: ExperimentId,
-    /// Id of the point; none for the experiment's own results.
+    /// Id of the point; `None` for the experiment's own results.
     pub point: Option<String>,
-    /// How it is made.
+    /// How its results are made.
     pub kind: Kind,
     /// Profile, overrides, rehearsal.
     pub variant: Variant,
     /// The resolved configuration.
     pub envelope: Envelope,
-    /// Where the results go.
+    /// Folder of the results.
     pub folder: PathBuf,
     /// Folder over all results of its kind, with `index.html`.
     pub root: PathBuf,
     /// Name of its records.
     pub stem: String,
-    /// Asked for, not only needed.
+    /// Whether the request names it; otherwise it is only needed by another task.
     pub selected: bool,
-    /// Experiments it reads, and the positions of the tasks that make them.
+    /// Experiments whose results it reads, and the indices of their tasks.
     pub needs: Vec<(String, usize)>,
 }
 
@@ -75,7 +75,7 @@ impl Task {
         }
     }
 
-    /// Positions of all tasks that must be done before.
+    /// Indices of all tasks that must finish before this one.
     pub fn after(&self) -> Vec<usize> {
         let mut after: Vec<usize> = self.needs.iter().map(|(_, task)| *task).collect();
         if let Kind::Join(points) = &self.kind {
@@ -93,18 +93,18 @@ impl Task {
 /// Tasks in an order in which they can run.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// What to make; each task stands after all that it needs.
+    /// The tasks; each comes after all tasks that it needs.
     pub tasks: Vec<Task>,
-    /// Asked for, but without a configuration of that profile.
+    /// Requested experiments without a configuration of the profile.
     pub without_profile: Vec<ExperimentId>,
 }
 
 impl Plan {
-    /// Works out a request.
+    /// Plans a request.
     ///
     /// # Errors
-    /// When a name is unknown, a configuration has mistakes (all of them are listed), nobody knows an overridden key,
-    /// or needs go round in a circle.
+    /// When a name is unknown, a configuration has mistakes (all of them are listed), no experiment has an overridden key,
+    /// or needs are circular.
     pub fn make(workspace: &Workspace, catalogue: &Catalogue, request: &Request) -> Result<Self> {
         let (selected, without_profile) = select(catalogue, request)?;
         let resolved = resolve(workspace, catalogue, request, &selected)?;
@@ -126,14 +126,14 @@ impl Plan {
                     Ok((need.clone(), *task))
                 })
                 .collect::<Result<Vec<_>>>()?;
-            plan.lay(workspace, catalogue, request, resolved, needs)?;
+            plan.add(workspace, catalogue, request, resolved, needs)?;
             made.insert(id, plan.tasks.len() - 1);
         }
         Ok(plan)
     }
 
     /// Adds the tasks of one experiment; the last of them makes its results.
-    fn lay(
+    fn add(
         &mut self,
         workspace: &Workspace,
         catalogue: &Catalogue,
@@ -142,7 +142,7 @@ impl Plan {
         needs: Vec<(String, usize)>,
     ) -> Result<()> {
         let id = resolved.envelope.id();
-        // what reads overridden results is not a default run either
+        // a task that reads overridden results counts as overridden too
         let overridden =
             !resolved.overrides.is_empty() || needs.iter().any(|(_, need)| self.tasks[*need].variant.set.is_some());
         let variant = Variant {
@@ -174,16 +174,16 @@ impl Plan {
             needs,
         };
         if let Some(sweep) = task.envelope.body.sweep.clone() {
-            task.kind = Kind::Join(self.lay_points(workspace, catalogue, &task, &sweep)?);
+            task.kind = Kind::Join(self.add_points(workspace, catalogue, &task, &sweep)?);
         } else if of_sweep {
-            bail!("{id} has no `sweep:` in its file: say what to vary, such as `--grid seed=1,2,3`");
+            bail!("{id} has no `sweep:` in its file: name a key to vary, such as `--grid seed=1,2,3`");
         }
         self.tasks.push(task);
         Ok(())
     }
 
-    /// Adds one task per point of a sweep and returns their ids and positions.
-    fn lay_points(
+    /// Adds one task per point of a sweep and returns their ids and task indices.
+    fn add_points(
         &mut self,
         workspace: &Workspace,
         catalogue: &Catalogue,
@@ -196,7 +196,7 @@ impl Plan {
         let mut mistakes = Vec::new();
         for overrides in points {
             let point = point_id(&overrides);
-            // a point lies where any sweep over the same base finds it, so a longer sweep redoes nothing
+            // all sweeps over the same base share the folders of points, so a longer sweep repeats nothing
             let folder = whole.variant.sweep_folder(workspace, &whole.id).join("points").join(&point);
             match whole.envelope.at_point(&overrides, &schema) {
                 Ok(envelope) => {
@@ -249,7 +249,7 @@ fn select(catalogue: &Catalogue, request: &Request) -> Result<(Vec<ExperimentId>
         }
     }
     if with.is_empty() {
-        bail!("there is no experiment: `cargo xtask new <paper>` lays the first");
+        bail!("there is no experiment: create one with `cargo xtask new <paper>`");
     }
     Ok((with, without))
 }
@@ -293,8 +293,8 @@ fn resolve(
     Ok(resolved)
 }
 
-/// Which overrides each selected experiment takes, namely those whose key it knows; and, for each override that
-/// nobody knows, what the first had to say about it.
+/// The overrides that apply to each selected experiment, which are those whose key it has. For each override that
+/// applies to no experiment, also the error of the first experiment.
 fn assign(
     catalogue: &Catalogue,
     request: &Request,
@@ -303,25 +303,25 @@ fn assign(
     let mut taken: BTreeMap<ExperimentId, Vec<Override>> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for set in &request.set {
-        let mut complaint = None;
-        let mut somebody = false;
+        let mut first_error = None;
+        let mut applied = false;
         for id in selected {
             match refusal(catalogue, request.profile, id, set) {
                 None => {
-                    somebody = true;
+                    applied = true;
                     taken.entry(id.clone()).or_default().push(set.clone());
                 }
-                Some(error) => complaint = complaint.or(Some(error)),
+                Some(error) => first_error = first_error.or(Some(error)),
             }
         }
-        if let (false, Some(complaint)) = (somebody, complaint) {
-            mistakes.push(complaint);
+        if let (false, Some(first_error)) = (applied, first_error) {
+            mistakes.push(first_error);
         }
     }
     (taken, mistakes)
 }
 
-/// Why an experiment does not know an overridden key; none when it does, whatever it then says about the value.
+/// The error if an experiment does not have an overridden key; `None` if it has the key, even if the value is invalid.
 fn refusal(catalogue: &Catalogue, profile: Profile, id: &ExperimentId, set: &Override) -> Option<String> {
     let error = catalogue.load(id, profile, std::slice::from_ref(set)).err()?;
     let plain = catalogue.load(id, profile, &[]).ok()?;
@@ -329,7 +329,7 @@ fn refusal(catalogue: &Catalogue, profile: Profile, id: &ExperimentId, set: &Ove
     (!has_key(&plain, &set.key)).then(|| error.to_string())
 }
 
-/// Whether a dotted path, with list positions as numbers, leads somewhere.
+/// Whether a dotted path, with list indices as numbers, exists in `value`.
 fn has_key(value: &Value, key: &str) -> bool {
     let step = |value: &'_ Value, part: &str| match value {
         Value::Object(map) => map.get(part).cloned(),
@@ -339,7 +339,7 @@ fn has_key(value: &Value, key: &str) -> bool {
     key.split('.').try_fold(value.clone(), |value, part| step(&value, part)).is_some()
 }
 
-/// The profile in which a request takes an experiment: its own, or `cpu` for what `overnight` needs and does not have.
+/// The profile of an experiment in a request: the requested one, or `cpu` where `overnight` does not exist.
 fn profile_in(catalogue: &Catalogue, id: &ExperimentId, profile: Profile) -> Profile {
     if profile == Profile::Overnight { catalogue.profile_of_need(id, profile) } else { profile }
 }
@@ -365,7 +365,7 @@ fn report(mistakes: &[String]) -> Result<()> {
     bail!("{}\nnothing was run", mistakes.join("\n\n"));
 }
 
-/// Folder name of a sweep's point: the swept keys and values, and a few digits that tell all points apart.
+/// Folder name of a sweep's point: the swept keys and values, and the first digits of a hash that makes it unique.
 fn point_id(overrides: &[Override]) -> String {
     let mut words: Vec<(String, String)> =
         overrides.iter().map(|set| (set.key.clone(), set.value.to_string())).collect();
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn points_have_readable_names_that_tell_them_apart() {
+    fn points_have_readable_unique_names() {
         let id = point_id(&sets(&["seed=1", "params.method=icot"]));
         assert!(id.starts_with("method-icot_seed-1_"), "{id}");
         assert_eq!(id, point_id(&sets(&["params.method=icot", "seed=1"])), "whatever the order");

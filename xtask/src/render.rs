@@ -1,4 +1,4 @@
-//! `cargo xtask render`: draws again from the tables on disk; nothing is measured.
+//! `cargo xtask render`: redraws figures and reports from the tables on disk, without running experiments.
 
 use std::path::PathBuf;
 
@@ -6,33 +6,35 @@ use anyhow::{Result, bail};
 use config::{Catalogue, Override, Profile};
 
 use crate::draw::{PAGE, Render, freeze_config};
+use crate::output::print_line;
 use crate::places::{Variant, Workspace};
 use crate::runner;
 use crate::state;
 
 const EXAMPLES: &str = "Examples:
   cargo xtask render                              all results of the profile cpu
-  cargo xtask render icot-mult --profile smoke    one paper's
-  cargo xtask render icot-mult/train --partial    what a run under way has written so far
-  cargo xtask render --set params.lr=0.01         the results made with the same --set";
+  cargo xtask render icot-mult --profile smoke    the results of one paper
+  cargo xtask render icot-mult/train --partial    the tables of a run in progress
+  cargo xtask render icot-mult/train --set params.training.adamw.lr=1e-3
+                                                  the results made with the same --set";
 
-/// Draw pictures, reports and the page again from the tables on disk
+/// Redraw figures, reports and the page from the tables on disk
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Papers or experiments; all when none is named
     #[arg(value_name = "PAPER[/EXPERIMENT]")]
     words: Vec<String>,
-    /// Whose results
+    /// Profile of the results: smoke, cpu, overnight or paper
     #[arg(long, default_value = "cpu")]
     profile: Profile,
-    /// Whose results: those made with these overrides
+    /// Draw the results that were made with these overrides
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<Override>,
-    /// Whose results: those of the rehearsal
+    /// Draw the results of the rehearsal
     #[arg(long)]
     rehearse: bool,
-    /// Draw what is there even if the run has not ended
+    /// Draw the existing tables even if the run has not finished
     #[arg(long)]
     partial: bool,
 }
@@ -55,7 +57,7 @@ pub fn render(workspace: &Workspace, args: &Args) -> Result<u8> {
         if manifest.is_none() && !(args.partial && folder.is_dir()) {
             continue;
         }
-        // today's titles and figures, where the measurements are those of today's configuration
+        // use the current titles and figures if the results belong to the current configuration
         let current = catalogue.has(id, args.profile).then(|| catalogue.load(id, args.profile, &args.set)).transpose();
         let current = match current {
             Ok(current) => current,
@@ -73,22 +75,24 @@ pub fn render(workspace: &Workspace, args: &Args) -> Result<u8> {
                 render.folder(&folder, Some(&freeze_config(workspace, &envelope)?), &id.paper, args.partial)?;
             }
             None => {
-                eprintln!("{id}: its configuration has changed since it ran; drawn as it was then");
+                eprintln!(
+                    "{id}: the configuration has changed since the run; drawing with the configuration of the run"
+                );
                 render.folder(&folder, None, &id.paper, args.partial)?;
             }
         }
-        println!("drawn: {}", workspace.show(&folder));
+        print_line(format_args!("drawn: {}", workspace.show(&folder)))?;
         drawn.push(id.to_string());
     }
     if drawn.is_empty() {
         bail!(
-            "there are no results below {} to draw: `cargo xtask reproduce --profile {}` makes them",
+            "no results to draw in {}: make them with `cargo xtask reproduce --profile {}`",
             workspace.show(&root),
             args.profile
         );
     }
     render.index(&root, true)?;
     render.scoreboard(&root, &drawn)?;
-    println!("page: {}", root.join(PAGE).display());
+    print_line(format_args!("page: {}", root.join(PAGE).display()))?;
     Ok(0)
 }

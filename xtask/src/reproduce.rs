@@ -1,4 +1,4 @@
-//! `cargo xtask reproduce`: what was asked for and what it needs, in order, skipping what is up to date.
+//! `cargo xtask reproduce`: runs experiments and their needs in order and skips results that are up to date.
 
 use anyhow::Result;
 use config::{Catalogue, Override, Profile};
@@ -11,15 +11,15 @@ const EXAMPLES: &str = "Examples:
   cargo xtask reproduce                                    all papers, profile cpu
   cargo xtask reproduce --profile smoke                    all papers in seconds
   cargo xtask reproduce icot-mult                          one paper
-  cargo xtask reproduce icot-mult/train --dry-run          would it run, and why?
+  cargo xtask reproduce icot-mult/train --dry-run          show whether it would run, and why
   cargo xtask reproduce icot-mult --set params.model.d_model=128 --set seed=2
-                                                           another question; the committed results stay as they are
+                                                           a variation; the committed results do not change
   cargo xtask reproduce icot-mult --profile paper --rehearse
-                                                           two steps of everything, before an hour on a GPU
+                                                           two steps of everything, to test before a long run on a GPU
 
-Stopped by Ctrl-C, a signal or a power cut, the same command continues where it was.";
+After Ctrl-C, a signal or a power cut, the same command continues from the last checkpoint.";
 
-/// Run experiments and what they need, skip what is up to date, draw, and print the scoreboard
+/// Run experiments and their needs if they are out of date, draw figures, and print the scoreboard
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -28,13 +28,13 @@ pub struct Args {
     words: Vec<String>,
     #[command(flatten)]
     how: How,
-    /// Only say what is fresh, and what would run because of what
+    /// Only list which results are fresh, which experiments would run, and why
     #[arg(long)]
     dry_run: bool,
-    /// Take over committed results instead of making them again on this machine
+    /// Use committed results instead of recomputing them on this machine
     #[arg(long)]
     reuse: bool,
-    /// Bless changes of the code as cosmetic: results that differ in nothing else count as up to date
+    /// Treat code changes as cosmetic: results that differ in nothing else count as up to date
     #[arg(long)]
     accept: bool,
     /// Start nothing new after the first failure
@@ -45,25 +45,25 @@ pub struct Args {
 /// Options that `reproduce`, `run` and `sweep` share.
 #[derive(Clone, Debug, clap::Args)]
 pub struct How {
-    /// Which configuration: smoke, cpu, overnight or paper
+    /// Profile of the configuration: smoke, cpu, overnight or paper
     #[arg(long, default_value = "cpu")]
     pub profile: Profile,
-    /// Where to compute: auto (the processor), cpu or cuda:N
+    /// Device: auto (the CPU), cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Device,
     /// Threads of each run [default: all cores, shared by the jobs]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Override a key of the configuration, such as `params.lr=1e-3`; may be given several times
+    /// Override a key of the configuration, such as `params.training.adamw.lr=1e-3`; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<Override>,
-    /// How many runs at once
+    /// Number of runs in parallel
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: u16,
-    /// Run even what is up to date
+    /// Run even if the results are up to date
     #[arg(long)]
     pub force: bool,
-    /// Random weights of the right shape and two steps of everything: does it work, and what would it take?
+    /// Run only two steps with random weights of the full size, to test the experiment and its memory use
     #[arg(long)]
     pub rehearse: bool,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: exactly one experiment.
+//! `cargo xtask run`: runs exactly one experiment.
 
 use anyhow::{Result, bail};
 use config::Catalogue;
@@ -9,11 +9,11 @@ use crate::plan::Plan;
 use crate::reproduce::How;
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask run icot-mult/train                      just this one
+  cargo xtask run icot-mult/train                      only this experiment
   cargo xtask run icot-mult/attribution --force        again, with the results of `train` as they are
-  cargo xtask run icot-mult/train --profile smoke --set params.steps=50
+  cargo xtask run icot-mult/train --profile smoke --set params.methods=[sft]
 
-What it needs must be up to date; `cargo xtask reproduce` runs that too.";
+The experiments that it needs must be up to date; `cargo xtask reproduce` runs them too.";
 
 /// Run one experiment, and nothing else
 #[derive(Clone, Debug, clap::Args)]
@@ -37,17 +37,17 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<u8> {
     execute(workspace, &plan, &Options { run_needs: false, ..args.how.options() })
 }
 
-/// The full name of exactly one experiment.
+/// The full name of runs exactly one experiment.
 ///
 /// # Errors
-/// When the word names none or several.
+/// When `word` names no experiment or several.
 pub fn one(catalogue: &Catalogue, word: &str) -> Result<String> {
     let found = catalogue.select(&[word.to_owned()])?;
     match found.as_slice() {
         [one] => Ok(one.to_string()),
         _ => {
             let names: Vec<String> = found.iter().map(ToString::to_string).collect();
-            bail!("`{word}` is not one experiment; it has {}", names.join(", "))
+            bail!("`{word}` is not one experiment: choose one of {}", names.join(", "))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Child processes: started, watched, told to stop, and judged by their exit codes.
+//! Starts child processes, passes signals to them, and reads their exit codes.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -9,16 +9,16 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-/// Exit code of a run that saved its state and can go on.
+/// Exit code of a run that saved its state and can resume.
 pub const INTERRUPTED: u8 = 130;
 
-/// Exit code of a run that found its command line or configuration wrong.
+/// Exit code of a run that rejected its command line or configuration.
 const USAGE: i32 = 2;
 
-/// What to say when a signal ended the command.
+/// Message when a signal ended the command.
 pub const CONTINUES: &str = "interrupted; the same command continues";
 
-/// How many last lines of a failed child are kept for the summary.
+/// Number of last lines of a failed child to keep for the summary.
 const TAIL: usize = 12;
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,7 @@ fn children() -> MutexGuard<'static, Vec<u32>> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Catches Ctrl-C, SIGTERM and SIGHUP: nothing new starts, and the children are told to save and stop.
+/// Catches Ctrl-C, SIGTERM and SIGHUP: no new child starts, and the running ones save their state and stop.
 ///
 /// A terminal's Ctrl-C reaches the children by itself, because they stay in our process group; a signal sent to us alone
 /// does not, so away from a terminal it is passed on, and at a terminal the second one is.
@@ -41,7 +41,7 @@ pub fn catch_signals() -> Result<()> {
         let first = !STOP.swap(true, Ordering::SeqCst);
         let running = children().clone();
         if first && !running.is_empty() {
-            eprintln!("\nstopping: waiting for what runs to save its state");
+            eprintln!("\nstopping: waiting for the running experiments to save their state");
         }
         if first != std::io::stderr().is_terminal() {
             running.iter().for_each(|&child| tell(child));
@@ -65,27 +65,27 @@ pub fn interrupted() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
-/// What becomes of a child's messages.
+/// How a child's messages are printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Messages {
-    /// It has the terminal to itself.
+    /// The child writes to the terminal directly.
     Direct,
-    /// Each line behind a prefix, because several run at once.
-    Behind(String),
+    /// Each line follows a prefix, because several children run in parallel.
+    Prefixed(String),
 }
 
 /// How a child ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Well.
+    /// With exit code 0.
     Done,
-    /// It saved its state and can go on.
+    /// It saved its state and can resume.
     Interrupted,
-    /// Badly: why, and its last lines where they did not go to the terminal directly.
+    /// With an error.
     Failed {
-        /// Exit code or signal, in words.
+        /// Description of the exit code or signal.
         why: String,
-        /// Its last messages.
+        /// Its last lines; empty when they went to the terminal directly.
         tail: Vec<String>,
     },
 }
@@ -107,10 +107,8 @@ impl Exit {
 fn killed(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match status.signal() {
-        Some(9) => {
-            "killed (signal 9; out of memory?); what it had saved is kept, the same command continues".to_owned()
-        }
-        Some(signal) => format!("ended by signal {signal}; what it had saved is kept, the same command continues"),
+        Some(9) => "killed (signal 9; out of memory?); saved state is kept; the same command continues".to_owned(),
+        Some(signal) => format!("ended by signal {signal}; saved state is kept; the same command continues"),
         None => status.to_string(),
     }
 }
@@ -128,7 +126,7 @@ struct Watched {
 impl Watched {
     fn start(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
-        // taken while starting, so that no signal falls between the start and the entry in the list
+        // hold the lock during the start, so that a signal cannot miss the new child
         let mut list = children();
         if interrupted() {
             bail!("not started: {program}");
@@ -148,12 +146,12 @@ impl Watched {
 /// Runs a child to its end.
 ///
 /// # Errors
-/// When it cannot be started; that it failed is no error but an [`Exit`].
+/// When it cannot be started; a failure of the child is returned as an [`Exit`].
 pub fn run(command: &mut Command, messages: &Messages) -> Result<Exit> {
     command.stdin(Stdio::null());
     match messages {
         Messages::Direct => Ok(Exit::of(Watched::start(command)?.wait()?, Vec::new())),
-        Messages::Behind(prefix) => {
+        Messages::Prefixed(prefix) => {
             let mut watched = Watched::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
             let out = watched.child.stdout.take().map(|pipe| relay(pipe, prefix.clone()));
             let tail = watched.child.stderr.take().map(|pipe| relay(pipe, prefix.clone()));
@@ -167,7 +165,7 @@ pub fn run(command: &mut Command, messages: &Messages) -> Result<Exit> {
     }
 }
 
-/// Passes on a child's lines behind a prefix and keeps the last ones.
+/// Prints a child's lines after a prefix and returns the last ones.
 fn relay(pipe: impl std::io::Read + Send + 'static, prefix: String) -> thread::JoinHandle<Vec<String>> {
     thread::spawn(move || {
         let mut tail = VecDeque::new();
@@ -184,10 +182,10 @@ fn relay(pipe: impl std::io::Read + Send + 'static, prefix: String) -> thread::J
     })
 }
 
-/// Runs a child whose standard output is the answer; its messages go to the terminal.
+/// Runs a child and returns its standard output; its messages go to the terminal.
 ///
 /// # Errors
-/// When it cannot be started, fails, or answers with something that is not UTF-8.
+/// When it cannot be started, fails, or prints text that is not UTF-8.
 pub fn ask(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut watched = Watched::start(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
@@ -197,12 +195,12 @@ pub fn ask(command: &mut Command) -> Result<String> {
     }
     let status = watched.wait()?;
     if !status.success() {
-        bail!("{program} failed ({status}); its message is above");
+        bail!("{program} failed ({status}): see its message above");
     }
-    String::from_utf8(answer).with_context(|| format!("{program} answered with something that is not text"))
+    String::from_utf8(answer).with_context(|| format!("the output of {program} is not UTF-8"))
 }
 
-/// Whether a process is there.
+/// Whether a process is running.
 pub fn alive(process: u32) -> bool {
     if cfg!(target_os = "linux") {
         std::path::Path::new("/proc").join(process.to_string()).exists()
@@ -229,8 +227,8 @@ mod tests {
 
     #[test]
     fn exit_codes_decide() {
-        let behind = Messages::Behind("p/e".to_owned());
-        let check = |script: &str| run(&mut shell(script), &behind).unwrap();
+        let prefixed = Messages::Prefixed("p/e".to_owned());
+        let check = |script: &str| run(&mut shell(script), &prefixed).unwrap();
         assert_eq!(check("exit 0"), Exit::Done);
         assert_eq!(check("exit 130"), Exit::Interrupted);
         let failed = |script: &str| match check(script) {

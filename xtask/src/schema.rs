@@ -1,7 +1,7 @@
-//! `cargo xtask schema`: the JSON Schema of every experiment's file, as its binary tells it.
+//! `cargo xtask schema`: writes the JSON Schema of every experiment's configuration, as printed by its binary.
 //!
-//! Editors that know the YAML language server complete and check a file by the schema that its first line names, and the
-//! commands here check files and overrides by the same one before anything runs.
+//! Editors with a YAML language server use the schema named in a file's first line for completion and checks. The
+//! commands here check files and overrides against the same schema before anything runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,14 +12,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::binaries::{self, Wanted};
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::runner;
 
 const EXAMPLES: &str = "Examples:
   cargo xtask schema             write configs/schema/<paper>/<experiment>.json after a change of parameters
-  cargo xtask schema --check     only say whether they are up to date";
+  cargo xtask schema --check     only check whether they are up to date";
 
-/// Write the JSON Schemas that editors complete and check the configurations with
+/// Write the JSON Schemas that editors use to complete and check the configurations
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -37,7 +38,7 @@ pub fn schema(workspace: &Workspace, args: &Args) -> Result<u8> {
     write_or_check(workspace, args.check)
 }
 
-/// Writes the schemas, or says what is wrong with them.
+/// Writes the schemas, or reports those that are out of date.
 ///
 /// # Errors
 /// As [`schema`].
@@ -64,7 +65,7 @@ pub fn write_or_check(workspace: &Workspace, check: bool) -> Result<u8> {
                 problems.push(format!("{}: no experiment has this schema", workspace.show(&path)));
             } else {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-                println!("removed {}", workspace.show(&path));
+                print_line(format_args!("removed {}", workspace.show(&path)))?;
             }
         }
     }
@@ -76,15 +77,15 @@ pub fn write_or_check(workspace: &Workspace, check: bool) -> Result<u8> {
             problems.push(format!("{}: out of date", workspace.show(path)));
         } else {
             storage::write_atomic(path, text.as_bytes())?;
-            println!("wrote {}", workspace.show(path));
+            print_line(format_args!("wrote {}", workspace.show(path)))?;
         }
     }
     if !problems.is_empty() {
-        problems.push("`cargo xtask schema` writes them anew".to_owned());
+        problems.push("run `cargo xtask schema` to update them".to_owned());
     }
     problems.extend(first_lines(workspace, &papers)?);
     if problems.is_empty() {
-        println!("{} schemas are up to date", wanted.len());
+        print_line(format_args!("{} schemas are up to date", wanted.len()))?;
         return Ok(0);
     }
     eprintln!("{}", problems.join("\n"));
@@ -95,7 +96,7 @@ fn pretty(schema: &Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(schema).context("cannot write a schema as JSON")? + "\n")
 }
 
-/// The schema files that are there.
+/// The existing schema files.
 fn existing(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     if !folder.is_dir() {
@@ -112,7 +113,7 @@ fn existing(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Configurations whose first line does not name their schema.
+/// A message for each configuration whose first line does not name its schema.
 fn first_lines(workspace: &Workspace, papers: &[String]) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for paper in papers {
@@ -133,7 +134,7 @@ fn first_lines(workspace: &Workspace, papers: &[String]) -> Result<Vec<String>> 
     Ok(problems)
 }
 
-/// The line that makes editors complete and check a file, by its stem: `train` or `train.smoke`.
+/// The first line of a configuration, which names its schema for editors. `stem` is the file's name without `.yaml`: `train` or `train.smoke`.
 pub fn schema_line(paper: &str, stem: &str) -> String {
     let file = match stem.split_once('.') {
         Some((name, _)) => format!("{name}.overlay.json"),
@@ -142,7 +143,7 @@ pub fn schema_line(paper: &str, stem: &str) -> String {
     format!("# yaml-language-server: $schema=../schema/{paper}/{file}")
 }
 
-/// Fails when a paper's name cannot name a folder, a package and a binary alike.
+/// Fails when a name is not valid for a folder, a package and a binary.
 ///
 /// # Errors
 /// When it is not lower-case letters, digits and `-`, starting with a letter.
@@ -150,7 +151,9 @@ pub fn check_name(kind: &str, name: &str) -> Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if !starts || !rest || name.ends_with('-') || name.contains("--") {
-        bail!("`{name}` cannot name a {kind}: use lower-case letters, digits and single `-`, such as `icot-mult`");
+        bail!(
+            "`{name}` is not a valid name for a {kind}: use lower-case letters, digits and single `-`, such as `icot-mult`"
+        );
     }
     Ok(())
 }

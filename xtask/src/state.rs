@@ -1,10 +1,10 @@
-//! What is up to date, and why the rest is not.
+//! Checks which results are up to date, and gives reasons for the others.
 //!
-//! A result is judged by what lies in its folder: a readable manifest, the resolved configuration, code and inputs it
-//! names, and the bytes of every file it lists.
-//! The records in `results/.runs/state/` add what the folder cannot say: that it was made on this machine, which later
-//! code was accepted as equivalent, how the last attempt ended, and from what the pictures were drawn.
-//! Each record is a file of its own and written atomically, so two commands at once cannot spoil one another's.
+//! A result is up to date if its folder has a readable manifest, the manifest's configuration, code and inputs are the
+//! current ones, and every listed file has the recorded hash.
+//! The records in `results/.runs/state/` hold what the folder does not: that it was made on this machine, which later
+//! code was accepted as equivalent, how the last attempt ended, and which files the figures were drawn from.
+//! Each record is a separate file that is written atomically, so two commands can run at the same time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,48 +21,48 @@ use crate::places::Workspace;
 use crate::plan::Task;
 use crate::runner;
 
-/// A run that ended well on this machine, or was taken over from the committed results.
+/// A run that succeeded on this machine, or a committed result that was accepted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Done {
-    /// Run id in the manifest that this record speaks about.
+    /// Run id in the manifest that this record describes.
     pub run_id: String,
-    /// Code that made it, part by part.
+    /// Hashes of the code that made it.
     pub code: CodeHash,
     /// Hashes of later code that was accepted as equivalent.
     #[serde(default)]
     pub accepted: Vec<String>,
 }
 
-/// The last attempt that did not end well, or has not ended.
+/// The last attempt that failed, was interrupted, or is still running.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// How it stands.
+    /// Its outcome so far.
     pub outcome: Outcome,
     /// Hash of the resolved configuration.
     pub identity: String,
     /// Hash of the code that its checkpoints belong to.
     pub code: String,
-    /// Hashes of later code that was accepted as equivalent: it may go on from these checkpoints.
+    /// Hashes of later code that was accepted as equivalent: it may resume from these checkpoints.
     #[serde(default)]
     pub accepted: Vec<String>,
 }
 
-/// How an attempt stands.
+/// The outcome of an attempt so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Started by this process, which has not yet said how it ended.
+    /// Started by this process, with no end recorded.
     Running(u32),
     /// Stopped after saving its state.
     Interrupted,
-    /// Ended badly.
+    /// Failed for this reason.
     Failed(String),
 }
 
-/// What the pictures and the report were drawn from.
+/// Hashes of the files that the figures and the report were drawn from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drawn {
-    /// Hashes of the manifest, the report and the pictures.
+    /// Hashes of the manifest, the report and the figures.
     pub files: BTreeMap<String, String>,
     /// Hash of titles, figures, claims and published numbers.
     pub picture: String,
@@ -86,7 +86,7 @@ impl Records {
         self.folder.join(format!("{}.{kind}.json", self.stem))
     }
 
-    /// A damaged or missing record is none: the worst that follows is a run too many.
+    /// A damaged or missing record gives `None`, which costs at most one unneeded run.
     fn get<T: DeserializeOwned>(&self, kind: &str) -> Option<T> {
         serde_json::from_str(&storage::read_text(&self.path(kind)).ok()?).ok()
     }
@@ -96,22 +96,22 @@ impl Records {
         Ok(storage::write_atomic(&self.path(kind), text.as_bytes())?)
     }
 
-    /// The last good end.
+    /// The last success.
     pub fn done(&self) -> Option<Done> {
         self.get("done")
     }
 
-    /// The last attempt that did not end well.
+    /// The last attempt, if it did not succeed.
     pub fn attempt(&self) -> Option<Attempt> {
         self.get("attempt")
     }
 
-    /// What was drawn last.
+    /// The record of the last drawing.
     pub fn drawn(&self) -> Option<Drawn> {
         self.get("drawn")
     }
 
-    /// Records a good end and forgets the attempt.
+    /// Records a success and removes the record of the attempt.
     ///
     /// # Errors
     /// When the record cannot be written.
@@ -134,7 +134,7 @@ impl Records {
         self.put("attempt", attempt)
     }
 
-    /// Records what was drawn.
+    /// Records a drawing.
     ///
     /// # Errors
     /// When the record cannot be written.
@@ -148,25 +148,25 @@ impl Records {
 pub enum Reason {
     /// `--force`.
     Forced,
-    /// No trace of it.
+    /// There is no result and no attempt.
     NeverRun,
-    /// Stopped half-way, and can go on.
+    /// Stopped after saving its state.
     Interrupted,
-    /// At work right now, in this process.
+    /// Running now in this process.
     Running(u32),
     /// The last attempt failed.
     Failed(String),
     /// The manifest cannot be read.
     Unreadable(String),
-    /// The result came with the checkout.
+    /// The result is committed and was not made on this machine.
     NotMadeHere,
     /// These keys of the configuration differ.
     Config(Vec<String>),
-    /// It is a rehearsal and should not be, or the other way round.
+    /// One of the result and the request is a rehearsal, and the other is not.
     Rehearsal,
     /// These parts of the code differ.
     Code(Vec<String>),
-    /// This need has other results than the ones it read.
+    /// This need has new results since the run.
     Need(String),
     /// This need is itself not up to date.
     NeedStale(String),
@@ -174,9 +174,9 @@ pub enum Reason {
     Input(String),
     /// A file is missing or was changed.
     Output(String),
-    /// It ran on the first and is asked for on the second.
+    /// It ran on the first device, but the second is requested.
     Device(String, String),
-    /// So many points of so many are up to date.
+    /// The number of points that are up to date, and of all points.
     Points(usize, usize),
 }
 
@@ -185,29 +185,31 @@ impl fmt::Display for Reason {
         match self {
             Self::Forced => f.write_str("--force"),
             Self::NeverRun => f.write_str("never run"),
-            Self::Interrupted => f.write_str("interrupted; it goes on from where it was"),
+            Self::Interrupted => f.write_str("interrupted; it will resume from its last checkpoint"),
             Self::Running(process) => write!(f, "running now, started by process {process}"),
             Self::Failed(why) => write!(f, "the last attempt failed: {why}"),
             Self::Unreadable(why) => write!(f, "its manifest cannot be read: {why}"),
             Self::NotMadeHere => {
-                f.write_str("the committed result was not made on this machine (--reuse takes it over)")
+                f.write_str("the committed result was not made on this machine (use --reuse to accept it)")
             }
             Self::Config(changes) => write!(f, "config: {}", changes.join(", ")),
             Self::Rehearsal => f.write_str("only rehearsed"),
-            Self::Code(parts) if parts.is_empty() => f.write_str("code changed (--accept blesses a cosmetic change)"),
+            Self::Code(parts) if parts.is_empty() => {
+                f.write_str("code changed (use --accept if the change is cosmetic)")
+            }
             Self::Code(parts) => {
-                write!(f, "code changed: {} (--accept blesses a cosmetic change)", parts.join(", "))
+                write!(f, "code changed: {} (use --accept if the change is cosmetic)", parts.join(", "))
             }
             Self::Need(need) => write!(f, "{need} has new results"),
             Self::NeedStale(need) => write!(f, "{need} is not up to date"),
-            Self::Input(what) | Self::Output(what) => f.write_str(what),
+            Self::Input(problem) | Self::Output(problem) => f.write_str(problem),
             Self::Device(was, now) => write!(f, "it ran on {was}, not on {now}"),
             Self::Points(done, all) => write!(f, "{done} of {all} points up to date"),
         }
     }
 }
 
-/// What a task should have been made from.
+/// The code and inputs that an up-to-date result of a task was made from.
 pub struct Expected<'a> {
     /// The workspace's root, to which recorded inputs are relative.
     pub root: &'a Path,
@@ -215,15 +217,15 @@ pub struct Expected<'a> {
     pub task: &'a Task,
     /// The current code.
     pub code: &'a CodeHash,
-    /// Run ids of its needs; none where one has no results yet.
+    /// Run ids of its needs; `None` for a need without results.
     pub needs: BTreeMap<String, Option<String>>,
     /// Run ids of its points, by id.
     pub points: Vec<(String, Option<String>)>,
-    /// The device, where one was asked for by name.
+    /// The device, if the request names one.
     pub device: Option<String>,
 }
 
-/// What an examination found.
+/// The result of [`examine`].
 pub struct Found {
     /// Why it is not up to date; empty when it is.
     pub reasons: Vec<Reason>,
@@ -232,7 +234,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether nothing needs doing.
+    /// Whether the result is up to date.
     pub fn fresh(&self) -> bool {
         self.reasons.is_empty()
     }
@@ -243,10 +245,10 @@ impl Found {
     }
 }
 
-/// Reads the manifest of a folder; none when there is none.
+/// Reads the manifest of a folder; `None` when it does not exist.
 ///
 /// # Errors
-/// When it is there but cannot be read.
+/// When it exists but cannot be read.
 pub fn manifest(folder: &Path) -> Result<Option<Manifest>> {
     let path = folder.join(MANIFEST);
     match storage::read_text(&path) {
@@ -256,7 +258,7 @@ pub fn manifest(folder: &Path) -> Result<Option<Manifest>> {
     }
 }
 
-/// Judges a task by its folder and its records.
+/// Checks a task's folder and records against what is expected.
 pub fn examine(expected: &Expected<'_>, records: &Records) -> Found {
     let task = expected.task;
     let attempt = records.attempt();
@@ -334,7 +336,7 @@ fn reason_of(outcome: Outcome) -> Reason {
     }
 }
 
-/// Local inputs that are no longer what the run read.
+/// Local inputs that are missing or have changed since the run.
 fn changed_inputs(root: &Path, manifest: &Manifest) -> impl Iterator<Item = String> {
     manifest.inputs.iter().filter_map(|(name, hash)| {
         let path = root.join(name);
@@ -349,7 +351,7 @@ fn changed_inputs(root: &Path, manifest: &Manifest) -> impl Iterator<Item = Stri
     })
 }
 
-/// The first file that is not what the manifest says.
+/// The first file that is missing or differs from its hash in the manifest.
 fn changed_output(folder: &Path, manifest: &Manifest) -> Option<String> {
     manifest.outputs.iter().find_map(|(name, hash)| {
         let path = folder.join(name);
@@ -364,7 +366,7 @@ fn changed_output(folder: &Path, manifest: &Manifest) -> Option<String> {
     })
 }
 
-/// The keys in which two identities differ, with both values: at most three, and how many more.
+/// The keys in which two identities differ, with both values: at most three, and the number of others.
 fn differences(before: &str, now: &str) -> Vec<String> {
     const SHOWN: usize = 3;
     if before == now {
@@ -428,7 +430,7 @@ mod tests {
     const CONFIG: &str =
         "{paper: toy, experiment: first, profile: cpu, title: t, seed: 1, params: {lr: 0.1, steps: 5}}";
 
-    /// A finished run in a folder of its own, its record, and what would be expected of it.
+    /// A finished run in a temporary folder, its record, and the expected inputs.
     struct Made {
         _folder: tempfile::TempDir,
         workspace: Workspace,

@@ -8,16 +8,17 @@ use config::{Catalogue, ExperimentId, Profile};
 
 use crate::code::{self, CodeHash};
 use crate::metrics::{self, Check};
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::plan::{Kind, Plan, Request, Task};
 use crate::state::{self, Expected, Found, Reason, Records};
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask status                       everything
+  cargo xtask status                       all papers
   cargo xtask status icot-mult             one paper
   cargo xtask status --profile overnight   one profile";
 
-/// Show what is up to date, and why the rest is not
+/// Show which results are up to date, and why the others are not
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -39,7 +40,7 @@ pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
     let width = ids.iter().map(|id| id.to_string().len()).max().unwrap_or(0);
     let mut codes = BTreeMap::new();
     let (mut mistakes, mut unknown, mut not_checked) = (Vec::new(), Vec::new(), Vec::new());
-    println!("{:width$}  {:9}  state", "experiment", "profile");
+    print_line(format_args!("{:width$}  {:9}  state", "experiment", "profile"))?;
     for id in &ids {
         for profile in catalogue.profiles(id) {
             if args.profile.is_some_and(|only| only != profile) {
@@ -54,7 +55,8 @@ pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
                     format!("cannot run: {first}")
                 }
             };
-            println!("{id:width$}  {profile:9}  {line}", id = id.to_string(), profile = profile.to_string());
+            let (name, profile_name) = (id.to_string(), profile.to_string());
+            print_line(format_args!("{name:width$}  {profile_name:9}  {line}"))?;
             // a configuration that cannot be loaded has been reported above
             let Ok(envelope) = catalogue.load(id, profile, &[]) else { continue };
             match metrics::check(workspace, id, profile, &envelope)? {
@@ -64,10 +66,10 @@ pub fn status(workspace: &Workspace, args: &Args) -> Result<u8> {
         }
     }
     if !unknown.is_empty() {
-        println!("\nmetrics that no finished run reports:\n  {}", unknown.join("\n  "));
+        print_line(format_args!("\nmetrics that no finished run reports:\n  {}", unknown.join("\n  ")))?;
     }
     if !not_checked.is_empty() {
-        println!("\nmetrics not checked, because no run has finished: {}", not_checked.join(", "));
+        print_line(format_args!("\nmetrics not checked, because no run has finished: {}", not_checked.join(", ")))?;
     }
     if mistakes.is_empty() {
         return Ok(0);
@@ -97,16 +99,16 @@ fn lines(
         found.push(next);
     }
     let (Some(task), Some(last)) = (plan.tasks.last(), found.last()) else { return Ok("nothing to run".to_owned()) };
-    let mut line = say(last);
+    let mut line = describe(last);
     if let Kind::Join(points) = &task.kind {
         let done = points.iter().filter(|(_, point)| found[*point].fresh()).count();
         let running = points.iter().any(|(_, point)| matches!(found[*point].reasons[..], [Reason::Running(_)]));
-        line = format!("{line}; {done} of {} points done{}", points.len(), if running { ", one at work" } else { "" });
+        line = format!("{line}; {done} of {} points done{}", points.len(), if running { ", one running" } else { "" });
     }
     Ok(line)
 }
 
-fn say(found: &Found) -> String {
+fn describe(found: &Found) -> String {
     match found.reasons.as_slice() {
         [] => "fresh".to_owned(),
         [Reason::NeverRun] => "never run".to_owned(),

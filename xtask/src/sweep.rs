@@ -1,9 +1,9 @@
-//! `cargo xtask sweep`: one experiment at many points, joined in one table.
+//! `cargo xtask sweep`: runs one experiment at many points and joins the tables.
 
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use config::{Catalogue, Ordered, Sweep};
+use config::{Catalogue, Ordered, Override, Sweep};
 use serde_json::Value;
 
 use crate::execute::execute;
@@ -13,13 +13,14 @@ use crate::reproduce::How;
 use crate::run::one;
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask sweep icot-mult/train --grid seed=1,2,3 --grid params.method=sft,icot
-                                            six runs, one table with the columns seed and method
-  cargo xtask sweep icot-mult/train --profile smoke --grid params.lr=1e-3,3e-3 --jobs 2
+  cargo xtask sweep icot-mult/train --grid seed=1,2,3 --grid params.model.d_model=64,128
+                                            six runs, one table with the columns seed and d_model
+  cargo xtask sweep icot-mult/train --profile smoke --grid params.training.adamw.lr=1e-3,3e-3
+                                            two learning rates, in seconds
   cargo xtask sweep icot-mult/train --profile overnight
-                                            the points that the file's own `sweep:` lists
+                                            the points in the `sweep:` section of the file
 
-Finished points are kept: interrupted and repeated, or with more values, only the missing ones run.";
+Finished points are kept. Repeat the command, or add values to it, and only the missing points run.";
 
 /// Run one experiment at every point of a grid and join the tables
 #[derive(Clone, Debug, clap::Args)]
@@ -28,15 +29,15 @@ pub struct Args {
     /// The experiment, such as `icot-mult/train`
     #[arg(value_name = "PAPER/EXPERIMENT")]
     experiment: String,
-    /// A key and its values; every combination of all `--grid` is run [default: the file's `sweep:`]
+    /// A key and its values; may be repeated, and all combinations are run [default: the file's `sweep:`]
     #[arg(long, value_name = "KEY=VALUE,VALUE..")]
     grid: Vec<Axis>,
     #[command(flatten)]
     how: How,
-    /// Only say which points are fresh, and which would run because of what
+    /// Only list which points are fresh, which would run, and why
     #[arg(long)]
     dry_run: bool,
-    /// Bless changes of the code as cosmetic
+    /// Treat code changes as cosmetic: results that differ in nothing else count as up to date
     #[arg(long)]
     accept: bool,
     /// Start nothing new after the first failure
@@ -75,7 +76,7 @@ pub fn sweep(workspace: &Workspace, args: &Args) -> Result<u8> {
     let catalogue = Catalogue::scan(&workspace.root)?;
     let one = one(&catalogue, &args.experiment)?;
     let mut request = args.how.request(&[one]);
-    request.sweep = Some(SweepRequest { points: grid(&args.grid)? });
+    request.sweep = Some(SweepRequest { points: grid(&args.grid, &args.how.set)? });
     let plan = Plan::make(workspace, &catalogue, &request)?;
     let mut options = args.how.options();
     options.dry_run = args.dry_run;
@@ -84,11 +85,17 @@ pub fn sweep(workspace: &Workspace, args: &Args) -> Result<u8> {
     execute(workspace, &plan, &options)
 }
 
-/// The grid of all axes; none without axes.
-fn grid(axes: &[Axis]) -> Result<Option<Sweep>> {
+/// The grid of all axes; `None` without axes.
+///
+/// # Errors
+/// When a key is given twice, or `--set` fixes a key that `--grid` varies.
+fn grid(axes: &[Axis], set: &[Override]) -> Result<Option<Sweep>> {
     for (index, axis) in axes.iter().enumerate() {
         if axes[..index].iter().any(|before| before.key == axis.key) {
-            bail!("--grid {} is given twice: put all its values behind one", axis.key);
+            bail!("--grid {} is given twice: list all its values in one --grid", axis.key);
+        }
+        if set.iter().any(|fixed| fixed.key == axis.key) {
+            bail!("`{}` is given to both --set and --grid: remove one of the two", axis.key);
         }
     }
     let keys = axes.iter().map(|axis| (axis.key.clone(), axis.values.clone())).collect();
@@ -118,7 +125,17 @@ mod tests {
     #[test]
     fn a_key_is_given_once() {
         let axes: Vec<Axis> = ["seed=1", "seed=2"].iter().map(|word| word.parse().unwrap()).collect();
-        assert!(grid(&axes).unwrap_err().to_string().contains("twice"));
-        assert_eq!(grid(&[]).unwrap(), None);
+        assert!(grid(&axes, &[]).unwrap_err().to_string().contains("twice"));
+        assert_eq!(grid(&[], &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_key_is_either_fixed_or_varied() {
+        let axes: Vec<Axis> = vec!["seed=1,2".parse().unwrap()];
+        let fixed: Override = "seed=3".parse().unwrap();
+        let error = grid(&axes, &[fixed]).unwrap_err().to_string();
+        assert!(error.contains("`seed`") && error.contains("--set") && error.contains("--grid"), "{error}");
+        let other: Override = "params.seed=3".parse().unwrap();
+        assert!(grid(&axes, &[other]).unwrap().is_some(), "another key");
     }
 }

@@ -3,18 +3,19 @@
 use anyhow::{Context, Result, bail};
 
 use crate::binaries;
+use crate::output::print_line;
 use crate::places::Workspace;
 use crate::runner::{self, Exit, INTERRUPTED, Messages};
 
 const BENCH: &str = "Examples:
-  cargo xtask bench                  which benches there are
+  cargo xtask bench                  list the benchmarks
   cargo xtask bench train            tokens per second of a training step
-  cargo xtask bench capture          activations, patching and attribution beside TransformerLens
-  cargo xtask bench mcq              total effect of every head and MLP beside TransformerLens
-  cargo xtask bench vsa              hypervectors beside torchhd
-  cargo xtask bench hyperprobe       encoders and states beside PyTorch and transformers
-  cargo xtask bench removal          training while norms go, and evaluation without them, beside transformers
-  cargo xtask bench train --help     its own options";
+  cargo xtask bench capture          activations, patching and attribution, compared with TransformerLens
+  cargo xtask bench mcq              total effect of every head and MLP, compared with TransformerLens
+  cargo xtask bench vsa              hypervectors, compared with torchhd
+  cargo xtask bench hyperprobe       encoders and states, compared with PyTorch and transformers
+  cargo xtask bench removal          training while norms are removed, and evaluation without them, compared with transformers
+  cargo xtask bench train --help     options of this benchmark";
 
 const TRACE: &str = "Examples:
   cargo xtask trace --model openai-community/gpt2 --prompt 'Hello world' \\
@@ -33,42 +34,42 @@ const GENERATE: &str = "Examples:
   cargo xtask generate --help        all options";
 
 const FETCH: &str = "Examples:
-  cargo xtask fetch openai-community/gpt2            into the cache that Python's huggingface_hub uses, too
+  cargo xtask fetch openai-community/gpt2            into the cache shared with Python's huggingface_hub
   cargo xtask fetch EleutherAI/pythia-70m@step3000   a revision
   cargo xtask fetch --help                           all options";
 
-/// Time what takes the time
+/// Measure the speed of the expensive operations
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = BENCH, disable_help_flag = true)]
 pub struct Bench {
-    /// A bench and its own options, passed on as they are
+    /// A benchmark and its options
     #[arg(value_name = "BENCH", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
-/// Write a model's activations on some prompts to a safetensors file
+/// Write a model's activations on given prompts to a safetensors file
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = TRACE, disable_help_flag = true)]
 pub struct Trace {
-    /// Options, passed on as they are
+    /// Options of the command; see --help
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
-/// Cross-entropy of a model on a text
+/// Compute the cross-entropy of a model on a text
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EVAL, disable_help_flag = true)]
 pub struct Eval {
-    /// Options, passed on as they are
+    /// Options of the command; see --help
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
-/// Let a model continue a text
+/// Continue a text with a model
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = GENERATE, disable_help_flag = true)]
 pub struct Generate {
-    /// Options, passed on as they are
+    /// Options of the command; see --help
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
@@ -77,12 +78,12 @@ pub struct Generate {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = FETCH, disable_help_flag = true)]
 pub struct Fetch {
-    /// Repositories and options, passed on as they are
+    /// Repositories and options; see --help
     #[arg(value_name = "REPO", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
-/// Runs a bench.
+/// Runs a benchmark.
 ///
 /// # Errors
 /// When the workbench cannot be built or started, or fails.
@@ -90,7 +91,9 @@ pub fn bench(workspace: &Workspace, args: &Bench) -> Result<u8> {
     if let [flag] = args.args.as_slice()
         && (flag == "--help" || flag == "-h")
     {
-        println!("Time what takes the time\n\nUsage: cargo xtask bench [BENCH] [OPTIONS]\n\n{BENCH}");
+        print_line(format_args!(
+            "Measure the speed of the expensive operations\n\nUsage: cargo xtask bench [BENCH] [OPTIONS]\n\n{BENCH}"
+        ))?;
         return Ok(0);
     }
     run(workspace, "bench", &args.args)
@@ -134,7 +137,7 @@ fn run(workspace: &Workspace, tool: &str, args: &[String]) -> Result<u8> {
     let binary = binaries::build(workspace, &[&name], false)?;
     let binary = binary.get(&name).context("package `workbench` has no binary")?;
     let mut command = binaries::program(binary);
-    // paths on the command line are those of whoever typed it; benches write to the workspace
+    // paths on the command line are relative to the current folder; benchmarks write to the workspace
     if tool == "bench" {
         command.current_dir(&workspace.root);
     }
@@ -142,6 +145,6 @@ fn run(workspace: &Workspace, tool: &str, args: &[String]) -> Result<u8> {
     match runner::run(&mut command, &Messages::Direct)? {
         Exit::Done => Ok(0),
         Exit::Interrupted => Ok(INTERRUPTED),
-        Exit::Failed { why, .. } => bail!("{tool} failed: {why}; its message is above"),
+        Exit::Failed { why, .. } => bail!("{tool} failed: {why}; see its message above"),
     }
 }

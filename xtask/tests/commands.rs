@@ -1,4 +1,4 @@
-//! The commands as a user types them, in a made-up workspace whose cargo, paper and `render` are shell scripts.
+//! Runs the commands in a small test workspace whose cargo, paper and `render` are shell scripts.
 #![cfg(unix)]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Stands in for cargo: `build` logs the call and says where the scripts lie.
+/// Stands in for cargo: `build` logs the call and prints the paths of the scripts.
 const CARGO: &str = r#"#!/bin/sh
 root=$(dirname "$0")
 [ "$1" = build ] || exit 0
@@ -17,7 +17,7 @@ echo '{"reason":"compiler-artifact","target":{"name":"toy"},"executable":"'"$roo
 echo '{"reason":"compiler-artifact","target":{"name":"render"},"executable":"'"$root"'/render-script"}'
 "#;
 
-/// Stands in for a paper's binary. What goes wrong is said by files: `fail-NAME`, `interrupt-NAME`, `wait-NAME`.
+/// Stands in for a paper's binary. These files make it fail, stop or wait: `fail-NAME`, `interrupt-NAME`, `wait-NAME`.
 const TOY: &str = r#"#!/bin/sh
 if [ "$1" = list ]; then echo first; echo second; echo other; exit 0; fi
 name=$2
@@ -115,7 +115,7 @@ const SCHEMA: &str = r#"{"type": "object", "additionalProperties": false, "requi
 "sweep": {}, "params": {"type": "object", "additionalProperties": false,
 "properties": {"lr": {"type": "number"}}}}}"#;
 
-/// A made-up workspace: `toy/second` needs `toy/first`; `toy/other` stands alone and knows another key.
+/// A test workspace: `toy/second` needs `toy/first`; `toy/other` needs nothing and has another key.
 struct World {
     folder: tempfile::TempDir,
 }
@@ -176,7 +176,7 @@ impl World {
         self.command(words).output().unwrap()
     }
 
-    /// Runs a command that must end with `code`; what it said, both streams.
+    /// Runs a command that must exit with `code`. Returns its standard output and standard error.
     #[track_caller]
     fn ends(&self, code: i32, words: &str) -> String {
         let output = self.output(words);
@@ -185,7 +185,7 @@ impl World {
         said
     }
 
-    /// What the scripts were asked to do since the last look, in order: `build`, `run NAME`, `render COMMAND`.
+    /// The calls of the scripts since the previous call of this function, in order: `build`, `run NAME`, `render COMMAND`.
     fn log(&self) -> Vec<String> {
         let text = self.log_text();
         let _ = fs::remove_file(self.path("log"));
@@ -236,7 +236,7 @@ fn needs_run_first_and_a_second_time_nothing_runs() {
 }
 
 #[test]
-fn a_change_says_what_it_makes_stale() {
+fn a_changed_configuration_makes_its_dependents_stale() {
     let world = World::new();
     world.ends(0, "reproduce");
     world.log();
@@ -268,7 +268,7 @@ fn changed_code_is_run_again_or_accepted() {
 }
 
 #[test]
-fn words_and_drawing_code_are_drawn_again_without_a_run() {
+fn changed_titles_and_drawing_code_redraw_without_a_run() {
     let world = World::new();
     world.ends(0, "reproduce toy/first");
     world.log();
@@ -283,7 +283,7 @@ fn words_and_drawing_code_are_drawn_again_without_a_run() {
 }
 
 #[test]
-fn a_failure_stops_what_needs_it_only() {
+fn a_failure_stops_only_what_needs_it() {
     let world = World::new();
     world.write("fail-first", "");
     let said = world.ends(1, "reproduce");
@@ -298,7 +298,7 @@ fn a_failure_stops_what_needs_it_only() {
 }
 
 #[test]
-fn several_at_once_speak_behind_their_names() {
+fn parallel_runs_prefix_their_messages() {
     let world = World::new();
     world.write("fail-other", "");
     let said = world.ends(1, "reproduce --jobs 2");
@@ -308,17 +308,17 @@ fn several_at_once_speak_behind_their_names() {
 }
 
 #[test]
-fn interrupted_runs_go_on_with_the_same_command() {
+fn interrupted_runs_resume_with_the_same_command() {
     let world = World::new();
     world.write("interrupt-first", "");
     let said = world.ends(130, "reproduce toy/second");
     says(&said, &["interrupted; the same command continues"]);
     assert_eq!(world.runs(), ["run first"]);
-    says(&world.ends(0, "status toy/first"), &["interrupted; it goes on"]);
+    says(&world.ends(0, "status toy/first"), &["interrupted; it will resume"]);
     let work = |log: &str| log.split("--work ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     world.ends(130, "reproduce toy/second --force");
     let first = work(&world.log_text());
-    assert!(!world.log_text().contains("--fresh"), "it goes on from its checkpoint");
+    assert!(!world.log_text().contains("--fresh"), "it resumes from its checkpoint");
     assert!(Path::new(&first).is_dir());
     // other code must not continue from these checkpoints, unless it is accepted
     world.write("experiments/toy/src/main.rs", "//! two\n");
@@ -328,11 +328,11 @@ fn interrupted_runs_go_on_with_the_same_command() {
     world.remove("interrupt-first");
     world.log();
     world.ends(0, "reproduce toy/second");
-    assert!(!Path::new(&work(&world.log_text())).exists(), "checkpoints of a finished run go");
+    assert!(!Path::new(&work(&world.log_text())).exists(), "checkpoints of a finished run are removed");
 }
 
 #[test]
-fn accepted_code_goes_on_from_the_checkpoints() {
+fn accepted_code_resumes_from_the_checkpoints() {
     let world = World::new();
     let work = |log: &str| log.split("--work ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     world.write("interrupt-first", "");
@@ -345,7 +345,7 @@ fn accepted_code_goes_on_from_the_checkpoints() {
 }
 
 #[test]
-fn force_starts_anew() {
+fn force_starts_again() {
     let world = World::new();
     world.ends(0, "reproduce toy/second");
     world.log();
@@ -366,7 +366,7 @@ fn a_signal_reaches_the_child_and_the_same_command_continues() {
         thread::sleep(Duration::from_millis(20));
     }
     says(&world.ends(0, "status toy/first"), &["running now"]);
-    says(&world.ends(1, "clean --all"), &["at work"]);
+    says(&world.ends(1, "clean --all"), &["in progress"]);
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(world.log_text().contains("saved first"), "{}", world.log_text());
@@ -389,7 +389,7 @@ fn a_killed_command_leaves_an_interrupted_run() {
     child.kill().unwrap();
     child.wait().unwrap();
     says(&world.ends(0, "status toy/first"), &["cpu        interrupted"]);
-    // the orphan waits for a signal: end it by its command line's last resort, its own folder
+    // the orphan waits for a signal: find its process by the folder in its command line
     world.remove("wait-first");
     let orphans = Command::new("sh")
         .arg("-c")
@@ -402,7 +402,7 @@ fn a_killed_command_leaves_an_interrupted_run() {
 }
 
 #[test]
-fn overrides_go_to_a_place_of_their_own() {
+fn overrides_have_their_own_folder() {
     let world = World::new();
     world.ends(0, "reproduce");
     world.log();
@@ -457,7 +457,7 @@ fn overridden_needs_are_run_in_place_of_those_of_the_file() {
 }
 
 #[test]
-fn needs_in_a_circle_are_told() {
+fn circular_needs_are_reported() {
     let world = World::new();
     world.write("configs/toy/first.yaml", "title: t\nseed: 1\nneeds: [toy/second]\nparams: {lr: 0.1}\n");
     let said = world.ends(1, "reproduce");
@@ -465,7 +465,7 @@ fn needs_in_a_circle_are_told() {
 }
 
 #[test]
-fn run_runs_one_and_asks_for_its_needs() {
+fn run_requires_needs_that_are_up_to_date() {
     let world = World::new();
     let said = world.ends(1, "run toy/second");
     says(&said, &["toy/first (cpu): never run", "cargo xtask reproduce"]);
@@ -476,7 +476,7 @@ fn run_runs_one_and_asks_for_its_needs() {
 }
 
 #[test]
-fn profiles_that_are_missing_are_left_out_of_the_whole() {
+fn experiments_without_the_profile_are_left_out() {
     let world = World::new();
     let said = world.ends(0, "reproduce --profile smoke");
     says(&said, &["toy/second has no profile smoke: left out", "results/.runs/smoke/index.html"]);
@@ -486,7 +486,7 @@ fn profiles_that_are_missing_are_left_out_of_the_whole() {
 }
 
 #[test]
-fn a_clone_runs_for_itself_unless_told_to_reuse() {
+fn a_fresh_clone_runs_again_unless_told_to_reuse() {
     let world = World::new();
     world.ends(0, "reproduce");
     fs::remove_dir_all(world.path("results/.runs")).unwrap();
@@ -496,11 +496,23 @@ fn a_clone_runs_for_itself_unless_told_to_reuse() {
     assert_eq!(world.runs(), [""; 0]);
     world.ends(0, "reproduce");
     assert_eq!(world.log(), ["render scoreboard"]);
-    // a reused result that was edited is no result
+    // a reused result that was edited is not up to date
     fs::remove_dir_all(world.path("results/.runs")).unwrap();
     world.replace("results/toy/other/run.yaml", "depth: 2", "depth: 3");
     world.ends(0, "reproduce --reuse");
     assert_eq!(world.runs(), ["run other"]);
+}
+
+#[test]
+fn a_closed_pipe_ends_a_command_quietly() {
+    let world = World::new();
+    for words in ["list", "status", "reproduce --dry-run"] {
+        let mut child = world.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words}");
+        assert_eq!(output.status.code(), Some(0), "{words}");
+    }
 }
 
 #[test]
@@ -520,6 +532,7 @@ fn a_sweep_redoes_nothing_that_was_finished() {
     assert!(log.contains(&"render join".to_owned()));
     says(&world.ends(1, "sweep toy/first --grid seed=1,x"), &["seed", "nothing was run"]);
     says(&world.ends(1, "sweep toy/first --grid params.lrr=1"), &["did you mean `lr`?"]);
+    says(&world.ends(1, "sweep toy/first --grid seed=1,2 --set seed=3"), &["`seed`", "--set", "--grid"]);
     assert!(!world.path("results/toy").exists(), "committed results are untouched");
 }
 
@@ -536,14 +549,14 @@ fn a_file_with_a_sweep_runs_its_points_and_joins_them() {
     world.ends(0, "reproduce --profile overnight");
     assert_eq!(world.runs(), ["run second"]);
     assert!(world.path("results/toy/first/overnight/run.yaml").is_file());
-    // words of a sweep are drawn anew, without a run
+    // a changed title of a sweep is redrawn without a run
     world.replace("configs/toy/first.overnight.yaml", "extends", "title: better\nextends");
     world.ends(0, "reproduce --profile overnight");
     assert_eq!(world.log(), ["render experiment", "render index", "render scoreboard"]);
 }
 
 #[test]
-fn a_binary_that_leaves_nothing_has_failed() {
+fn a_binary_that_writes_no_manifest_has_failed() {
     let world = World::new();
     world.replace("toy-script", "} > \"$out/run.yaml\"", "} > /dev/null");
     says(&world.ends(1, "reproduce toy/first"), &["left no run.yaml"]);

@@ -1,7 +1,7 @@
-//! A paper's program as a user meets it, for its tests: run on the smoke configurations in folders of its own, and
-//! compared with committed tables.
+//! Test helpers that run a paper's program on its smoke configurations in temporary folders and compare the results with
+//! committed tables.
 
-// a helper of tests fails as tests do
+// test helpers fail by panicking
 #![allow(clippy::missing_panics_doc)]
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use std::process::{Child, Command, Output, Stdio};
 use config::{Catalogue, Override, Profile};
 use tables::{Table, Tolerance, compare};
 
-/// Which program is tried.
+/// The program of a paper.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
-    /// Its paper.
+    /// Name of the paper.
     pub paper: &'static str,
-    /// The file, `env!("CARGO_BIN_EXE_<paper>")`.
+    /// Path of the binary, `env!("CARGO_BIN_EXE_<paper>")`.
     pub binary: &'static str,
     /// The paper's folder, `env!("CARGO_MANIFEST_DIR")`.
     pub folder: &'static str,
@@ -35,9 +35,9 @@ impl Program {
         Trial { program: self, folder, experiment, needs: Vec::new(), threads: 1 }
     }
 
-    /// Holds tables of a finished trial to `tests/golden/<experiment>/`; with `RETRACE_BLESS=1` writes them there instead.
+    /// Compares tables of a finished trial with `tests/golden/<experiment>/`; with `RETRACE_BLESS=1` writes them there.
     ///
-    /// Texts, whole numbers and the rows themselves must be the same, other numbers within `tolerance`.
+    /// Rows, texts and whole numbers must be equal, and other numbers must agree within `tolerance`.
     pub fn check_golden(self, trial: &Trial, names: &[&str], tolerance: Tolerance) {
         let golden = Path::new(self.folder).join("tests/golden").join(trial.experiment);
         for name in names {
@@ -65,20 +65,20 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// With so many threads.
+    /// Sets the number of threads.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
         Self { threads, ..self }
     }
 
-    /// With the finished results of another experiment.
+    /// Adds the results of another experiment that this one needs.
     #[must_use]
     pub fn needing(mut self, name: &str, folder: &Path) -> Self {
         self.needs.push(format!("{name}={}", folder.display()));
         self
     }
 
-    /// Its configuration.
+    /// Path of its configuration.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.folder.path().join("config.yaml")
@@ -96,7 +96,7 @@ impl Trial {
         self.folder.path().join("work")
     }
 
-    /// How the program is called.
+    /// The command that runs the program.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.program.binary);
@@ -105,7 +105,7 @@ impl Trial {
         for need in &self.needs {
             command.args(["--need", need]);
         }
-        // the second is what candle goes by
+        // candle reads the second variable
         command.env("RETRACE_THREADS", self.threads.to_string());
         command.env("RAYON_NUM_THREADS", self.threads.to_string()).stderr(Stdio::piped());
         command
@@ -117,13 +117,13 @@ impl Trial {
         self.command().spawn().unwrap()
     }
 
-    /// Runs to the end, which must be a good one.
+    /// Runs the program, which must succeed.
     pub fn finish(&self) {
         let output = self.command().output().unwrap();
         assert!(output.status.success(), "{}", told(&output));
     }
 
-    /// Runs, and must be refused with all of `words`, without a panic and without results; gives what was said.
+    /// Runs the program, which must fail without a panic or results and print all of `words`. Returns its output.
     pub fn refused(&self, words: &[&str]) -> Output {
         let output = self.command().output().unwrap();
         assert!(!output.status.success());
@@ -155,13 +155,13 @@ impl Trial {
     }
 }
 
-/// What a program said.
+/// The standard error of a program.
 #[must_use]
 pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Fails, naming the file, where two sets of files differ.
+/// Panics with the name of the first file in which two sets of files differ.
 pub fn assert_same(ours: &BTreeMap<String, Vec<u8>>, theirs: &BTreeMap<String, Vec<u8>>) {
     assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
     for (name, bytes) in ours {
