@@ -11,7 +11,9 @@
 
 use serde_json::{Map, Number, Value};
 
-use crate::error::{Mistake, did_you_mean, nearest};
+use storage::nearest;
+
+use crate::error::{Mistake, did_you_mean};
 use crate::located::{At, Content, Entry, Node, join};
 
 /// What is wrong with the tree, and its value.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use strsim::damerau_levenshtein;
+use storage::nearest;
 
 /// What can be wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -144,34 +144,6 @@ impl fmt::Display for Place {
             Place::Set(words) => write!(f, "--set {words}"),
             Place::Whole(name) => f.write_str(name),
         }
-    }
-}
-
-/// The name nearest to a mistyped one: `did you mean ..?`
-///
-/// Counts insertions, deletions, substitutions and swaps up to a third of the longer word,
-/// taking `-` for `_` and capital for small letters; then names that contain the word or are contained in it.
-pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
-    let plain = fold(word);
-    candidates.filter_map(|name| Some((distance(&plain, &fold(name))?, name))).min().map(|(_, name)| name.to_owned())
-}
-
-fn fold(word: &str) -> String {
-    word.to_lowercase().replace('-', "_")
-}
-
-fn distance(word: &str, name: &str) -> Option<usize> {
-    let (short, long) = (word.len().min(name.len()), word.len().max(name.len()));
-    if short == 0 || long > 200 {
-        return None;
-    }
-    let edits = damerau_levenshtein(word, name);
-    if edits <= long.div_ceil(3) && edits < short {
-        Some(edits)
-    } else if short >= 3 && (name.contains(word) || word.contains(name)) {
-        Some(100 + edits)
-    } else {
-        None
     }
 }
 

@@ -40,7 +40,7 @@ pub mod yaml;
 
 pub use catalogue::Catalogue;
 pub use envelope::*;
-pub use error::{Error, Mistake, Place, nearest};
+pub use error::{Error, Mistake, Place};
 pub use figure::*;
 pub use load::{load_file, params};
 pub use manifest::*;
@@ -49,4 +49,5 @@ pub use ordered::Ordered;
 pub use overlay::Override;
 pub use profile::{ExperimentId, Profile};
 pub use schema::{overlay_schema, schema};
+pub use storage::nearest;
 pub use variant::{Changes, Variant};

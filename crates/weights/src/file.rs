@@ -105,8 +105,7 @@ pub(crate) fn is_pickle(path: &Path) -> bool {
 
 /// The name most similar to a missing one.
 pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a String>, missing: &str) -> Option<String> {
-    let likeness = |name: &str| strsim::jaro_winkler(name, missing);
-    names.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).cloned()
+    storage::nearest(missing, names.map(String::as_str))
 }
 
 fn malformed(path: &Path, reason: &dyn std::fmt::Display) -> Error {
