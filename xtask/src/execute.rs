@@ -287,7 +287,8 @@ impl<'a> Queue<'a> {
         }
         let profile = self.plan.tasks.first().map_or(Profile::Cpu, |task| task.variant.profile);
         bail!(
-            "these needs are not up to date:\n{}\nrun `cargo xtask reproduce --profile {profile}` with the same name to run them too",
+            "these needs are not up to date:\n{}\n\
+             run `cargo xtask reproduce --profile {profile}` with the same name to run them too",
             missing.join("\n")
         )
     }
@@ -529,8 +530,7 @@ impl<'a> Queue<'a> {
                 records.set_done(&Done { run_id: manifest.run_id.clone(), code, accepted: Vec::new() })?;
                 let found = self.examine(task, &[]);
                 if !found.fresh() {
-                    let why =
-                        format!("it exited with code 0, but its results do not match the request: {}", found.why());
+                    let why = format!("exit code 0, but its results do not match the request: {}", found.why());
                     if let Some(before) = before {
                         records.set_done(&before)?;
                     }
