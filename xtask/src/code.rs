@@ -66,7 +66,7 @@ fn member_folder(workspace: &Workspace, name: &str) -> Result<PathBuf> {
         .map(|parent| workspace.root.join(parent).join(name))
         .find(|folder| folder.join("Cargo.toml").is_file())
         .with_context(|| {
-            format!("Cargo.lock lists `{name}`, but there is no folder crates/{name}: run `cargo metadata`")
+            format!("Cargo.lock lists `{name}`, which has no folder in crates/ or experiments/: run `cargo metadata`")
         })
 }
 

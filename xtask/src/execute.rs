@@ -498,8 +498,8 @@ impl<'a> Queue<'a> {
         if let Some(dirty) = self.git.dirty {
             command.args(["--git-dirty", &dirty.to_string()]);
         }
-        // candle's threads for element-wise operations spin while they wait for each other, so they waste time when several
-        // runs share the machine
+        // candle's threads for element-wise operations spin while they wait for each other, which wastes time when
+        // several runs share the machine
         const CANDLE: &str = "CANDLE_NUM_THREADS";
         if std::env::var_os(CANDLE).is_none() {
             command.env(CANDLE, "1");
