@@ -42,7 +42,8 @@ pub struct Frozen {
 /// A command that runs one of the workspace's programs.
 ///
 /// Every step allocates and frees many megabytes of activations. The allocator keeps freed memory for ten seconds, so
-/// that the next step does not request it from the system again. `MIMALLOC_PURGE_DELAY` in the environment overrides this.
+/// that the next step does not request it from the system again. The environment variable `MIMALLOC_PURGE_DELAY`
+/// overrides this.
 pub fn program(path: &Path) -> Command {
     const DELAY: &str = "MIMALLOC_PURGE_DELAY";
     let mut command = Command::new(path);
@@ -86,7 +87,7 @@ pub fn ensure(workspace: &Workspace, wanted: &Wanted) -> Result<BTreeMap<String,
             return Ok(hashes.into_iter().map(freeze).collect());
         }
         let built = build(workspace, &missing, wanted.cuda)?;
-        // after an edit during the build, the copy would not match its code hash: compare again, and rebuild if it changed
+        // after an edit during the build, the copy would not match its hash: compare, and rebuild if needed
         if self::hashes(workspace, &wanted.packages)? == hashes {
             for package in missing {
                 let made = built.get(binary(package)).with_context(|| {

@@ -65,7 +65,9 @@ fn member_folder(workspace: &Workspace, name: &str) -> Result<PathBuf> {
         .iter()
         .map(|parent| workspace.root.join(parent).join(name))
         .find(|folder| folder.join("Cargo.toml").is_file())
-        .with_context(|| format!("Cargo.lock lists `{name}`, but there is no folder crates/{name} or experiments/{name}: create it or update Cargo.lock"))
+        .with_context(|| {
+            format!("Cargo.lock lists `{name}`, which has no folder in crates/ or experiments/: run `cargo metadata`")
+        })
 }
 
 /// Hash of all files in a crate's folder except tests, benches, examples, the readme and the changelog.

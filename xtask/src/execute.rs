@@ -287,7 +287,8 @@ impl<'a> Queue<'a> {
         }
         let profile = self.plan.tasks.first().map_or(Profile::Cpu, |task| task.variant.profile);
         bail!(
-            "these needs are not up to date:\n{}\nrun `cargo xtask reproduce --profile {profile}` with the same name to run them too",
+            "these needs are not up to date:\n{}\n\
+             run `cargo xtask reproduce --profile {profile}` with the same name to run them too",
             missing.join("\n")
         )
     }
@@ -497,8 +498,8 @@ impl<'a> Queue<'a> {
         if let Some(dirty) = self.git.dirty {
             command.args(["--git-dirty", &dirty.to_string()]);
         }
-        // candle's threads for element-wise operations spin while they wait for each other, so they waste time when several
-        // runs share the machine
+        // candle's threads for element-wise operations spin while they wait for each other, which wastes time when
+        // several runs share the machine
         const CANDLE: &str = "CANDLE_NUM_THREADS";
         if std::env::var_os(CANDLE).is_none() {
             command.env(CANDLE, "1");
@@ -529,8 +530,7 @@ impl<'a> Queue<'a> {
                 records.set_done(&Done { run_id: manifest.run_id.clone(), code, accepted: Vec::new() })?;
                 let found = self.examine(task, &[]);
                 if !found.fresh() {
-                    let why =
-                        format!("it exited with code 0, but its results do not match the request: {}", found.why());
+                    let why = format!("exit code 0, but its results do not match the request: {}", found.why());
                     if let Some(before) = before {
                         records.set_done(&before)?;
                     }

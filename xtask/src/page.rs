@@ -1,4 +1,4 @@
-//! Opens the page of results in headless Chromium at the width of a phone and of a desktop screen, and checks its layout.
+//! Opens the page of results in headless Chromium at the widths of a phone and a desktop screen, and checks its layout.
 //!
 //! A wrapper page shows the page in a frame of the given width, inspects it after loading, and writes a verdict as JSON
 //! to its own document, which Chromium prints. Host names do not resolve, so a page that needs the network fails.

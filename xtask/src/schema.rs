@@ -134,7 +134,9 @@ fn first_lines(workspace: &Workspace, papers: &[String]) -> Result<Vec<String>> 
     Ok(problems)
 }
 
-/// The first line of a configuration, which names its schema for editors. `stem` is the file's name without `.yaml`: `train` or `train.smoke`.
+/// The first line of a configuration, which names its schema for editors.
+///
+/// `stem` is the file's name without `.yaml`, such as `train` or `train.smoke`.
 pub fn schema_line(paper: &str, stem: &str) -> String {
     let file = match stem.split_once('.') {
         Some((name, _)) => format!("{name}.overlay.json"),

@@ -14,7 +14,7 @@ const BENCH: &str = "Examples:
   cargo xtask bench mcq              total effect of every head and MLP, compared with TransformerLens
   cargo xtask bench vsa              hypervectors, compared with torchhd
   cargo xtask bench hyperprobe       encoders and states, compared with PyTorch and transformers
-  cargo xtask bench removal          training while norms are removed, and evaluation without them, compared with transformers
+  cargo xtask bench removal          training and evaluation with norms removed, compared with transformers
   cargo xtask bench train --help     options of this benchmark";
 
 const TRACE: &str = "Examples:

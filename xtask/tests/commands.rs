@@ -178,11 +178,11 @@ impl World {
 
     /// Runs a command that must exit with `code`. Returns its standard output and standard error.
     #[track_caller]
-    fn ends(&self, code: i32, words: &str) -> String {
+    fn exits(&self, code: i32, words: &str) -> String {
         let output = self.output(words);
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert_eq!(output.status.code(), Some(code), "`{words}` said: {said}");
-        said
+        let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "`{words}` printed: {printed}");
+        printed
     }
 
     /// The calls of the scripts since the previous call of this function, in order: `build`, `run NAME`, `render COMMAND`.
@@ -202,17 +202,17 @@ impl World {
 }
 
 #[track_caller]
-fn says(said: &str, expected: &[&str]) {
+fn assert_contains(printed: &str, expected: &[&str]) {
     for expected in expected {
-        assert!(said.contains(expected), "wanted `{expected}` in:\n{said}");
+        assert!(printed.contains(expected), "wanted `{expected}` in:\n{printed}");
     }
 }
 
 #[test]
 fn needs_run_first_and_a_second_time_nothing_runs() {
     let world = World::new();
-    let said = world.ends(0, "reproduce toy/second");
-    says(&said, &["toy/first (cpu)", "never run", "the scoreboard of", "results/index.html"]);
+    let printed = world.exits(0, "reproduce toy/second");
+    assert_contains(&printed, &["toy/first (cpu)", "never run", "the scoreboard of", "results/index.html"]);
     assert_eq!(
         world.log(),
         [
@@ -227,58 +227,61 @@ fn needs_run_first_and_a_second_time_nothing_runs() {
     );
     assert!(world.path("results/toy/second/report.md").is_file());
     let start = Instant::now();
-    says(&world.ends(0, "reproduce toy/second"), &["the scoreboard of", "results/index.html"]);
+    assert_contains(&world.exits(0, "reproduce toy/second"), &["the scoreboard of", "results/index.html"]);
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert_eq!(world.log(), ["render scoreboard"], "no build, no run, no drawing");
-    says(&world.ends(0, "reproduce toy/second --dry-run"), &["fresh  toy/first (cpu)", "0 of 2 would run"]);
-    says(&world.ends(0, "status"), &["toy/first   smoke      never run", "toy/second  cpu        fresh"]);
+    assert_contains(&world.exits(0, "reproduce toy/second --dry-run"), &["fresh  toy/first (cpu)", "0 of 2 would run"]);
+    assert_contains(&world.exits(0, "status"), &["toy/first   smoke      never run", "toy/second  cpu        fresh"]);
     assert_eq!(world.log(), [""; 0]);
 }
 
 #[test]
 fn a_changed_configuration_makes_its_dependents_stale() {
     let world = World::new();
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     world.log();
     world.replace("configs/toy/first.yaml", "0.1", "0.2");
-    let said = world.ends(0, "reproduce --dry-run");
-    says(&said, &["stale  toy/first (cpu) (took 1.5 s): config: params.lr was 0.1, is 0.2"]);
-    says(&said, &["stale  toy/second (cpu) (took 1.5 s): toy/first is not up to date", "fresh  toy/other"]);
+    let printed = world.exits(0, "reproduce --dry-run");
+    assert_contains(&printed, &["stale  toy/first (cpu) (took 1.5 s): config: params.lr was 0.1, is 0.2"]);
+    assert_contains(
+        &printed,
+        &["stale  toy/second (cpu) (took 1.5 s): toy/first is not up to date", "fresh  toy/other"],
+    );
     assert_eq!(world.log(), [""; 0]);
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     assert_eq!(world.runs(), ["run first", "run second"]);
 }
 
 #[test]
 fn changed_code_is_run_again_or_accepted() {
     let world = World::new();
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     world.log();
     world.write("experiments/toy/src/main.rs", "//! two\n");
-    says(&world.ends(0, "reproduce --dry-run"), &["code changed: toy", "--accept"]);
-    says(&world.ends(0, "reproduce --accept --dry-run"), &["0 of 3 would run"]);
-    says(&world.ends(0, "status toy/other"), &["stale: code changed: toy"]);
-    world.ends(0, "reproduce --accept");
+    assert_contains(&world.exits(0, "reproduce --dry-run"), &["code changed: toy", "--accept"]);
+    assert_contains(&world.exits(0, "reproduce --accept --dry-run"), &["0 of 3 would run"]);
+    assert_contains(&world.exits(0, "status toy/other"), &["stale: code changed: toy"]);
+    world.exits(0, "reproduce --accept");
     assert_eq!(world.log(), ["render scoreboard"]);
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     assert_eq!(world.log(), ["render scoreboard"]);
     world.write("experiments/toy/src/main.rs", "//! three\n");
-    world.ends(0, "reproduce toy/other");
+    world.exits(0, "reproduce toy/other");
     assert_eq!(world.runs(), ["run other"]);
 }
 
 #[test]
 fn changed_titles_and_drawing_code_redraw_without_a_run() {
     let world = World::new();
-    world.ends(0, "reproduce toy/first");
+    world.exits(0, "reproduce toy/first");
     world.log();
     world.replace("configs/toy/first.yaml", "the first", "a better title");
-    world.ends(0, "reproduce toy/first");
+    world.exits(0, "reproduce toy/first");
     assert_eq!(world.log(), ["render experiment", "render index", "render scoreboard"]);
     world.write("crates/reporting/src/main.rs", "//! two\n");
-    world.ends(0, "reproduce toy/first");
+    world.exits(0, "reproduce toy/first");
     assert_eq!(world.log(), ["build build", "render experiment", "render index", "render scoreboard"]);
-    world.ends(0, "render toy/first");
+    world.exits(0, "render toy/first");
     assert_eq!(world.log(), ["render experiment", "render index", "render scoreboard"]);
 }
 
@@ -286,14 +289,17 @@ fn changed_titles_and_drawing_code_redraw_without_a_run() {
 fn a_failure_stops_only_what_needs_it() {
     let world = World::new();
     world.write("fail-first", "");
-    let said = world.ends(1, "reproduce");
-    says(&said, &["toy/first (cpu): exit code 1", "toy/second (cpu): not run, it needs toy/first", "keeps the rest"]);
+    let printed = world.exits(1, "reproduce");
+    assert_contains(
+        &printed,
+        &["toy/first (cpu): exit code 1", "toy/second (cpu): not run, it needs toy/first", "keeps the rest"],
+    );
     assert_eq!(world.runs(), ["run first", "run other"]);
-    says(&world.ends(0, "status"), &["the last attempt failed: exit code 1"]);
-    says(&world.ends(1, "reproduce --fail-fast"), &["toy/first (cpu): exit code 1"]);
+    assert_contains(&world.exits(0, "status"), &["the last attempt failed: exit code 1"]);
+    assert_contains(&world.exits(1, "reproduce --fail-fast"), &["toy/first (cpu): exit code 1"]);
     assert_eq!(world.runs(), ["run first"]);
     world.remove("fail-first");
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     assert_eq!(world.runs(), ["run first", "run second"]);
 }
 
@@ -301,8 +307,8 @@ fn a_failure_stops_only_what_needs_it() {
 fn parallel_runs_prefix_their_messages() {
     let world = World::new();
     world.write("fail-other", "");
-    let said = world.ends(1, "reproduce --jobs 2");
-    says(&said, &["[toy/first] working on first", "    no luck with other"]);
+    let printed = world.exits(1, "reproduce --jobs 2");
+    assert_contains(&printed, &["[toy/first] working on first", "    no luck with other"]);
     let log = world.log_text();
     assert!(log.contains("--progress plain") && !log.contains("threads= "), "{log}");
 }
@@ -311,23 +317,23 @@ fn parallel_runs_prefix_their_messages() {
 fn interrupted_runs_resume_with_the_same_command() {
     let world = World::new();
     world.write("interrupt-first", "");
-    let said = world.ends(130, "reproduce toy/second");
-    says(&said, &["interrupted; the same command continues"]);
+    let printed = world.exits(130, "reproduce toy/second");
+    assert_contains(&printed, &["interrupted; the same command continues"]);
     assert_eq!(world.runs(), ["run first"]);
-    says(&world.ends(0, "status toy/first"), &["interrupted; it will resume"]);
+    assert_contains(&world.exits(0, "status toy/first"), &["interrupted; it will resume"]);
     let work = |log: &str| log.split("--work ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-    world.ends(130, "reproduce toy/second --force");
+    world.exits(130, "reproduce toy/second --force");
     let first = work(&world.log_text());
     assert!(!world.log_text().contains("--fresh"), "it resumes from its checkpoint");
     assert!(Path::new(&first).is_dir());
     // other code must not continue from these checkpoints, unless it is accepted
     world.write("experiments/toy/src/main.rs", "//! two\n");
     world.log();
-    world.ends(130, "reproduce toy/first");
+    world.exits(130, "reproduce toy/first");
     assert_ne!(work(&world.log_text()), first);
     world.remove("interrupt-first");
     world.log();
-    world.ends(0, "reproduce toy/second");
+    world.exits(0, "reproduce toy/second");
     assert!(!Path::new(&work(&world.log_text())).exists(), "checkpoints of a finished run are removed");
 }
 
@@ -336,20 +342,20 @@ fn accepted_code_resumes_from_the_checkpoints() {
     let world = World::new();
     let work = |log: &str| log.split("--work ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     world.write("interrupt-first", "");
-    world.ends(130, "reproduce toy/first");
+    world.exits(130, "reproduce toy/first");
     let first = work(&world.log_text());
     world.log();
     world.write("experiments/toy/src/main.rs", "//! two\n");
-    world.ends(130, "reproduce toy/first --accept");
+    world.exits(130, "reproduce toy/first --accept");
     assert_eq!(work(&world.log_text()), first);
 }
 
 #[test]
 fn force_starts_again() {
     let world = World::new();
-    world.ends(0, "reproduce toy/second");
+    world.exits(0, "reproduce toy/second");
     world.log();
-    world.ends(0, "reproduce toy/second --force");
+    world.exits(0, "reproduce toy/second --force");
     let log = world.log_text();
     assert!(log.contains("run second") && log.contains("--fresh"), "{log}");
     assert_eq!(world.runs(), ["run second"], "what it needs is not forced");
@@ -365,14 +371,14 @@ fn a_signal_reaches_the_child_and_the_same_command_continues() {
         assert!(start.elapsed() < Duration::from_secs(30), "{}", world.log_text());
         thread::sleep(Duration::from_millis(20));
     }
-    says(&world.ends(0, "status toy/first"), &["running now"]);
-    says(&world.ends(1, "clean --all"), &["in progress"]);
+    assert_contains(&world.exits(0, "status toy/first"), &["running now"]);
+    assert_contains(&world.exits(1, "clean --all"), &["in progress"]);
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(world.log_text().contains("saved first"), "{}", world.log_text());
     world.remove("wait-first");
     world.log();
-    world.ends(0, "reproduce toy/second");
+    world.exits(0, "reproduce toy/second");
     assert_eq!(world.runs(), ["run first", "run second"]);
 }
 
@@ -388,7 +394,7 @@ fn a_killed_command_leaves_an_interrupted_run() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    says(&world.ends(0, "status toy/first"), &["cpu        interrupted"]);
+    assert_contains(&world.exits(0, "status toy/first"), &["cpu        interrupted"]);
     // the orphan waits for a signal: find its process by the folder in its command line
     world.remove("wait-first");
     let orphans = Command::new("sh")
@@ -404,21 +410,21 @@ fn a_killed_command_leaves_an_interrupted_run() {
 #[test]
 fn overrides_have_their_own_folder() {
     let world = World::new();
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     world.log();
-    let said = world.ends(0, "reproduce toy --set params.lr=0.7");
-    says(&said, &["(cpu, with overrides)", "results/.runs/set-"]);
+    let printed = world.exits(0, "reproduce toy --set params.lr=0.7");
+    assert_contains(&printed, &["(cpu, with overrides)", "results/.runs/set-"]);
     // `other` does not know the key and is up to date as it is
     assert_eq!(world.runs(), ["run first", "run second"]);
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     assert_eq!(world.runs(), [""; 0], "the committed results are as they were");
-    world.ends(0, "reproduce toy --set params.lr=0.7");
+    world.exits(0, "reproduce toy --set params.lr=0.7");
     assert_eq!(world.runs(), [""; 0]);
-    // what reads an overridden result is overridden too; what it shares with the default is not run again
-    world.ends(0, "reproduce toy/second --set params.lr=0.8");
+    // a task that reads an overridden result is overridden too; tasks shared with the default are not run again
+    world.exits(0, "reproduce toy/second --set params.lr=0.8");
     assert_eq!(world.runs(), ["run second"]);
-    let said = world.ends(1, "reproduce --set params.lrr=1");
-    says(&said, &["params.lrr", "did you mean `lr`?", "nothing was run"]);
+    let printed = world.exits(1, "reproduce --set params.lrr=1");
+    assert_contains(&printed, &["params.lrr", "did you mean `lr`?", "nothing was run"]);
     assert_eq!(world.log(), [""; 0]);
 }
 
@@ -427,79 +433,82 @@ fn all_mistakes_of_all_configurations_come_before_anything_runs() {
     let world = World::new();
     world.write("configs/toy/first.yaml", "title: the first\nsede: 1\nparams: {lrr: 0.1}\n");
     world.write("configs/toy/other.yaml", "title: another\nseed: one\nparams: {depth: 2}\n");
-    let said = world.ends(1, "reproduce");
-    says(&said, &["did you mean `seed`?", "did you mean `lr`?", "other.yaml:2", "nothing was run"]);
+    let printed = world.exits(1, "reproduce");
+    assert_contains(&printed, &["did you mean `seed`?", "did you mean `lr`?", "other.yaml:2", "nothing was run"]);
     assert_eq!(world.log(), [""; 0]);
-    says(&world.ends(1, "status"), &["cannot run"]);
+    assert_contains(&world.exits(1, "status"), &["cannot run"]);
 }
 
 #[test]
 fn unknown_names_are_answered_with_the_nearest() {
     let world = World::new();
-    says(&world.ends(1, "reproduce toy/frist"), &["did you mean `toy/first`?"]);
-    says(&world.ends(1, "run toy"), &["is not one experiment", "toy/first"]);
-    says(&world.ends(1, "reproduce toy/second --profile smoke"), &["has no profile smoke", "it has cpu"]);
-    says(&world.ends(2, "reproduce --profile smok"), &["did you mean `smoke`?"]);
-    says(&world.ends(2, "reproduce --device gpu"), &["cuda:N"]);
-    says(&world.ends(2, "reproduce --set lr"), &["key=value"]);
+    assert_contains(&world.exits(1, "reproduce toy/frist"), &["did you mean `toy/first`?"]);
+    assert_contains(&world.exits(1, "run toy"), &["is not one experiment", "toy/first"]);
+    assert_contains(&world.exits(1, "reproduce toy/second --profile smoke"), &["has no profile smoke", "it has cpu"]);
+    assert_contains(&world.exits(2, "reproduce --profile smok"), &["did you mean `smoke`?"]);
+    assert_contains(&world.exits(2, "reproduce --device gpu"), &["cuda:N"]);
+    assert_contains(&world.exits(2, "reproduce --set lr"), &["key=value"]);
     world.write("configs/toy/fourth.yaml", "title: t\nseed: 1\nparams: {}\n");
-    says(&world.ends(1, "reproduce toy/fourth"), &["experiments/toy does not have", "first, second, other"]);
+    assert_contains(
+        &world.exits(1, "reproduce toy/fourth"),
+        &["experiments/toy does not have", "first, second, other"],
+    );
     world.write("configs/ghost/a.yaml", "title: t\nseed: 1\nparams: {}\n");
-    says(&world.ends(1, "reproduce ghost"), &["no package experiments/ghost", "cargo xtask new ghost"]);
+    assert_contains(&world.exits(1, "reproduce ghost"), &["no package experiments/ghost", "cargo xtask new ghost"]);
 }
 
 #[test]
 fn overridden_needs_are_run_in_place_of_those_of_the_file() {
     let world = World::new();
-    world.ends(0, "reproduce toy/second --set needs=[toy/other]");
+    world.exits(0, "reproduce toy/second --set needs=[toy/other]");
     assert_eq!(world.runs(), ["run other", "run second"]);
-    says(&world.ends(1, "reproduce toy/second --set needs=[toy/othr]"), &["toy/othr", "`toy/other`"]);
+    assert_contains(&world.exits(1, "reproduce toy/second --set needs=[toy/othr]"), &["toy/othr", "`toy/other`"]);
 }
 
 #[test]
 fn circular_needs_are_reported() {
     let world = World::new();
     world.write("configs/toy/first.yaml", "title: t\nseed: 1\nneeds: [toy/second]\nparams: {lr: 0.1}\n");
-    let said = world.ends(1, "reproduce");
-    says(&said, &["circle", "first.yaml:3", "second.yaml:3"]);
+    let printed = world.exits(1, "reproduce");
+    assert_contains(&printed, &["circle", "first.yaml:3", "second.yaml:3"]);
 }
 
 #[test]
 fn run_requires_needs_that_are_up_to_date() {
     let world = World::new();
-    let said = world.ends(1, "run toy/second");
-    says(&said, &["toy/first (cpu): never run", "cargo xtask reproduce"]);
-    world.ends(0, "run toy/first");
+    let printed = world.exits(1, "run toy/second");
+    assert_contains(&printed, &["toy/first (cpu): never run", "cargo xtask reproduce"]);
+    world.exits(0, "run toy/first");
     world.log();
-    world.ends(0, "run toy/second");
+    world.exits(0, "run toy/second");
     assert_eq!(world.runs(), ["run second"]);
 }
 
 #[test]
 fn experiments_without_the_profile_are_left_out() {
     let world = World::new();
-    let said = world.ends(0, "reproduce --profile smoke");
-    says(&said, &["toy/second has no profile smoke: left out", "results/.runs/smoke/index.html"]);
+    let printed = world.exits(0, "reproduce --profile smoke");
+    assert_contains(&printed, &["toy/second has no profile smoke: left out", "results/.runs/smoke/index.html"]);
     assert_eq!(world.runs(), ["run first"]);
     assert!(world.path("results/.runs/smoke/toy/first/run.yaml").is_file());
-    says(&world.ends(0, "list"), &["toy/first  [smoke, cpu]", "the first", "needs    toy/first"]);
+    assert_contains(&world.exits(0, "list"), &["toy/first  [smoke, cpu]", "the first", "needs    toy/first"]);
 }
 
 #[test]
 fn a_fresh_clone_runs_again_unless_told_to_reuse() {
     let world = World::new();
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     fs::remove_dir_all(world.path("results/.runs")).unwrap();
     world.log();
-    says(&world.ends(0, "reproduce --dry-run"), &["not made on this machine", "3 of 3 would run"]);
-    world.ends(0, "reproduce --reuse");
+    assert_contains(&world.exits(0, "reproduce --dry-run"), &["not made on this machine", "3 of 3 would run"]);
+    world.exits(0, "reproduce --reuse");
     assert_eq!(world.runs(), [""; 0]);
-    world.ends(0, "reproduce");
+    world.exits(0, "reproduce");
     assert_eq!(world.log(), ["render scoreboard"]);
     // a reused result that was edited is not up to date
     fs::remove_dir_all(world.path("results/.runs")).unwrap();
     world.replace("results/toy/other/run.yaml", "depth: 2", "depth: 3");
-    world.ends(0, "reproduce --reuse");
+    world.exits(0, "reproduce --reuse");
     assert_eq!(world.runs(), ["run other"]);
 }
 
@@ -518,21 +527,24 @@ fn a_closed_pipe_ends_a_command_quietly() {
 #[test]
 fn a_sweep_redoes_nothing_that_was_finished() {
     let world = World::new();
-    says(&world.ends(1, "sweep toy/first"), &["--grid"]);
-    let said = world.ends(0, "sweep toy/first --grid seed=1,2 --grid params.lr=0.1,0.2 --jobs 2");
-    says(&said, &["toy/first lr-0.1_seed-1_", "the scoreboard of", "results/.runs/sweeps/cpu/index.html"]);
+    assert_contains(&world.exits(1, "sweep toy/first"), &["--grid"]);
+    let printed = world.exits(0, "sweep toy/first --grid seed=1,2 --grid params.lr=0.1,0.2 --jobs 2");
+    assert_contains(
+        &printed,
+        &["toy/first lr-0.1_seed-1_", "the scoreboard of", "results/.runs/sweeps/cpu/index.html"],
+    );
     let log = world.log();
     assert_eq!(log.iter().filter(|line| *line == "run first").count(), 4);
     assert_eq!(log.iter().filter(|line| *line == "render join").count(), 1);
-    world.ends(0, "sweep toy/first --grid seed=1,2 --grid params.lr=0.1,0.2");
+    world.exits(0, "sweep toy/first --grid seed=1,2 --grid params.lr=0.1,0.2");
     assert_eq!(world.log(), ["render scoreboard"]);
-    world.ends(0, "sweep toy/first --grid seed=1,2,3 --grid params.lr=0.1,0.2");
+    world.exits(0, "sweep toy/first --grid seed=1,2,3 --grid params.lr=0.1,0.2");
     let log = world.log();
     assert_eq!(log.iter().filter(|line| *line == "run first").count(), 2, "only the new seed");
     assert!(log.contains(&"render join".to_owned()));
-    says(&world.ends(1, "sweep toy/first --grid seed=1,x"), &["seed", "nothing was run"]);
-    says(&world.ends(1, "sweep toy/first --grid params.lrr=1"), &["did you mean `lr`?"]);
-    says(&world.ends(1, "sweep toy/first --grid seed=1,2 --set seed=3"), &["`seed`", "--set", "--grid"]);
+    assert_contains(&world.exits(1, "sweep toy/first --grid seed=1,x"), &["seed", "nothing was run"]);
+    assert_contains(&world.exits(1, "sweep toy/first --grid params.lrr=1"), &["did you mean `lr`?"]);
+    assert_contains(&world.exits(1, "sweep toy/first --grid seed=1,2 --set seed=3"), &["`seed`", "--set", "--grid"]);
     assert!(!world.path("results/toy").exists(), "committed results are untouched");
 }
 
@@ -542,16 +554,16 @@ fn a_file_with_a_sweep_runs_its_points_and_joins_them() {
     world.write("configs/toy/first.overnight.yaml", "extends: first.yaml\nsweep:\n  grid:\n    seed: [1, 2]\n");
     world.write("configs/toy/second.overnight.yaml", "extends: second.yaml\n");
     world.write("interrupt-second", "");
-    world.ends(130, "reproduce --profile overnight");
-    says(&world.ends(0, "status"), &["overnight  fresh; 2 of 2 points done"]);
+    world.exits(130, "reproduce --profile overnight");
+    assert_contains(&world.exits(0, "status"), &["overnight  fresh; 2 of 2 points done"]);
     assert_eq!(world.runs(), ["run first", "run first", "run second"]);
     world.remove("interrupt-second");
-    world.ends(0, "reproduce --profile overnight");
+    world.exits(0, "reproduce --profile overnight");
     assert_eq!(world.runs(), ["run second"]);
     assert!(world.path("results/toy/first/overnight/run.yaml").is_file());
     // a changed title of a sweep is redrawn without a run
     world.replace("configs/toy/first.overnight.yaml", "extends", "title: better\nextends");
-    world.ends(0, "reproduce --profile overnight");
+    world.exits(0, "reproduce --profile overnight");
     assert_eq!(world.log(), ["render experiment", "render index", "render scoreboard"]);
 }
 
@@ -559,13 +571,13 @@ fn a_file_with_a_sweep_runs_its_points_and_joins_them() {
 fn a_binary_that_writes_no_manifest_has_failed() {
     let world = World::new();
     world.replace("toy-script", "} > \"$out/run.yaml\"", "} > /dev/null");
-    says(&world.ends(1, "reproduce toy/first"), &["left no run.yaml"]);
+    assert_contains(&world.exits(1, "reproduce toy/first"), &["left no run.yaml"]);
 }
 
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let world = World::new();
     world.write("results", "a file where the folder should be");
-    let said = world.ends(1, "reproduce toy/first");
-    says(&said, &["results"]);
+    let printed = world.exits(1, "reproduce toy/first");
+    assert_contains(&printed, &["results"]);
 }
