@@ -533,6 +533,25 @@ mod tests {
             |made| _ = made.needs.insert("toy/zero".to_owned(), Some("zero-2".to_owned())),
             "toy/zero has new results",
         );
+        check(
+            |made| {
+                made.manifest.inputs.insert("models/base".to_owned(), "0".repeat(64));
+                made.write();
+            },
+            "the input models/base is missing",
+        );
+        check(
+            |made| {
+                let model = made.workspace.root.join("models/base");
+                fs::create_dir_all(&model).unwrap();
+                fs::write(model.join("model.safetensors"), "one").unwrap();
+                made.manifest.inputs.insert("models/base".to_owned(), storage::hash_path(&model).unwrap());
+                made.write();
+                assert_eq!(made.reasons(), []);
+                fs::write(model.join("model.safetensors"), "two").unwrap();
+            },
+            "the input models/base has changed since the run",
+        );
         check(|made| fs::remove_file(made.task.folder.join("table.csv")).unwrap(), "table.csv is missing");
         check(|made| fs::write(made.task.folder.join("table.csv"), "a\n2\n").unwrap(), "table.csv was changed");
         check(|made| fs::remove_file(made.task.folder.join(MANIFEST)).unwrap(), "never run");

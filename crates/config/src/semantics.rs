@@ -248,7 +248,12 @@ fn varied(schema: &Value) -> Vec<(String, String)> {
 
 /// The entry of a key that is there and not `null`.
 fn present<'t>(node: &'t Node, key: &str) -> Option<&'t Entry> {
-    node.entry(key).filter(|entry| !matches!(entry.node.content, Content::Null))
+    node.entry(key).filter(|entry| match &entry.node.content {
+        Content::Null => false,
+        // a resolved configuration writes out empty lists
+        Content::List(items) => !items.is_empty(),
+        _ => true,
+    })
 }
 
 fn is_sweepable(key: &str) -> bool {

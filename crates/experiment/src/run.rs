@@ -279,7 +279,9 @@ impl Run {
     /// A path below the working directory without it, so that a record means the same in every checkout.
     fn relative(&self, path: &Path) -> String {
         let here = std::env::current_dir().unwrap_or_default();
-        path.strip_prefix(here).unwrap_or(path).display().to_string()
+        let path = path.strip_prefix(here).unwrap_or(path);
+        // an input may be the working directory itself
+        if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() }
     }
 
     /// Path of a model file that stays with the results; note it by asking for it.

@@ -23,6 +23,7 @@ mod tests {
     #[test]
     fn streams_never_move() {
         let first = |seed, name| stream(seed, name).next_u64();
-        assert_eq!([first(1, "init"), first(2, "init"), first(1, "data")], [0, 0, 0]);
+        let pinned = [first(1, "init"), first(2, "init"), first(1, "data")];
+        assert_eq!(pinned, [8426430481177442449, 15465726436202688324, 7673769064605244069]);
     }
 }

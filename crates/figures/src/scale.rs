@@ -77,7 +77,7 @@ impl Axis {
     }
 
     /// A linear axis that starts or ends at zero where its values almost do; a `fixed` one stays as it is.
-    pub fn from_zero(self, fixed: bool) -> Self {
+    pub fn starting_at_zero(self, fixed: bool) -> Self {
         match self {
             Axis::Numbers { high, low, log: false } if !fixed => {
                 let pad = (high - low) * 0.06;

@@ -27,7 +27,29 @@ pub fn hash_file(path: &Path) -> Result<String, Error> {
 /// # Errors
 /// When it is missing or cannot be read.
 pub fn hash_path(path: &Path) -> Result<String, Error> {
-    if path.is_dir() { hash_tree(&[path.to_owned()], &|_| true) } else { hash_file(path) }
+    if !path.is_dir() {
+        return hash_file(path);
+    }
+    let mut files = Vec::new();
+    collect(path, &|_| true, &|name| !name.starts_with('.'), &mut files)?;
+    Ok(hash_files(&[(path, files)])?.to_hex().to_string())
+}
+
+/// The hash over the files of each root, by name relative to the root and by content.
+fn hash_files(roots: &[(&Path, Vec<PathBuf>)]) -> Result<blake3::Hash, Error> {
+    let mut hasher = blake3::Hasher::new();
+    for (root, files) in roots {
+        let mut files = files.clone();
+        files.sort();
+        for file in files {
+            let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
+            hasher.update(name.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(hash_file(&file)?.as_bytes());
+        }
+        hasher.update(&[1]);
+    }
+    Ok(hasher.finalize())
 }
 
 /// The hash over names and contents of all files below `roots` that `keep` accepts.
@@ -38,23 +60,22 @@ pub fn hash_path(path: &Path) -> Result<String, Error> {
 /// # Errors
 /// When a file or folder cannot be read.
 pub fn hash_tree(roots: &[PathBuf], keep: &dyn Fn(&Path) -> bool) -> Result<String, Error> {
-    let mut hasher = blake3::Hasher::new();
+    let mut all = Vec::new();
     for root in roots {
         let mut files = Vec::new();
-        collect(root, keep, &mut files)?;
-        files.sort();
-        for file in files {
-            let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
-            hasher.update(name.as_bytes());
-            hasher.update(&[0]);
-            hasher.update(hash_file(&file)?.as_bytes());
-        }
-        hasher.update(&[1]);
+        collect(root, keep, &|name| !name.starts_with('.') && name != "target", &mut files)?;
+        all.push((root.as_path(), files));
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(hash_files(&all)?.to_hex().to_string())
 }
 
-fn collect(path: &Path, keep: &dyn Fn(&Path) -> bool, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// Adds the files at or below `path` that `keep` accepts, in folders and under names that `enter` accepts.
+fn collect(
+    path: &Path,
+    keep: &dyn Fn(&Path) -> bool,
+    enter: &dyn Fn(&str) -> bool,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), Error> {
     if path.is_file() {
         if keep(path) {
             files.push(path.to_owned());
@@ -64,8 +85,8 @@ fn collect(path: &Path, keep: &dyn Fn(&Path) -> bool, files: &mut Vec<PathBuf>) 
     for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
         let entry = entry.map_err(Error::io("list", path))?;
         let name = entry.file_name();
-        if !name.to_string_lossy().starts_with('.') && name != "target" {
-            collect(&entry.path(), keep, files)?;
+        if enter(&name.to_string_lossy()) {
+            collect(&entry.path(), keep, enter, files)?;
         }
     }
     Ok(())
@@ -88,6 +109,22 @@ mod tests {
         assert_eq!(make("a.rs", "x"), make("a.rs", "x"));
         assert_ne!(make("a.rs", "x"), make("a.rs", "y"));
         assert_ne!(make("a.rs", "x"), make("b.rs", "x"));
+    }
+
+    #[test]
+    fn a_path_hash_covers_every_visible_file_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let hash = || hash_path(folder.path()).unwrap();
+        fs::write(folder.path().join("model.safetensors"), "one").unwrap();
+        let first = hash();
+        fs::write(folder.path().join(".lock"), "").unwrap();
+        assert_eq!(hash(), first);
+        fs::create_dir(folder.path().join("target")).unwrap();
+        fs::write(folder.path().join("target/data"), "x").unwrap();
+        assert_ne!(hash(), first);
+        let file = folder.path().join("model.safetensors");
+        assert_eq!(hash_path(&file).unwrap(), hash_bytes(b"one"));
+        assert!(hash_path(&folder.path().join("nowhere")).unwrap_err().to_string().contains("nowhere"));
     }
 
     #[test]

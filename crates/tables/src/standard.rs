@@ -62,6 +62,9 @@ pub fn metrics_table(seeds: &[Vec<Metric>]) -> Result<Table, Error> {
     builder.finish()
 }
 
+/// The swept keys of a point, and the seed within it.
+type Point = (Vec<Option<String>>, usize);
+
 /// The metrics of each point out of `metrics.csv`: one point for each combination of swept keys (the leading columns)
 /// and seed.
 ///
@@ -71,7 +74,7 @@ pub fn points(table: &Table) -> Result<Vec<Vec<Metric>>, Error> {
     let keys = table.schema().columns.iter().take_while(|column| column.name != "metric");
     let keys = keys.map(|column| table.texts(&column.name)).collect::<Result<Vec<_>, _>>()?;
     let (names, values, units) = (table.texts("metric")?, table.values("value")?, table.texts("unit")?);
-    let mut points: Vec<((Vec<Option<String>>, usize), Vec<Metric>)> = Vec::new();
+    let mut points: Vec<(Point, Vec<Metric>)> = Vec::new();
     for (row, value) in values.iter().enumerate() {
         let (name, seed) = seed_of(names[row].as_deref().unwrap_or_default());
         let key = (keys.iter().map(|column| column[row].clone()).collect(), seed);

@@ -287,9 +287,9 @@ impl Tables {
         let truth = digits_of(problems, Problem::answer, digit);
         let pca = Pca::fit(stream.as_ref(), 3)?;
         let points = pca.transform(stream.as_ref())?;
-        for row in 0..points.nrows().min(params.points) {
+        for (row, truth) in truth.iter().enumerate().take(points.nrows().min(params.points)) {
             let [x, y, z] = coordinates(&points, row);
-            self.prism.push(row![method.to_string(), truth[row], x, y, z])?;
+            self.prism.push(row![method.to_string(), *truth, x, y, z])?;
         }
         let Some(means) = means(points.as_ref(), &truth) else {
             anyhow::bail!(

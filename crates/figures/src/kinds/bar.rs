@@ -32,7 +32,7 @@ impl Kind for Bar {
     fn y_axis(&self, figure: &Figure, data: &Selection, _x: &Axis) -> Axis {
         let ys = data.marks.iter().map(|m| m.y).chain(rule_ys(figure));
         let zero = (figure.y_scale == Scale::Linear).then_some(0.0);
-        Axis::over(ys.chain(zero), figure.y_scale, figure.y_range, 0.06).from_zero(figure.y_range.is_some())
+        Axis::over(ys.chain(zero), figure.y_scale, figure.y_range, 0.06).starting_at_zero(figure.y_range.is_some())
     }
 
     fn notes(&self, data: &Selection) -> Vec<String> {

@@ -44,7 +44,7 @@ impl Kind for Histogram {
             }
         }
         let values = counts.into_values().chain(rule_ys(figure));
-        Axis::over(values, figure.y_scale, figure.y_range, 0.05).from_zero(figure.y_range.is_some())
+        Axis::over(values, figure.y_scale, figure.y_range, 0.05).starting_at_zero(figure.y_range.is_some())
     }
 
     fn panel_size(&self, _chart: &Chart<'_>, across: usize) -> (f64, f64) {

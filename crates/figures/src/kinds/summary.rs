@@ -17,7 +17,7 @@ pub(super) struct Summary {
 pub(super) fn summaries(marks: &[&Mark]) -> Vec<Summary> {
     let mut sorted: Vec<&&Mark> = marks.iter().collect();
     sorted.sort_by(|a, b| a.x.total_cmp(&b.x));
-    sorted.chunk_by(|a, b| a.x == b.x).map(|same| summary(same)).collect()
+    sorted.chunk_by(|a, b| a.x == b.x).map(summary).collect()
 }
 
 fn summary(same: &[&&Mark]) -> Summary {

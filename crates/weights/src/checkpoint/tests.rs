@@ -205,7 +205,7 @@ fn shards_that_do_not_fit_their_index_are_named() {
     for path in ["../1.safetensors", "/etc/1.safetensors", "x/../../1.safetensors", "", "."] {
         check(&[("a", path)], &[one], &[&format!("{path:?}"), "not a plain path"]);
     }
-    check(&[], &[one], &["names no tensor"]);
+    check(&[], &[one], &["is missing or empty"]);
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(INDEX), r#"{"weight_map": {"a": 1}}"#).unwrap();
     assert!(message(folder.path()).contains("`weight_map`"));

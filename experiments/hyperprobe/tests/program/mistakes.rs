@@ -20,11 +20,14 @@ fn invalid_corpora_and_models_are_reported() {
         &["needs=[]", "params.sources=[{name: a, model: ./nowhere.gguf}]"],
         &["params.sources: a", "./nowhere.gguf"],
     );
-    states(&["needs=[]", "params.sources=[{name: a}, {name: a}]"], &["`a` comes twice"]);
+    states(&["needs=[]", "params.sources=[{name: a, model: x}, {name: a, model: x}]"], &["`a` comes twice"]);
     // An unknown family is reported before the first model is read.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "llama4"}"#).unwrap();
-    let sources = format!("params.sources=[{{name: toy}}, {{name: b, model: {}}}]", folder.path().display());
+    let sources = format!(
+        "params.sources=[{{name: toy, model: \"hyperprobe/language:language\"}}, {{name: b, model: {}}}]",
+        folder.path().display()
+    );
     states(&["needs=[]", &sources], &["params.sources: b", "llama4", "gpt_neox"]);
 }
 
@@ -35,7 +38,11 @@ fn missing_encoders_and_states_are_reported() {
         trial
     };
     let language = done(PROGRAM.trial("language", &["params.training.steps=2"]));
-    let small = ["params.corpus.symbols=60", "params.corpus.words=20", "params.sources=[{name: toy}]"];
+    let small = [
+        "params.corpus.symbols=60",
+        "params.corpus.words=20",
+        "params.sources=[{name: toy, model: \"hyperprobe/language:language\"}]",
+    ];
     let states = done(PROGRAM.trial("states", &small).needing("hyperprobe/language", &language.results()));
     let encoder =
         |overrides: &[&str]| PROGRAM.trial("encoder", overrides).needing("hyperprobe/states", &states.results());

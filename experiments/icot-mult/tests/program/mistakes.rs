@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use tables::Table;
 use trial::told;
 
 use crate::PROGRAM;
@@ -24,20 +25,25 @@ fn three_mistakes_are_reported_together() {
 }
 
 #[test]
-fn a_claim_on_an_unknown_metric_is_reported() {
-    let trial = PROGRAM.trial("train", &[]);
-    let text = fs::read_to_string(trial.config()).unwrap().replace("sft.c0.loss", "sft.c0.lost");
-    fs::write(trial.config(), text).unwrap();
+fn a_claim_on_an_unknown_metric_is_an_error_of_that_claim_alone() {
+    let claim = |id: &str, metric: &str| {
+        format!("{{id: {id}, artefact: M-ACC, statement: s, metric: {metric}, threshold: {{at_most: 99}}}}")
+    };
+    let claims = format!("claims=[{}, {}]", claim("mistyped", "sft.c0.lost"), claim("good", "sft.c0.loss"));
+    let trial = PROGRAM.trial("train", &[&claims, "claims_asked=all"]);
     let output = trial.command().output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains("sft.c0.lost") && told(&output).contains("sft.c0.loss"), "{}", told(&output));
-    assert!(!trial.results().join("run.yaml").exists());
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("sft.c0.lost"), "{}", told(&output));
+    let claims = Table::read(&trial.results(), "claims").unwrap();
+    let texts = |column: &str| claims.texts(column).unwrap().into_iter().map(Option::unwrap_or_default);
+    assert_eq!(texts("holds").collect::<Vec<_>>(), ["error", "yes"]);
+    assert!(texts("note").next().unwrap().contains("did you mean `sft.c0.loss`?"));
+    assert!(Table::read(&trial.results(), "accuracy").is_ok() && trial.results().join("run.yaml").exists());
 }
 
 #[test]
 fn invalid_methods_are_reported() {
-    for (methods, word) in [("[sft, sft]", "stands there twice"), ("[icot-1]", "none of sft, icot"), ("[icto]", "icto")]
-    {
+    for (methods, word) in [("[sft, sft]", "`sft` comes twice"), ("[icot-1]", "not sft, icot"), ("[icto]", "icto")] {
         let trial = PROGRAM.trial("train", &[&format!("params.methods={methods}"), "claims=[]", "published=[]"]);
         let output = trial.command().output().unwrap();
         assert!(!output.status.success() && told(&output).contains(word), "{}", told(&output));

@@ -93,7 +93,7 @@ fn smoke_tables_match_the_golden_ones_and_identities_hold() {
 #[test]
 fn one_two_and_four_threads_give_the_same_bytes() {
     let train = |threads| {
-        let train = PROGRAM.trial("train", &["params.training.steps=60"]).threads(threads);
+        let train = PROGRAM.trial("train", &["params.base.training.steps=60"]).threads(threads);
         train.finish();
         train
     };
