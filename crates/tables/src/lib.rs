@@ -2,7 +2,7 @@
 //!
 //! An experiment declares a [`Schema`], pushes rows through a [`Builder`] and gets a [`Table`], which is a polars frame
 //! under that schema.
-//! Filters, distinct values, joins of sweeps ([`concat`]) and summaries over seeds ([`Table::summarise`]) are operations
+//! Filters, distinct values, joins of sweeps ([`concat()`]) and summaries over seeds ([`Table::summarise`]) are operations
 //! of polars.
 //! [`Table::write`] writes CSV, and Parquet for large tables. The folder's `tables.json` ([`write_index`]) keeps the
 //! schemas, so that [`Table::read`] returns the same kinds.

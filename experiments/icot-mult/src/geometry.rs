@@ -1,6 +1,6 @@
 //! The geometry of digit representations: Minkowski sums and a pentagonal prism (arXiv 2510.00184, figures 5 and 6).
 //!
-//! A first-block head that attends to two digits writes approximately mu + A[a] + B[b], with one vector per digit. The
+//! A first-block head that attends to two digits writes approximately `mu + A[a] + B[b]`, with one vector per digit. The
 //! outputs then form one cluster per value of b, and every cluster has the same inner structure over a. In the final
 //! residual stream, the means of the predicted digits form a prism. Parity varies along one principal component, and
 //! the even and the odd digits form a pentagon each in the other two. Variances are reported as fractions explained.
