@@ -192,26 +192,6 @@ fn tell_unknown(kind: &str, word: &str, nearest: &Option<String>, known: &[Strin
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(word: &str, candidates: &[&str], expected: Option<&str>) {
-        assert_eq!(nearest(word, candidates.iter().copied()).as_deref(), expected, "{word}");
-    }
-
-    #[test]
-    fn the_nearest_name_is_near() {
-        let keys = ["d_model", "d_mlp", "n_layers", "lr", "seed", "batch_size"];
-        check("d_modle", &keys, Some("d_model"));
-        check("d-model", &keys, Some("d_model"));
-        check("layers", &keys, Some("n_layers"));
-        check("batch", &keys, Some("batch_size"));
-        check("lrr", &keys, Some("lr"));
-        check("Seed", &keys, Some("seed"));
-        check("ed", &["xy"], None);
-        check("temperature", &keys, None);
-        check("", &keys, None);
-        check("x", &[], None);
-    }
-
     #[test]
     fn a_mistake_shows_its_line() {
         let place = Place::File {
